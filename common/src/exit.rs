@@ -1,0 +1,23 @@
+//! How every binary ends. Scripts rely on these numbers; only add.
+
+/// A process's exit code.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum ExitCode {
+    Done = 0,
+    /// The job or the operation failed.
+    Failed = 1,
+    /// The command line is wrong.
+    Usage = 2,
+    CoordinatorUnreachable = 3,
+    Cancelled = 4,
+    /// A bug of ours.
+    Bug = 70,
+    BadConfiguration = 78,
+}
+
+impl From<ExitCode> for std::process::ExitCode {
+    fn from(code: ExitCode) -> Self {
+        Self::from(code as u8)
+    }
+}

@@ -1,0 +1,30 @@
+//! Names of the metrics that trainers stream, and their TensorBoard tags. In one file, with units.
+
+/// A metric: our name, DeepSpeed's TensorBoard tag if it has one, unit and help.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Metric {
+    pub name: &'static str,
+    pub tensorboard: &'static str,
+    pub unit: &'static str,
+    pub help: &'static str,
+}
+
+macro_rules! metrics {
+    ($($id:ident: $name:literal, $tb:literal, $unit:literal, $help:literal;)*) => {
+        $(pub const $id: Metric =
+            Metric { name: $name, tensorboard: $tb, unit: $unit, help: $help };)*
+        /// Every metric, in the order of their definition.
+        pub const ALL: &[Metric] = &[$($id),*];
+    };
+}
+
+metrics! {
+    TRAIN_LOSS: "train/loss", "Train/Samples/train_loss", "", "mean over the global batch, before the update";
+    VAL_LOSS: "val/loss", "Val/Samples/val_loss", "", "mean over the validation set";
+    LEARNING_RATE: "train/lr", "Train/Samples/lr", "", "of this update";
+    GRAD_NORM: "train/grad-norm", "Train/Samples/grad_norm", "", "global L2 norm before clipping";
+    SAMPLES_PER_SECOND: "train/samples-per-second", "Train/Samples/samples_per_second", "1/s", "global, over this step";
+    STEP_SECONDS: "train/step-seconds", "Train/Samples/step_seconds", "s", "wall time of this step";
+    LOSS_SCALE: "train/loss-scale", "Train/Samples/loss_scale", "", "fp16 only";
+    RSS_BYTES: "system/rss-bytes", "System/Samples/rss_bytes", "B", "resident memory of the rank";
+}

@@ -1,0 +1,366 @@
+//! The effective job: what every room after the command line reads. Every default is filled in,
+//! every path is absolute, the DeepSpeed configuration is merged in and its conversions are
+//! recorded in `notes`. Travels as JSON and is written to `effective.toml`; same words as the job
+//! file (kebab-case). Knows nothing of files: `crate::jobfile` reads, this describes.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::units;
+
+/// A whole job, checked and complete.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct JobSpec {
+    pub job: Job,
+    pub resources: Resources,
+    pub model: Model,
+    pub data: Data,
+    pub training: Training,
+    pub zero: Zero,
+    pub checkpoint: Checkpoint,
+    pub monitor: Monitor,
+    /// Said once at the start of a run: conversions, fallbacks, defaults that differ between
+    /// DeepSpeed versions.
+    #[serde(default)]
+    pub notes: Vec<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Job {
+    pub name: String,
+    pub seed: u64,
+    pub priority: i32,
+    /// Absolute; the job writes to `<output-dir>/<job id>/`.
+    pub output_dir: PathBuf,
+    #[serde(default)]
+    pub labels: BTreeMap<String, String>,
+    /// Reaches every trainer.
+    #[serde(default)]
+    pub env: BTreeMap<String, String>,
+    /// How long a collective may wait for a peer before it fails with that peer's name.
+    #[serde(with = "units::duration")]
+    pub collective_timeout: Duration,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Resources {
+    /// None: all idle slots at placement.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub world_size: Option<u32>,
+    /// At most this many workers take part; None: no bound.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub workers: Option<u32>,
+    pub device: Device,
+    /// Slots (cores) that one rank takes.
+    pub threads_per_rank: u32,
+    pub transport: Transport,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Device {
+    Auto,
+    Cpu,
+    Cuda,
+}
+
+/// How ranks on CPUs reach each other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Transport {
+    /// Shared memory where two ranks can reach each other by it, else TCP.
+    Auto,
+    SharedMemory,
+    Tcp,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Model {
+    pub kind: ModelKind,
+    pub hidden_size: u32,
+    pub num_layers: u32,
+    /// Between recurrent layers.
+    pub dropout: f64,
+    /// Before `fc`.
+    pub head_dropout: f64,
+    pub bidirectional: bool,
+    /// Absolute path of a safetensors file with torch's parameter names.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub init_from: Option<PathBuf>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ModelKind {
+    Lstm,
+    Gru,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Data {
+    pub source: DataSource,
+    /// Rows of history that one sample holds (T in the shape legends).
+    pub window: u32,
+    /// Rows after the window whose targets are predicted.
+    pub horizon: u32,
+    pub shuffle: bool,
+    pub drop_last: bool,
+}
+
+/// Where samples come from; in TOML and JSON an object with `kind`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "kebab-case", rename_all_fields = "kebab-case")]
+pub enum DataSource {
+    /// Seed 001: `samples` windows to train on, `validation-samples` of a second series.
+    Sine { samples: u32, validation_samples: u32, noise: f64 },
+    /// Seed 000: `samples` time steps of `features` series, `split` in time order.
+    SyntheticTimeseries {
+        samples: u32,
+        features: u32,
+        sampling_rate: f64,
+        noise: f64,
+        split: [f64; 3],
+        normalization: Normalization,
+    },
+    Csv {
+        /// Absolute.
+        path: PathBuf,
+        /// Inputs by name, or by index as text with `header = false`. Empty: every numeric column.
+        columns: Vec<String>,
+        /// Predicted columns. Empty: the same as `columns`.
+        targets: Vec<String>,
+        header: bool,
+        /// Train, validation, test parts of the rows, in time order.
+        split: [f64; 3],
+        normalization: Normalization,
+        missing: Missing,
+    },
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Normalization {
+    None,
+    /// Zero mean and unit variance, fitted on the training part.
+    Standard,
+    /// To 0..1, fitted on the training part.
+    MinMax,
+    /// Each window relative to its last value, divided by the training part's deviation of such
+    /// differences.
+    Window,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Missing {
+    Error,
+    Drop,
+    Interpolate,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Training {
+    /// Upper bound of passes over the data.
+    pub epochs: u32,
+    /// Upper bound of optimizer steps; None: epochs alone decide.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_steps: Option<u64>,
+    /// Upper bound of validation batches (of the micro-batch times the world) per evaluation.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_eval_steps: Option<u64>,
+    pub validate: Validate,
+    /// Stop after this many validations without a better loss.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub early_stopping: Option<EarlyStopping>,
+    pub batch: Batch,
+    pub optimizer: Optimizer,
+    pub schedule: Schedule,
+    /// Global L2 norm bound; 0 disables.
+    pub gradient_clipping: f64,
+    pub precision: Precision,
+    /// DeepSpeed's `steps_per_print`: a line every N steps.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub steps_per_print: Option<u64>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct EarlyStopping {
+    pub patience: u32,
+    pub min_delta: f64,
+}
+
+/// When the validation set is evaluated.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Validate {
+    EveryEpochs(u32),
+    EverySteps(u64),
+    Never,
+}
+
+/// The batch triad as asked for (T = m·g·W); `crate::batch::plan` resolves it for a world.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Batch {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub batch_size: Option<Sourced<u64>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub micro_batch_size: Option<Sourced<u64>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gradient_accumulation: Option<Sourced<u64>>,
+    pub mismatch: BatchMismatch,
+}
+
+/// A value and where it came from, in words for a person: `ds.json: train_batch_size`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Sourced<T> {
+    pub value: T,
+    pub origin: String,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum BatchMismatch {
+    /// T and m stay, g = ⌈T/(m·W)⌉.
+    Adapt,
+    Error,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Optimizer {
+    pub kind: OptimizerKind,
+    pub learning_rate: f64,
+    pub betas: [f64; 2],
+    pub eps: f64,
+    pub weight_decay: f64,
+    /// Decoupled decay (AdamW). DeepSpeed's "Adam" decays decoupled unless `adam_w_mode: false`.
+    pub decoupled_decay: bool,
+    pub bias_correction: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum OptimizerKind {
+    Adam,
+    #[serde(rename = "adamw")]
+    AdamW,
+}
+
+/// Learning-rate schedules with DeepSpeed's timing: update k uses the value for t = k-1.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "kebab-case", rename_all_fields = "kebab-case")]
+pub enum Schedule {
+    Constant,
+    #[serde(rename = "warmup-lr")]
+    WarmupLr { min_lr: f64, max_lr: f64, warmup_steps: u64, shape: WarmupShape },
+    #[serde(rename = "warmup-cosine-lr")]
+    WarmupCosineLr {
+        warmup_min_ratio: f64,
+        cos_min_ratio: f64,
+        warmup_steps: u64,
+        shape: WarmupShape,
+        /// None: the job's own number of steps, inferred at start.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        total_steps: Option<u64>,
+    },
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum WarmupShape {
+    Log,
+    Linear,
+}
+
+/// What was asked for and what the engine does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Precision {
+    pub asked: PrecisionKind,
+    pub effective: PrecisionKind,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum PrecisionKind {
+    Fp32,
+    Bf16,
+    Fp16,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Zero {
+    /// 0, 1 or 2.
+    pub stage: u8,
+    /// Communicate inside backward.
+    pub overlap_comm: bool,
+    /// Elements; capped to the model.
+    pub reduce_bucket_size: u64,
+    /// Elements; capped to the model.
+    pub allgather_bucket_size: u64,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Checkpoint {
+    /// Absolute path or URL of the root; None: `<output-dir>/<job id>/checkpoints`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dir: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub every_steps: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub every_epochs: Option<u32>,
+    pub keep_last: u32,
+    pub keep_best: u32,
+    #[serde(rename = "async")]
+    pub asynchronous: bool,
+    pub resume: Resume,
+    pub layout: Layout,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Resume {
+    /// The newest whole checkpoint under the root, older ones where it is corrupt; none: start anew.
+    Auto,
+    Never,
+    Best,
+    Latest,
+    Epoch(u64),
+    Step(u64),
+    /// A checkpoint directory (`.../step-00000120`), absolute.
+    Path(PathBuf),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Layout {
+    Auto,
+    Shared,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Monitor {
+    pub tensorboard: bool,
+    pub csv: bool,
+    /// A DeepSpeed `tensorboard` block: another folder that gets the event files too.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deepspeed_tensorboard_dir: Option<PathBuf>,
+    /// A DeepSpeed `csv_monitor` block: folder of its per-tag files.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deepspeed_csv_dir: Option<PathBuf>,
+}

@@ -1,0 +1,277 @@
+//! What is known about jobs, ranks, workers and checkpoints. The serde form of these types is the
+//! `--json` contract (snake_case; additive changes only).
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::ids::{AttemptId, Generation, JobId, Rank};
+
+/// Milliseconds since the Unix epoch; daemons stamp it, `control` only compares it.
+pub type UnixMillis = u64;
+
+/// Where a job is. The last three are final (A13).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum JobState {
+    Queued,
+    Starting,
+    Running,
+    Restarting,
+    Cancelling,
+    Succeeded,
+    Failed,
+    Cancelled,
+}
+
+impl JobState {
+    pub fn is_final(self) -> bool {
+        matches!(self, Self::Succeeded | Self::Failed | Self::Cancelled)
+    }
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Queued => "queued",
+            Self::Starting => "starting",
+            Self::Running => "running",
+            Self::Restarting => "restarting",
+            Self::Cancelling => "cancelling",
+            Self::Succeeded => "succeeded",
+            Self::Failed => "failed",
+            Self::Cancelled => "cancelled",
+        }
+    }
+}
+
+impl fmt::Display for JobState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// One job as `rsctl jobs` lists it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct JobRow {
+    pub job_id: JobId,
+    pub name: String,
+    pub state: JobState,
+    /// Why it is in this state, for a person.
+    pub reason: String,
+    /// 0 before the first.
+    pub attempt: AttemptId,
+    pub step: u64,
+    pub max_steps: Option<u64>,
+    /// 0 while unknown (queued, no `world-size`).
+    pub world_size: u32,
+    pub submitted_at: UnixMillis,
+}
+
+/// One job as `rsctl status` and the end of `run` and `watch` show it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct JobStatus {
+    #[serde(flatten)]
+    pub row: JobRow,
+    pub attempts: Vec<AttemptStatus>,
+    /// Of the newest attempt.
+    pub ranks: Vec<RankStatus>,
+    /// Productive time over wall time since submit, 0..1; None before the first step.
+    pub goodput: Option<f64>,
+    pub live: Option<Live>,
+    /// Precision fallbacks, batch adaptations and the like, said by rank 0 at start.
+    pub notes: Vec<String>,
+    pub summary: Option<Summary>,
+    /// `<output-dir>/<job id>` on the node of rank 0.
+    pub output_dir: Option<String>,
+    pub latest_checkpoint: Option<String>,
+    /// The first rank that failed, and its last lines.
+    pub failure: Option<Failure>,
+}
+
+/// The newest progress that rank 0 reported.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Live {
+    pub step: u64,
+    pub max_steps: Option<u64>,
+    pub epoch: u32,
+    pub epochs: u32,
+    pub samples: u64,
+    /// Mean over the global batch before the update; None before the first step.
+    pub loss: Option<f64>,
+    pub val_loss: Option<f64>,
+    pub learning_rate: Option<f64>,
+    pub grad_norm: Option<f64>,
+    pub samples_per_second: Option<f64>,
+    pub eta_seconds: Option<f64>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct AttemptStatus {
+    pub attempt: AttemptId,
+    pub generation: Generation,
+    pub world_size: u32,
+    pub state: JobState,
+    pub reason: String,
+    pub started_at: UnixMillis,
+    pub ended_at: Option<UnixMillis>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RankStatus {
+    pub rank: Rank,
+    pub worker: String,
+    pub slots: Vec<u32>,
+    pub pid: Option<u32>,
+    /// `waiting`, `ready`, `running` or the end in words.
+    pub state: String,
+    pub end: Option<TrainerEnd>,
+}
+
+/// How a trainer process ended. `worker::trainer` is the only place that tells them apart.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum TrainerEnd {
+    Finished,
+    /// Stopped because the job was cancelled or aborted.
+    Stopped,
+    Failed { failure: TrainerFailure },
+    Panicked { message: String, place: String },
+    Killed { signal: i32, core_dumped: bool },
+    /// Ended with a code and said nothing.
+    Exited { code: i32 },
+    /// Its worker is gone.
+    Lost,
+}
+
+/// A failure that the trainer itself reported.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct TrainerFailure {
+    pub kind: FailureKind,
+    pub step: Option<u64>,
+    /// The error and its sources, joined by `: `.
+    pub message: String,
+}
+
+/// What callers branch on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FailureKind {
+    /// The job asks for what cannot be; never retried.
+    Configuration,
+    Data,
+    /// Loss or gradients are not finite.
+    NotFinite,
+    /// A peer vanished or a collective ran out of time: a witness, rarely the guilty one (A10).
+    Communication,
+    Checkpoint,
+    OutOfMemory,
+    /// The model or libtorch.
+    Engine,
+    /// Before training: rendezvous, missing library.
+    Start,
+}
+
+/// Why a job failed: the first guilty rank.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Failure {
+    pub rank: Option<Rank>,
+    pub worker: Option<String>,
+    pub message: String,
+    pub last_lines: Vec<String>,
+}
+
+/// The end of a run, written by rank 0 as `summary.json`.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Summary {
+    pub initial_loss: Option<f64>,
+    pub final_loss: Option<f64>,
+    pub loss_reduction_percent: Option<f64>,
+    pub initial_val_loss: Option<f64>,
+    pub best_val_loss: Option<f64>,
+    pub best_val_step: Option<u64>,
+    pub val_loss_reduction_percent: Option<f64>,
+    /// Seed 001's words: `Excellent` (MSE < 0.05), `Good` (< 0.1), `Fair` (< 0.2), `Poor`.
+    pub quality: Option<String>,
+    pub test: Option<TestResult>,
+    pub steps: u64,
+    pub epochs: u32,
+    pub samples: u64,
+    pub samples_per_second: f64,
+    pub duration_seconds: f64,
+    pub world_size: u32,
+    pub zero_stage: u8,
+    pub precision: String,
+    pub stopped_early: bool,
+    /// The job was cancelled before its end.
+    pub cancelled: bool,
+    pub peak_rss_bytes: Vec<u64>,
+    pub gradient_norms: GradientHealth,
+    pub checkpoint_stall_seconds: f64,
+}
+
+/// The test part, evaluated once on the best weights, in the data's own units.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct TestResult {
+    /// Mean squared error in the units of training (normalised), as val/loss.
+    pub loss: f64,
+    pub mae: f64,
+    pub rmse: f64,
+    /// MAE of predicting the last value of the window.
+    pub naive_mae: f64,
+    pub samples: u64,
+}
+
+/// Counts of steps by gradient norm: healthy 0.01 to 1.0, exploding > 10, vanishing < 0.001.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct GradientHealth {
+    pub healthy: u64,
+    pub exploding: u64,
+    pub vanishing: u64,
+    pub other: u64,
+    pub max: f64,
+}
+
+/// One value of one metric.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct MetricPoint {
+    pub step: u64,
+    pub samples: u64,
+    pub value: f64,
+    /// Unix milliseconds.
+    pub time: UnixMillis,
+}
+
+/// One checkpoint as `rsctl checkpoints list` shows it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct CheckpointRow {
+    /// `step-00000120`.
+    pub tag: String,
+    pub step: u64,
+    pub path: String,
+    pub world_size: u32,
+    pub zero_stage: u8,
+    pub loss: Option<f64>,
+    pub bytes: u64,
+    pub durable: bool,
+    /// Kept by retention as best or last.
+    pub pinned: bool,
+    /// The worker whose disk holds it, where the root is not shared.
+    pub worker: Option<String>,
+}
+
+/// One worker as `rsctl workers` lists it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct WorkerRow {
+    pub name: String,
+    pub uuid: String,
+    pub incarnation: u64,
+    /// `ready`, `draining`, `lost` or `left`.
+    pub state: String,
+    pub address: String,
+    pub slots: u32,
+    pub free_slots: u32,
+    pub device: String,
+    pub memory_bytes: u64,
+    pub jobs: Vec<JobId>,
+    pub version: String,
+    pub last_seen: UnixMillis,
+}

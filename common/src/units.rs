@@ -1,0 +1,42 @@
+//! Sizes and times as people write them: `512MiB`, `30s`.
+
+/// `#[serde(with = "units::duration")]`: `30s`, `5m`, `250ms`; a bare number means seconds.
+pub mod duration {
+    use std::time::Duration;
+
+    use serde::de::{Error, Unexpected};
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Written {
+        Seconds(f64),
+        Text(String),
+    }
+
+    pub fn serialize<S: Serializer>(value: &Duration, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_str(&humantime::format_duration(*value))
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Duration, D::Error> {
+        let expected = "a duration such as `30s`, `5m` or `250ms`, or a number of seconds";
+        match Written::deserialize(from)? {
+            Written::Seconds(s) => Duration::try_from_secs_f64(s)
+                .map_err(|_| D::Error::invalid_value(Unexpected::Float(s), &expected)),
+            Written::Text(text) => humantime::parse_duration(&text)
+                .map_err(|_| D::Error::invalid_value(Unexpected::Str(&text), &expected)),
+        }
+    }
+}
+
+/// `1536` as `1.5 KiB`, for people.
+pub fn display_bytes(bytes: u64) -> String {
+    const UNITS: [&str; 5] = ["B", "KiB", "MiB", "GiB", "TiB"];
+    let mut value = bytes as f64;
+    let mut unit = 0;
+    while value >= 1024.0 && unit + 1 < UNITS.len() {
+        value /= 1024.0;
+        unit += 1;
+    }
+    if unit == 0 { format!("{bytes} B") } else { format!("{value:.1} {}", UNITS[unit]) }
+}

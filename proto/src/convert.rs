@@ -1,0 +1,1 @@
+//! Wire ⇄ meaning. Every conversion from the wire can fail and names the field.

@@ -1,0 +1,1 @@
+//! Helpers for system tests: real processes, real sockets, real files.

@@ -1,0 +1,96 @@
+#!/usr/bin/env bash
+# Prepares a machine to build and test RustSpeed; safe to run again. Installs what is missing:
+# build tools from apt (only as root, only if absent), libtorch 2.11.0 for the CPU from PyPI wheels
+# into a cache outside the checkout, and writes the git-ignored .cargo/config.toml.
+#
+#   tools/setup.sh                # everything that `make test` and `make demo` need
+#   RUSTSPEED_CACHE=DIR tools/setup.sh
+set -euo pipefail
+
+TORCH=2.11.0
+CUDART=13.0.96
+CUPTI=13.0.85
+# The folder's format; raise it when the steps below change, so that old caches are made anew.
+LAYOUT=1
+
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+cache=${RUSTSPEED_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/rustspeed}
+libtorch=$cache/libtorch-$TORCH-cpu
+say() { printf 'setup: %s\n' "$*" >&2; }
+die() { say "error: $*"; exit 1; }
+
+ensure_apt_packages() {
+    local missing=()
+    command -v cc >/dev/null && command -v g++ >/dev/null || missing+=(build-essential)
+    command -v python3 >/dev/null || missing+=(python3)
+    python3 -m pip --version >/dev/null 2>&1 || missing+=(python3-pip)
+    python3 -c 'import ensurepip, venv' 2>/dev/null || missing+=(python3-venv)
+    [ ${#missing[@]} -eq 0 ] && return
+    command -v apt-get >/dev/null || die "install these by hand: ${missing[*]}"
+    [ "$(id -u)" = 0 ] || die "run as root once, or: sudo apt-get install ${missing[*]}"
+    say "apt-get install ${missing[*]}"
+    apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq "${missing[@]}"
+}
+
+ensure_rust() {
+    command -v cargo >/dev/null || die "no cargo: install Rust 1.95 or later from https://rustup.rs"
+}
+
+unpack() { python3 -m zipfile -e "$1" "$2"; }
+
+# The wheel's libtorch.so needs the CUDA library; torch-sys only wants something to link by that
+# name, so a stub that pulls in libtorch_cpu.so takes its place.
+make_torch_stub() {
+    cc -shared -o "$1/libtorch.so" -x c /dev/null -Wl,-soname,libtorch.so \
+        -Wl,--no-as-needed -L"$1" -ltorch_cpu -Wl,-rpath,"\$ORIGIN" -Wl,--allow-shlib-undefined
+}
+
+ensure_libtorch() {
+    [ "$(cat "$libtorch/.layout" 2>/dev/null)" = "$LAYOUT" ] && { say "libtorch $TORCH: $libtorch"; return; }
+    say "fetching libtorch $TORCH (CPU, 545 MB from PyPI) into $libtorch"
+    tmp=$(mktemp -d "$cache/.libtorch.XXXXXX") # not local: the trap runs after this function
+    trap 'rm -rf "$tmp"' EXIT
+    local platforms=() glibc
+    for glibc in 2_28 2_27 2_25 2_17; do platforms+=(--platform "manylinux_${glibc}_x86_64"); done
+    platforms+=(--platform manylinux2014_x86_64)
+    python3 -m pip download -q --no-deps --only-binary :all: --python-version 3.11 \
+        "${platforms[@]}" -d "$tmp/wheels" \
+        "torch==$TORCH" "nvidia-cuda-runtime==$CUDART" "nvidia-cuda-cupti==$CUPTI"
+    for wheel in "$tmp"/wheels/*.whl; do unpack "$wheel" "$tmp/unpacked"; done
+    mkdir -p "$tmp/new/lib"
+    mv "$tmp/unpacked/torch/include" "$tmp/new/include"
+    for name in libtorch_cpu.so libc10.so libgomp.so.1 libcudart.so.13 libcupti.so.13; do
+        local found; found=$(find "$tmp/unpacked" -name "$name" -print -quit)
+        [ -n "$found" ] || die "the wheels hold no $name"
+        mv "$found" "$tmp/new/lib/$name"
+    done
+    make_torch_stub "$tmp/new/lib"
+    echo "$LAYOUT" > "$tmp/new/.layout"
+    rm -rf "$libtorch" && mv "$tmp/new" "$libtorch"
+    rm -rf "$tmp"; trap - EXIT
+}
+
+# build-dir is shared by every clone of one user, so torch-sys is compiled once; the binaries
+# themselves go to each clone's own target/.
+write_cargo_config() {
+    mkdir -p "$root/.cargo"
+    local new; new=$(cat <<CONFIG
+# Written by tools/setup.sh; not in git. The same in every clone of this user.
+[build]
+build-dir = "$cache/build"
+
+[env]
+LIBTORCH = "$libtorch"
+LIBTORCH_LIB = "$libtorch"
+LIBTORCH_INCLUDE = "$libtorch"
+CONFIG
+)
+    [ "$(cat "$root/.cargo/config.toml" 2>/dev/null)" = "$new" ] || printf '%s\n' "$new" > "$root/.cargo/config.toml"
+}
+
+mkdir -p "$cache"
+ensure_apt_packages
+ensure_rust
+ensure_libtorch
+write_cargo_config
+say "ready: make demo, make test"
