@@ -1,0 +1,109 @@
+#!/usr/bin/env python3
+"""Side by side with what a user would pick instead, on this machine, in one run.
+
+    make bench                                  # everything, 3 rounds
+    make bench BENCH_ARGS="--only lstm --rounds 5"
+
+Rounds are interleaved (ours, peer, ours, peer, ...), medians are compared, ratios are what counts:
+absolute times move with the machine. The peers live in a venv in the cache (3 GB the first time).
+The results go to stdout as tables and, with every single measurement, to bench/results/*.json.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+from sections import collectives, daemons, lengths, lstm, submit  # noqa: E402
+
+ROOT = Path(__file__).resolve().parent.parent
+SECTIONS = {
+    "lstm": lstm.measure,
+    "collectives": collectives.measure,
+    "submit": submit.measure,
+    "daemons": daemons.measure,
+    "lengths": lengths.measure,
+}
+
+
+def say(text):
+    print(text, file=sys.stderr, flush=True)
+
+
+def peers_venv():
+    cache = os.environ.get("RUSTSPEED_CACHE") or os.path.join(
+        os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "rustspeed"
+    )
+    venv = Path(cache) / "peers-venv"
+    if not (venv / "bin" / "deepspeed").exists():
+        say(f"bench: installing the peers into {venv} (3 GB, some minutes)")
+        shutil.rmtree(venv, ignore_errors=True)
+        subprocess.run([sys.executable, "-m", "venv", str(venv)], check=True)
+        requirements = ROOT / "bench" / "peers" / "requirements.txt"
+        subprocess.run(
+            [str(venv / "bin" / "pip"), "install", "-q", "-r", str(requirements), "setuptools"],
+            check=True,
+        )
+    return venv
+
+
+def describe_machine():
+    model = "unknown"
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            model = line.split(":", 1)[1].strip()
+            break
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    return {
+        "cpu": model,
+        "cores": os.cpu_count(),
+        "memory_gib": round(memory, 1),
+        "load_before": os.getloadavg()[0],
+        "date": time.strftime("%Y-%m-%d %H:%M:%S"),
+        "commit": subprocess.run(
+            ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True
+        ).stdout.strip(),
+    }
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--bin-dir", type=Path, default=ROOT / "target" / "release")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--only", action="append", choices=SECTIONS, help="repeatable")
+    arguments = parser.parse_args()
+    context = {
+        "root": ROOT,
+        "bin": arguments.bin_dir.resolve(),
+        "rounds": arguments.rounds,
+        "median": statistics.median,
+        "say": say,
+    }
+    sections = arguments.only or list(SECTIONS)
+    if {"lstm", "collectives"} & set(sections):
+        context["venv"] = peers_venv()
+    machine = describe_machine()
+    print(f"{machine['cpu']}, {machine['cores']} cores, {machine['memory_gib']} GiB, "
+          f"load {machine['load_before']:.2f}, commit {machine['commit']}, {machine['date']}")
+    if machine["load_before"] > 0.5:
+        say("bench: the machine is not idle; trust the ratios less")
+    results = {"machine": machine}
+    for name in sections:
+        say(f"bench: {name}")
+        print(f"\n## {name}", flush=True)
+        results[name] = SECTIONS[name](context)
+    folder = ROOT / "bench" / "results"
+    folder.mkdir(exist_ok=True)
+    path = folder / time.strftime("%Y%m%d-%H%M%S.json")
+    path.write_text(json.dumps(results, indent=1))
+    say(f"bench: every measurement is in {path}")
+
+
+if __name__ == "__main__":
+    main()
