@@ -1,0 +1,293 @@
+//! Jobs, workers, checkpoints and metrics as the coordinator tells them to rsctl.
+
+use common::ids::{AttemptId, Generation, Rank};
+use common::status::{
+    AttemptStatus, CheckpointRow, Failure, JobRow, JobStatus, Live, MetricPoint, RankStatus,
+    WorkerRow,
+};
+
+use crate::convert::{Error, job_id, job_state, present, summary, summary_json};
+use crate::v1;
+
+impl TryFrom<v1::JobRow> for JobRow {
+    type Error = Error;
+
+    fn try_from(row: v1::JobRow) -> Result<Self, Error> {
+        Ok(Self {
+            job_id: job_id(&row.job_id)?,
+            name: row.name,
+            state: job_state("job_row.state", &row.state)?,
+            reason: row.reason,
+            attempt: AttemptId(row.attempt),
+            step: row.step,
+            max_steps: row.max_steps,
+            world_size: row.world_size,
+            submitted_at: row.submitted_at_ms,
+        })
+    }
+}
+
+impl From<JobRow> for v1::JobRow {
+    fn from(row: JobRow) -> Self {
+        Self {
+            job_id: row.job_id.into(),
+            name: row.name,
+            state: row.state.as_str().to_owned(),
+            reason: row.reason,
+            attempt: row.attempt.0,
+            step: row.step,
+            max_steps: row.max_steps,
+            world_size: row.world_size,
+            submitted_at_ms: row.submitted_at,
+        }
+    }
+}
+
+impl TryFrom<v1::JobStatus> for JobStatus {
+    type Error = Error;
+
+    fn try_from(status: v1::JobStatus) -> Result<Self, Error> {
+        Ok(Self {
+            row: status.row.ok_or(Error::Missing { field: "job_status.row" })?.try_into()?,
+            attempts: status
+                .attempts
+                .into_iter()
+                .map(TryInto::try_into)
+                .collect::<Result<_, _>>()?,
+            ranks: status.ranks.into_iter().map(TryInto::try_into).collect::<Result<_, _>>()?,
+            goodput: status.goodput,
+            live: status.live.map(Into::into),
+            notes: status.notes,
+            summary: summary(&status.summary_json)?,
+            output_dir: present(status.output_dir),
+            latest_checkpoint: present(status.latest_checkpoint),
+            failure: status.failure.map(Into::into),
+        })
+    }
+}
+
+impl From<JobStatus> for v1::JobStatus {
+    fn from(status: JobStatus) -> Self {
+        Self {
+            row: Some(status.row.into()),
+            attempts: status.attempts.into_iter().map(Into::into).collect(),
+            ranks: status.ranks.into_iter().map(Into::into).collect(),
+            goodput: status.goodput,
+            live: status.live.map(Into::into),
+            notes: status.notes,
+            summary_json: summary_json(status.summary.as_ref()),
+            output_dir: status.output_dir.unwrap_or_default(),
+            latest_checkpoint: status.latest_checkpoint.unwrap_or_default(),
+            failure: status.failure.map(Into::into),
+        }
+    }
+}
+
+impl TryFrom<v1::AttemptStatus> for AttemptStatus {
+    type Error = Error;
+
+    fn try_from(attempt: v1::AttemptStatus) -> Result<Self, Error> {
+        Ok(Self {
+            attempt: AttemptId(attempt.attempt),
+            generation: Generation(attempt.generation),
+            world_size: attempt.world_size,
+            state: job_state("attempt_status.state", &attempt.state)?,
+            reason: attempt.reason,
+            started_at: attempt.started_at_ms,
+            ended_at: attempt.ended_at_ms,
+        })
+    }
+}
+
+impl From<AttemptStatus> for v1::AttemptStatus {
+    fn from(attempt: AttemptStatus) -> Self {
+        Self {
+            attempt: attempt.attempt.0,
+            generation: attempt.generation.0,
+            world_size: attempt.world_size,
+            state: attempt.state.as_str().to_owned(),
+            reason: attempt.reason,
+            started_at_ms: attempt.started_at,
+            ended_at_ms: attempt.ended_at,
+        }
+    }
+}
+
+impl TryFrom<v1::RankStatus> for RankStatus {
+    type Error = Error;
+
+    fn try_from(rank: v1::RankStatus) -> Result<Self, Error> {
+        Ok(Self {
+            rank: Rank(rank.rank),
+            worker: rank.worker,
+            slots: rank.slots,
+            pid: rank.pid,
+            state: rank.state,
+            end: rank.end.map(TryInto::try_into).transpose()?,
+        })
+    }
+}
+
+impl From<RankStatus> for v1::RankStatus {
+    fn from(rank: RankStatus) -> Self {
+        Self {
+            rank: rank.rank.0,
+            worker: rank.worker,
+            slots: rank.slots,
+            pid: rank.pid,
+            state: rank.state,
+            end: rank.end.map(Into::into),
+        }
+    }
+}
+
+impl From<v1::Failure> for Failure {
+    fn from(failure: v1::Failure) -> Self {
+        Self {
+            rank: failure.rank.map(Rank),
+            worker: present(failure.worker),
+            message: failure.message,
+            last_lines: failure.last_lines,
+        }
+    }
+}
+
+impl From<Failure> for v1::Failure {
+    fn from(failure: Failure) -> Self {
+        Self {
+            rank: failure.rank.map(|r| r.0),
+            worker: failure.worker.unwrap_or_default(),
+            message: failure.message,
+            last_lines: failure.last_lines,
+        }
+    }
+}
+
+impl From<v1::Progress> for Live {
+    fn from(progress: v1::Progress) -> Self {
+        Self {
+            step: progress.step,
+            max_steps: progress.max_steps,
+            epoch: progress.epoch,
+            epochs: progress.epochs,
+            samples: progress.samples,
+            loss: progress.loss,
+            val_loss: progress.val_loss,
+            learning_rate: progress.learning_rate,
+            grad_norm: progress.grad_norm,
+            samples_per_second: progress.samples_per_second,
+            eta_seconds: progress.eta_seconds,
+        }
+    }
+}
+
+impl From<Live> for v1::Progress {
+    fn from(live: Live) -> Self {
+        Self {
+            step: live.step,
+            max_steps: live.max_steps,
+            epoch: live.epoch,
+            epochs: live.epochs,
+            samples: live.samples,
+            loss: live.loss,
+            val_loss: live.val_loss,
+            learning_rate: live.learning_rate,
+            grad_norm: live.grad_norm,
+            samples_per_second: live.samples_per_second,
+            eta_seconds: live.eta_seconds,
+        }
+    }
+}
+
+impl From<v1::MetricPoint> for MetricPoint {
+    fn from(point: v1::MetricPoint) -> Self {
+        Self { step: point.step, samples: point.samples, value: point.value, time: point.time_ms }
+    }
+}
+
+impl From<MetricPoint> for v1::MetricPoint {
+    fn from(point: MetricPoint) -> Self {
+        Self { step: point.step, samples: point.samples, value: point.value, time_ms: point.time }
+    }
+}
+
+/// Leaves out `removed`: it belongs to the commit, not to the checkpoint.
+impl TryFrom<v1::Checkpoint> for CheckpointRow {
+    type Error = Error;
+
+    fn try_from(checkpoint: v1::Checkpoint) -> Result<Self, Error> {
+        let stage = checkpoint.zero_stage;
+        Ok(Self {
+            tag: checkpoint.tag,
+            step: checkpoint.step,
+            path: checkpoint.path,
+            world_size: checkpoint.world_size,
+            zero_stage: stage
+                .try_into()
+                .map_err(|_| Error::value("checkpoint.zero_stage", stage, "a ZeRO stage"))?,
+            loss: checkpoint.loss,
+            bytes: checkpoint.bytes,
+            durable: checkpoint.durable,
+            pinned: checkpoint.pinned,
+            worker: present(checkpoint.worker),
+        })
+    }
+}
+
+impl From<CheckpointRow> for v1::Checkpoint {
+    fn from(row: CheckpointRow) -> Self {
+        Self {
+            tag: row.tag,
+            step: row.step,
+            path: row.path,
+            world_size: row.world_size,
+            zero_stage: row.zero_stage.into(),
+            loss: row.loss,
+            bytes: row.bytes,
+            durable: row.durable,
+            pinned: row.pinned,
+            worker: row.worker.unwrap_or_default(),
+            removed: Vec::new(),
+        }
+    }
+}
+
+impl TryFrom<v1::WorkerRow> for WorkerRow {
+    type Error = Error;
+
+    fn try_from(row: v1::WorkerRow) -> Result<Self, Error> {
+        Ok(Self {
+            name: row.name,
+            uuid: row.uuid,
+            incarnation: row.incarnation,
+            state: row.state,
+            address: row.address,
+            slots: row.slots,
+            free_slots: row.free_slots,
+            device: row.device,
+            memory_bytes: row.memory_bytes,
+            jobs: row.jobs.iter().map(|id| job_id(id)).collect::<Result<_, _>>()?,
+            version: row.version,
+            last_seen: row.last_seen_ms,
+        })
+    }
+}
+
+impl From<WorkerRow> for v1::WorkerRow {
+    fn from(row: WorkerRow) -> Self {
+        Self {
+            name: row.name,
+            uuid: row.uuid,
+            incarnation: row.incarnation,
+            state: row.state,
+            address: row.address,
+            slots: row.slots,
+            free_slots: row.free_slots,
+            device: row.device,
+            memory_bytes: row.memory_bytes,
+            jobs: row.jobs.into_iter().map(Into::into).collect(),
+            version: row.version,
+            last_seen_ms: row.last_seen,
+        }
+    }
+}
