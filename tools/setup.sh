@@ -70,6 +70,17 @@ ensure_libtorch() {
     rm -rf "$tmp"; trap - EXIT
 }
 
+# TensorBoard's and safetensors' own readers, for the system tests.
+ensure_test_venv() {
+    local wanted=$root/tests/requirements.txt venv=$cache/test-venv
+    cmp -s "$wanted" "$venv/requirements.txt" && return
+    say "installing the system tests' Python readers into $venv"
+    rm -rf "$venv"
+    python3 -m venv "$venv"
+    "$venv/bin/pip" install -q -r "$wanted"
+    cp "$wanted" "$venv/requirements.txt"
+}
+
 # build-dir is shared by every clone of one user, so torch-sys is compiled once; the binaries
 # themselves go to each clone's own target/.
 write_cargo_config() {
@@ -92,5 +103,6 @@ mkdir -p "$cache"
 ensure_apt_packages
 ensure_rust
 ensure_libtorch
+ensure_test_venv
 write_cargo_config
 say "ready: make demo, make test"

@@ -1,1 +1,9 @@
-//! Helpers for system tests: real processes, real sockets, real files.
+//! Helpers for system tests: real binaries, real processes, real sockets, real files. Every wait
+//! has a deadline, every process that a test starts ends with it.
+
+pub mod binaries;
+pub mod cluster;
+pub mod job;
+pub mod process;
+pub mod rsctl;
+pub mod wait;
