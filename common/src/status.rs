@@ -175,6 +175,10 @@ pub enum FailureKind {
 pub struct Failure {
     pub rank: Option<Rank>,
     pub worker: Option<String>,
+    /// What callers branch on (`configuration` ends rsctl with 78); None where a trainer died
+    /// without a word.
+    #[serde(default)]
+    pub kind: Option<FailureKind>,
     pub message: String,
     pub last_lines: Vec<String>,
 }

@@ -143,9 +143,12 @@ impl From<RankStatus> for v1::RankStatus {
 
 impl From<v1::Failure> for Failure {
     fn from(failure: v1::Failure) -> Self {
+        // A kind that we do not know yet changes no branch of ours.
+        let kind = failure.kind().try_into().ok();
         Self {
             rank: failure.rank.map(Rank),
             worker: present(failure.worker),
+            kind,
             message: failure.message,
             last_lines: failure.last_lines,
         }
@@ -157,6 +160,7 @@ impl From<Failure> for v1::Failure {
         Self {
             rank: failure.rank.map(|r| r.0),
             worker: failure.worker.unwrap_or_default(),
+            kind: failure.kind.map_or(v1::FailureKind::Unspecified, Into::into).into(),
             message: failure.message,
             last_lines: failure.last_lines,
         }

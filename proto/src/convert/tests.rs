@@ -65,6 +65,7 @@ fn status() -> JobStatus {
         failure: Some(Failure {
             rank: Some(Rank(1)),
             worker: Some("node-a".to_owned()),
+            kind: Some(FailureKind::Engine),
             message: "killed by signal 9".to_owned(),
             last_lines: vec!["step 17".to_owned()],
         }),
