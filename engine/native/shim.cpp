@@ -1,0 +1,73 @@
+// What tch lacks and libtorch has, for engine/src/native.rs alone. No exception crosses this file:
+// every function returns nullptr, or a message that rustspeed_free_message takes back.
+
+#include <cstdint>
+#include <cstdlib>
+#include <cstring>
+#include <exception>
+#include <memory>
+
+#include <ATen/Version.h>
+#include <ATen/core/Tensor.h>
+#include <torch/csrc/autograd/function_hook.h>
+#include <torch/csrc/autograd/variable.h>
+
+namespace {
+
+using Callback = void (*)(void* context, uint64_t index, const float* values, uint64_t count);
+
+// Called once a leaf's gradient of this backward is complete. The gradient is handed on and then
+// dropped: whoever wants to keep it copies it, and no second full set of gradients builds up.
+struct GradientHook final : torch::autograd::PostAccumulateGradHook {
+  GradientHook(Callback callback, void* context, uint64_t index)
+      : callback_(callback), context_(context), index_(index) {}
+
+  void operator()(const at::Tensor& leaf) override {
+    at::Tensor& gradient = leaf.mutable_grad();
+    const at::Tensor dense = gradient.contiguous();
+    callback_(context_, index_, dense.const_data_ptr<float>(),
+              static_cast<uint64_t>(dense.numel()));
+    gradient.reset();
+  }
+
+  Callback callback_;
+  void* context_;
+  uint64_t index_;
+};
+
+template <typename Body>
+char* guarded(Body body) {
+  try {
+    body();
+    return nullptr;
+  } catch (const std::exception& error) {
+    return strdup(error.what());
+  } catch (...) {
+    return strdup("unknown C++ exception");
+  }
+}
+
+}  // namespace
+
+extern "C" {
+
+char* rustspeed_hook_gradient(at::Tensor* leaf, Callback callback, void* context, uint64_t index) {
+  return guarded([&] {
+    torch::autograd::impl::set_post_acc_grad_hooks(
+        *leaf, std::make_unique<GradientHook>(callback, context, index));
+  });
+}
+
+char* rustspeed_unhook_gradient(at::Tensor* leaf) {
+  return guarded([&] { torch::autograd::impl::set_post_acc_grad_hooks(*leaf, nullptr); });
+}
+
+// A copy: "AVX512", "AVX2", "DEFAULT"; the kernels that libtorch dispatches to on this machine.
+char* rustspeed_cpu_capability(char** message) {
+  char* capability = nullptr;
+  *message = guarded([&] { capability = strdup(at::get_cpu_capability().c_str()); });
+  return capability;
+}
+
+void rustspeed_free_message(char* message) { free(message); }
+}

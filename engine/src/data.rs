@@ -1,0 +1,98 @@
+//! Where samples come from: synthetic series and CSV files, split in time order, normalised by the
+//! training part alone, gathered into batches. The series is kept once; windows are never
+//! materialised. Everything depends on the settings and the seed only, so every rank loads the
+//! same. Refusal: knows no rank; who wants a slice of a batch asks for its indices.
+//!
+//! Shapes: b batch, t time (the window), f input features, o outputs (horizon × targets, in time
+//! order: all targets of the first predicted row, then of the second).
+
+use common::spec::{self, DataSource};
+
+mod csv_file;
+mod error;
+mod order;
+mod samples;
+mod scaling;
+mod split;
+mod synthetic;
+mod test_errors;
+
+pub use error::Error;
+pub use order::order;
+pub use samples::Samples;
+pub use test_errors::TestErrors;
+
+/// Samples to train on, to validate and to test with.
+#[derive(Debug)]
+pub struct Dataset {
+    pub train: Samples,
+    /// None where the split leaves none.
+    pub validation: Option<Samples>,
+    /// None where the split leaves none, and for `sine`.
+    pub test: Option<Samples>,
+    /// f: the model's input size.
+    pub input_features: usize,
+    /// o: horizon × targets, the model's output size.
+    pub output_features: usize,
+    /// Names of the input columns.
+    pub columns: Vec<String>,
+    /// Names of the predicted columns.
+    pub targets: Vec<String>,
+    /// What a person should hear once: gaps filled, rows dropped, columns chosen or left out.
+    pub notes: Vec<String>,
+}
+
+/// Reads or makes the data of `spec`. `seed` draws the noise of synthetic series.
+pub fn load(spec: &spec::Data, seed: u64) -> Result<Dataset, Error> {
+    for (key, value) in [("data.window", spec.window), ("data.horizon", spec.horizon)] {
+        if value == 0 {
+            return Err(Error::setting(key, value, "at least 1"));
+        }
+    }
+    match &spec.source {
+        DataSource::Sine { samples, validation_samples, noise } => {
+            synthetic::sine(spec, [*samples, *validation_samples], *noise, seed)
+        }
+        DataSource::SyntheticTimeseries { normalization, split, .. } => {
+            let table = synthetic::timeseries(&spec.source, seed)?;
+            split::dataset(table, spec, *split, *normalization)
+        }
+        DataSource::Csv { normalization, split, .. } => {
+            let table = csv_file::read(&spec.source)?;
+            split::dataset(table, spec, *split, *normalization)
+        }
+    }
+}
+
+/// A multivariate series in its own units, before it is split.
+#[derive(Debug)]
+struct Table {
+    rows: usize,
+    /// Row-major, rows × columns.
+    inputs: Vec<f64>,
+    columns: Vec<String>,
+    /// Row-major, rows × targets.
+    outputs: Vec<f64>,
+    targets: Vec<String>,
+    notes: Vec<String>,
+    /// For messages about too few rows: the file, or the kind of the series.
+    origin: String,
+}
+
+/// 8 GiB of f64 in one series: beyond that, a rank would need a loader that streams.
+const MAX_VALUES: u64 = 1 << 30;
+
+/// Refuses a series that would not fit, before it is allocated.
+fn check_size(origin: &str, rows: u64, columns: u64) -> Result<(), Error> {
+    // Sample indices are u32.
+    let fits = rows <= u64::from(u32::MAX)
+        && rows.checked_mul(columns).is_some_and(|values| values <= MAX_VALUES);
+    if fits {
+        Ok(())
+    } else {
+        Err(Error::TooLarge { origin: origin.to_owned(), rows, columns, limit: MAX_VALUES })
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,97 @@
+//! How a rank fails: one enum over the engine's operations, and what of it crosses the process
+//! boundary.
+
+use std::path::PathBuf;
+
+use common::status::{FailureKind, TrainerFailure};
+use tch::TchError;
+
+/// Why a run ended before its time.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    #[error("ZeRO stage {stage} does not exist yet: zero_optimization.stage takes 0, 1 or 2")]
+    Stage { stage: u8 },
+    #[error(transparent)]
+    Model(#[from] crate::model::Error),
+    #[error("{operation}")]
+    Torch { operation: &'static str, source: TchError },
+    #[error(transparent)]
+    Native(#[from] crate::native::Error),
+    #[error("{operation}")]
+    Communication { operation: &'static str, step: u64, source: collectives::Error },
+    /// Loss or gradients are not finite; all ranks agree, and no weight has changed.
+    #[error(
+        "step {step}: {what} is not finite (training loss {loss}); lower the learning rate, clip \
+         gradients or check the data"
+    )]
+    NotFinite { step: u64, what: String, loss: f64 },
+    #[error("write `{}`", path.display())]
+    Output { path: PathBuf, source: std::io::Error },
+}
+
+impl Error {
+    pub(crate) fn torch(operation: &'static str) -> impl FnOnce(TchError) -> Self {
+        move |source| Self::Torch { operation, source }
+    }
+
+    pub(crate) fn communication(
+        operation: &'static str,
+        step: u64,
+    ) -> impl FnOnce(collectives::Error) -> Self {
+        move |source| Self::Communication { operation, step, source }
+    }
+
+    /// What crosses the process boundary: kind, step and the chain of messages.
+    pub fn failure(&self) -> TrainerFailure {
+        TrainerFailure { kind: self.kind(), step: self.step(), message: chain(self) }
+    }
+
+    fn kind(&self) -> FailureKind {
+        match self {
+            Self::Stage { .. } => FailureKind::Configuration,
+            Self::Model(error) if error.is_configuration() => FailureKind::Configuration,
+            Self::Communication { .. } => FailureKind::Communication,
+            Self::NotFinite { .. } => FailureKind::NotFinite,
+            Self::Output { .. } => FailureKind::Engine,
+            Self::Model(_) | Self::Torch { .. } | Self::Native(_) => match is_out_of_memory(self) {
+                true => FailureKind::OutOfMemory,
+                false => FailureKind::Engine,
+            },
+        }
+    }
+
+    fn step(&self) -> Option<u64> {
+        match self {
+            Self::Communication { step, .. } | Self::NotFinite { step, .. } => Some(*step),
+            _ => None,
+        }
+    }
+}
+
+/// libtorch tells the CPU allocator's refusal only in words.
+fn is_out_of_memory(error: &Error) -> bool {
+    let text = chain(error);
+    text.contains("DefaultCPUAllocator: can't allocate memory")
+        || text.contains("CUDA out of memory")
+}
+
+/// The error and its sources, joined by `: `; of libtorch's messages without the C++ stack.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = first_paragraph(&error.to_string());
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&first_paragraph(&cause.to_string()));
+        source = cause.source();
+    }
+    text
+}
+
+fn first_paragraph(text: &str) -> String {
+    let end = text.find("\nException raised from").unwrap_or(text.len());
+    text[..end].trim_end().to_owned()
+}
+
+#[cfg(test)]
+mod tests;

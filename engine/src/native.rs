@@ -1,0 +1,128 @@
+//! The C++ shim behind safe functions: gradient hooks and libtorch's CPU capability.
+//!
+//! Promise: a message of libtorch comes back as [`Error`], an exception never crosses. Refusal: no
+//! training logic; whoever hooks decides what to do with a gradient.
+#![expect(unsafe_code, reason = "calls the C++ shim")]
+
+use std::cell::RefCell;
+use std::ffi::{CStr, c_char, c_void};
+use std::rc::Rc;
+
+use tch::Tensor;
+
+/// What libtorch said.
+#[derive(Debug, thiserror::Error)]
+#[error("{operation}: {message}")]
+pub struct Error {
+    operation: &'static str,
+    message: String,
+}
+
+/// Receives the gradient of parameter `index`, as soon as backward has it complete.
+pub(crate) trait GradientSink {
+    fn gradient(&mut self, index: usize, values: &[f32]);
+}
+
+type Sink = Rc<RefCell<dyn GradientSink>>;
+type Callback = extern "C" fn(*mut c_void, u64, *const f32, u64);
+
+unsafe extern "C" {
+    fn rustspeed_hook_gradient(
+        leaf: *mut c_void,
+        callback: Callback,
+        context: *mut c_void,
+        index: u64,
+    ) -> *mut c_char;
+    fn rustspeed_unhook_gradient(leaf: *mut c_void) -> *mut c_char;
+    fn rustspeed_cpu_capability(message: *mut *mut c_char) -> *mut c_char;
+    fn rustspeed_free_message(message: *mut c_char);
+}
+
+/// Hooks on a model's parameters; they come off when this is dropped.
+pub(crate) struct GradientHooks {
+    leaves: Vec<Tensor>,
+    // The hooks hold its address.
+    sink: Box<Sink>,
+}
+
+impl GradientHooks {
+    /// From now on a backward through `leaves` (f32 leaves that require a gradient) hands each
+    /// gradient to `sink` with the leaf's index here, and leaves no gradient behind.
+    pub(crate) fn install(leaves: Vec<Tensor>, sink: Sink) -> Result<Self, Error> {
+        let mut hooks = Self { leaves, sink: Box::new(sink) };
+        let context: *const Sink = &*hooks.sink;
+        for (index, leaf) in hooks.leaves.iter_mut().enumerate() {
+            // SAFETY: the leaf is a live tensor. The context is boxed, so it stays where it is, and
+            // `drop` takes the hooks off before it goes. The autograd engine runs the backward of
+            // CPU tensors on the thread that asked for it, which is this one: `Sink` is not `Send`,
+            // and neither are we.
+            let message = unsafe {
+                rustspeed_hook_gradient(
+                    leaf.as_mut_ptr().cast(),
+                    on_gradient,
+                    context.cast_mut().cast(),
+                    index as u64,
+                )
+            };
+            check("hook a parameter's gradient", message)?;
+        }
+        Ok(hooks)
+    }
+}
+
+impl Drop for GradientHooks {
+    fn drop(&mut self) {
+        for leaf in &mut self.leaves {
+            // SAFETY: the leaf is a live tensor.
+            let message = unsafe { rustspeed_unhook_gradient(leaf.as_mut_ptr().cast()) };
+            // Setting a pointer to null has no way to fail but a bug of ours.
+            check("unhook a parameter's gradient", message).expect("hooks come off live leaves");
+        }
+    }
+}
+
+impl std::fmt::Debug for GradientHooks {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("GradientHooks").field("leaves", &self.leaves.len()).finish()
+    }
+}
+
+extern "C" fn on_gradient(context: *mut c_void, index: u64, values: *const f32, count: u64) {
+    // SAFETY: `context` is the sink that `install` boxed (see there); `values` are `count` floats
+    // of a tensor that the shim holds during this call. A panic in the sink aborts the process:
+    // `extern "C"` lets none unwind into C++.
+    let (sink, values) = unsafe {
+        let values =
+            if count == 0 { &[][..] } else { std::slice::from_raw_parts(values, count as usize) };
+        (&*context.cast::<Sink>(), values)
+    };
+    sink.borrow_mut().gradient(index as usize, values);
+}
+
+/// The kernels that libtorch uses on this machine: `AVX512`, `AVX2`, `DEFAULT`.
+pub(crate) fn cpu_capability() -> Result<String, Error> {
+    let mut message = std::ptr::null_mut();
+    // SAFETY: returns null with a message, or a C string that is ours to free.
+    let capability = unsafe { rustspeed_cpu_capability(&raw mut message) };
+    check("ask for the CPU capability", message)?;
+    Ok(take(capability).unwrap_or_default())
+}
+
+fn check(operation: &'static str, message: *mut c_char) -> Result<(), Error> {
+    match take(message) {
+        None => Ok(()),
+        Some(message) => Err(Error { operation, message }),
+    }
+}
+
+fn take(text: *mut c_char) -> Option<String> {
+    if text.is_null() {
+        return None;
+    }
+    // SAFETY: the shim's strings come from strdup, end with a zero, and are freed once, here.
+    unsafe {
+        let owned = CStr::from_ptr(text).to_string_lossy().into_owned();
+        rustspeed_free_message(text);
+        Some(owned)
+    }
+}
