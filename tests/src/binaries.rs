@@ -27,7 +27,9 @@ pub fn python() -> PathBuf {
     let cache = std::env::var_os("RUSTSPEED_CACHE").map(PathBuf::from).unwrap_or_else(|| {
         std::env::var_os("XDG_CACHE_HOME")
             .map(PathBuf::from)
-            .unwrap_or_else(|| Path::new(&std::env::var_os("HOME").expect("HOME is set")).join(".cache"))
+            .unwrap_or_else(|| {
+                Path::new(&std::env::var_os("HOME").expect("HOME is set")).join(".cache")
+            })
             .join("rustspeed")
     });
     let python = cache.join("test-venv/bin/python");

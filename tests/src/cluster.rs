@@ -21,7 +21,8 @@ pub struct Cluster {
 impl Cluster {
     /// A coordinator and `slots.len()` workers with so many slots each, all ready.
     pub fn start(slots: &[u32]) -> Self {
-        let folder = tempfile::Builder::new().prefix("rustspeed-it-").tempdir().expect("temp folder");
+        let folder =
+            tempfile::Builder::new().prefix("rustspeed-it-").tempdir().expect("temp folder");
         let (coordinator, master) = start_coordinator(folder.path(), "127.0.0.1:0");
         let mut cluster =
             Self { folder, master, coordinator: Some(coordinator), workers: Vec::new() };
@@ -136,7 +137,8 @@ fn start_coordinator(folder: &Path, listen: &str) -> (Running, String) {
     let master = wait_for("the coordinator's `listening` line", Duration::from_secs(15), || {
         let output = coordinator.output();
         assert!(coordinator.is_running(), "the coordinator ended: {output}");
-        let line = output[earlier..].lines().find(|line| line.starts_with("listening "))?.to_owned();
+        let line =
+            output[earlier..].lines().find(|line| line.starts_with("listening "))?.to_owned();
         line.split_whitespace().nth(1).map(str::to_owned)
     });
     (coordinator, master)

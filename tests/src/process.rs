@@ -19,7 +19,8 @@ pub struct Running {
 impl Running {
     /// Starts `command` with stdout and stderr appended to `log`.
     pub fn start(command: &mut Command, log: &Path) -> Self {
-        let file = fs_err::OpenOptions::new().create(true).append(true).open(log).expect("open log");
+        let file =
+            fs_err::OpenOptions::new().create(true).append(true).open(log).expect("open log");
         let stderr = file.file().try_clone().expect("clone log handle");
         let child = command
             .stdin(Stdio::null())

@@ -71,9 +71,14 @@ impl Rsctl {
         let what = format!("end of `rsctl {}` (pid {pid})", arguments.join(" "));
         let status = wait_for(&what, deadline, || child.try_wait().expect("wait for rsctl"));
         let text = |reader: std::thread::JoinHandle<Vec<u8>>| {
-            String::from_utf8_lossy(&reader.join().expect("reader ends at end-of-file")).into_owned()
+            String::from_utf8_lossy(&reader.join().expect("reader ends at end-of-file"))
+                .into_owned()
         };
-        answer(Output { status, stdout: Vec::new(), stderr: Vec::new() }, text(stdout), text(stderr))
+        answer(
+            Output { status, stdout: Vec::new(), stderr: Vec::new() },
+            text(stdout),
+            text(stderr),
+        )
     }
 
     /// Runs to the end within a minute.

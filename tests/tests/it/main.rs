@@ -1,0 +1,11 @@
+//! System tests: real binaries, real trainers, real sockets and files; each test in its own folder
+//! on port 0, every process accounted for at the end. Modules are stories.
+
+mod bad_input;
+mod checkpoints;
+mod contracts;
+mod kills;
+mod monitors;
+mod run;
+mod separate_disks;
+mod submit;

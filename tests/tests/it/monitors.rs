@@ -1,0 +1,57 @@
+//! What other programs read: TensorBoard's own reader, safetensors' own reader.
+
+use std::process::Command;
+
+use tests::binaries::python;
+use tests::job::TinyJob;
+use tests::rsctl::Rsctl;
+
+fn run_python(script: &str, arguments: &[&str]) -> String {
+    let done = Command::new(python()).arg("-c").arg(script).args(arguments).output().unwrap();
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    String::from_utf8(done.stdout).unwrap()
+}
+
+const READ_EVENTS: &str = r#"
+import json, sys
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+events = EventAccumulator(sys.argv[1], size_guidance={"scalars": 0})
+events.Reload()
+print(json.dumps({tag: [[e.step, e.value] for e in events.Scalars(tag)] for tag in events.Tags()["scalars"]}))
+"#;
+
+const READ_SAFETENSORS: &str = r#"
+import json, sys
+from safetensors.numpy import load_file
+print(json.dumps({name: list(t.shape) for name, t in load_file(sys.argv[1]).items()}))
+"#;
+
+#[test]
+fn tensorboard_and_safetensors_read_what_a_run_writes() {
+    let folder = tempfile::tempdir().unwrap();
+    let rsctl = Rsctl { folder: folder.path().to_owned(), master: None };
+    fs_err::write(folder.path().join("job.toml"), TinyJob::default().toml()).unwrap();
+    let status = rsctl.call(&["run", "--json", "job.toml"]).expect_code(0).json();
+    let out = status["output_dir"].as_str().unwrap();
+
+    let scalars: serde_json::Value =
+        serde_json::from_str(&run_python(READ_EVENTS, &[&format!("{out}/tensorboard")])).unwrap();
+    let losses = scalars["Train/Samples/train_loss"].as_array().expect("DeepSpeed's tag");
+    assert_eq!(losses.len(), 20);
+    assert_eq!(losses[0][0], 32, "x is global samples");
+    let steps = fs_err::read_to_string(format!("{out}/metrics/steps.csv")).unwrap();
+    let from_csv: f64 = steps.lines().nth(1).unwrap().split(',').nth(3).unwrap().parse().unwrap();
+    let from_events = losses[0][1].as_f64().unwrap();
+    assert!((from_csv - from_events).abs() <= 1e-6 * from_csv.abs(), "{from_csv} {from_events}");
+    assert!(scalars.get("Val/Samples/val_loss").is_some());
+
+    let latest = status["latest_checkpoint"].as_str().unwrap();
+    let exported = folder.path().join("model.safetensors");
+    let exported = exported.to_str().unwrap();
+    rsctl.call(&["checkpoints", "export", latest, "--out", exported]).expect_code(0);
+    let shapes: serde_json::Value =
+        serde_json::from_str(&run_python(READ_SAFETENSORS, &[exported])).unwrap();
+    assert_eq!(shapes["lstm.weight_ih_l0"], serde_json::json!([64, 1]));
+    assert_eq!(shapes["lstm.weight_hh_l1"], serde_json::json!([64, 16]));
+    assert_eq!(shapes["fc.weight"], serde_json::json!([1, 16]));
+}
