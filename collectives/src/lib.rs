@@ -1,1 +1,28 @@
+//! Collective operations between the ranks of one attempt, over byte buffers.
+//!
+//! Promises: sums run in rank order 0..W-1 on every transport and for every size, so all ranks
+//! hold the same bits; every call returns within its deadline, within 100 ms of an abort, and
+//! quickly after a peer's death, with an error that names who and where; ranks that disagree about
+//! what comes next are told so instead of exchanging garbage (A5, A7).
+//!
+//! Refuses: tensors (this room sees bytes), names and placement (the coordinator hands out the
+//! rank table), and async runtimes: calls block, and [`AsyncCommunicator`] is a plain thread.
 
+#![warn(missing_docs)]
+
+mod asynchronous;
+mod communicator;
+mod datatype;
+mod error;
+mod listener;
+mod mesh;
+mod random;
+
+pub use crate::{
+    asynchronous::{AsyncCommunicator, Operation, Pending},
+    communicator::Communicator,
+    datatype::{DataType, ReduceOp},
+    error::{ConnectError, Error, MissingPeer, OpKind, Signature},
+    listener::{Listener, PeerAddress},
+    mesh::{AbortHandle, Mesh, MeshConfig, PeerPath, Transport},
+};
