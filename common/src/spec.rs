@@ -264,7 +264,12 @@ pub enum OptimizerKind {
 pub enum Schedule {
     Constant,
     #[serde(rename = "warmup-lr")]
-    WarmupLr { min_lr: f64, max_lr: f64, warmup_steps: u64, shape: WarmupShape },
+    WarmupLr {
+        min_lr: f64,
+        max_lr: f64,
+        warmup_steps: u64,
+        shape: WarmupShape,
+    },
     #[serde(rename = "warmup-cosine-lr")]
     WarmupCosineLr {
         warmup_min_ratio: f64,

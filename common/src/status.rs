@@ -133,11 +133,21 @@ pub enum TrainerEnd {
     Finished,
     /// Stopped because the job was cancelled or aborted.
     Stopped,
-    Failed { failure: TrainerFailure },
-    Panicked { message: String, place: String },
-    Killed { signal: i32, core_dumped: bool },
+    Failed {
+        failure: TrainerFailure,
+    },
+    Panicked {
+        message: String,
+        place: String,
+    },
+    Killed {
+        signal: i32,
+        core_dumped: bool,
+    },
     /// Ended with a code and said nothing.
-    Exited { code: i32 },
+    Exited {
+        code: i32,
+    },
     /// Its worker is gone.
     Lost,
 }
