@@ -84,7 +84,7 @@ fn a_corrupt_shard_is_named_and_the_older_checkpoint_is_used() {
 
 #[test]
 fn a_full_disk_while_saving_is_said_and_older_checkpoints_stay() {
-    let (folder, rsctl) = here();
+    let (folder, _rsctl) = here();
     let mount = folder.path().join("small");
     fs_err::create_dir(&mount).unwrap();
     // A mount namespace of our own: nothing of it is seen outside, and it ends with the command.
