@@ -1,0 +1,4 @@
+mod backoff;
+mod chassis;
+mod layers;
+mod transport;
