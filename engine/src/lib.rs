@@ -15,7 +15,9 @@ use common::ids::{AttemptId, Generation, JobId, Rank};
 use common::spec::JobSpec;
 use common::status::{CheckpointRow, Live, MetricPoint, Summary};
 
+pub mod data;
 pub mod model;
+pub mod monitor;
 pub mod rng;
 
 mod error;

@@ -122,9 +122,7 @@ impl Model {
     fn check_input(&self, x_btf: &Tensor) -> Result<i64, Error> {
         let size = x_btf.size();
         match size[..] {
-            [batch, time, features]
-                if batch > 0 && time > 0 && features == self.inputs =>
-            {
+            [batch, time, features] if batch > 0 && time > 0 && features == self.inputs => {
                 if x_btf.kind() == Kind::Float {
                     return Ok(batch);
                 }
@@ -148,7 +146,16 @@ impl Model {
         let (layers, dropout, both_ways) = (self.layers, self.dropout, self.bidirectional);
         match self.kind {
             spec::ModelKind::Lstm => x_btf
-                .f_lstm(&[&state, &state], parameters, true, layers, dropout, train, both_ways, true)
+                .f_lstm(
+                    &[&state, &state],
+                    parameters,
+                    true,
+                    layers,
+                    dropout,
+                    train,
+                    both_ways,
+                    true,
+                )
                 .map(|(out_btx, _, _)| out_btx)
                 .map_err(|source| Error::torch("apply `lstm`", source)),
             spec::ModelKind::Gru => x_btf
@@ -225,8 +232,7 @@ fn check_settings(spec: &spec::Model, inputs: usize, outputs: usize) -> Result<(
     if !(1..=MAX_LAYERS).contains(&spec.num_layers) {
         return setting("model.num-layers", spec.num_layers.to_string(), "1 to 256");
     }
-    for (key, value) in
-        [("model.dropout", spec.dropout), ("model.head-dropout", spec.head_dropout)]
+    for (key, value) in [("model.dropout", spec.dropout), ("model.head-dropout", spec.head_dropout)]
     {
         if !(0.0..1.0).contains(&value) {
             return setting(key, value.to_string(), "at least 0 and below 1");

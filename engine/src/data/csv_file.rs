@@ -224,7 +224,11 @@ impl Scan {
                         self.path
                     ));
                 }
-                if keep.is_empty() { Err(Error::NoRows { path: self.path.clone() }) } else { Ok(keep) }
+                if keep.is_empty() {
+                    Err(Error::NoRows { path: self.path.clone() })
+                } else {
+                    Ok(keep)
+                }
             }
             Missing::Interpolate => {
                 for column in &mut self.columns {

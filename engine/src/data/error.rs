@@ -22,7 +22,9 @@ pub enum Error {
          (or set data.header = true)"
     )]
     BadIndex { path: String, column: String, last: usize },
-    #[error("`{path}` has {count} columns named `{column}`; set data.header = false and use indices")]
+    #[error(
+        "`{path}` has {count} columns named `{column}`; set data.header = false and use indices"
+    )]
     AmbiguousColumn { path: String, column: String, count: usize },
     #[error("`{path}` has no numeric column; line {line}, column `{column}` holds `{value}`")]
     NoNumericColumn { path: String, line: u64, column: String, value: String },
@@ -61,11 +63,7 @@ pub enum Error {
 }
 
 impl Error {
-    pub(super) fn setting(
-        key: &'static str,
-        value: impl ToString,
-        expected: &'static str,
-    ) -> Self {
+    pub(super) fn setting(key: &'static str, value: impl ToString, expected: &'static str) -> Self {
         Self::Setting { key, value: value.to_string(), expected }
     }
 

@@ -154,9 +154,7 @@ impl Samples {
 fn buffer(samples: usize, each: usize) -> Result<Vec<f32>, Error> {
     let values = samples.saturating_mul(each);
     let mut buffer = Vec::new();
-    buffer
-        .try_reserve_exact(values)
-        .map_err(|_| Error::OutOfMemory { samples, values })?;
+    buffer.try_reserve_exact(values).map_err(|_| Error::OutOfMemory { samples, values })?;
     Ok(buffer)
 }
 

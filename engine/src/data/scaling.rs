@@ -70,11 +70,7 @@ pub(super) enum Spread {
 
 /// The deviation of `value - last value of the window` over every window of the training part:
 /// over the window's own rows for inputs, over the `horizon` rows after it for targets.
-pub(super) fn fit_differences(
-    train: Column<'_>,
-    window: usize,
-    reach: Reach,
-) -> (Affine, Spread) {
+pub(super) fn fit_differences(train: Column<'_>, window: usize, reach: Reach) -> (Affine, Spread) {
     let rows = train.rows();
     let horizon = match reach {
         Reach::Window => 0,

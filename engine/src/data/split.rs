@@ -16,6 +16,11 @@ pub(super) fn dataset(
     split: [f64; 3],
     normalization: Normalization,
 ) -> Result<Dataset, Error> {
+    if normalization == Normalization::Window && spec.window < 2 {
+        let expected =
+            "at least 2 with normalization = \"window\": the last row alone tells nothing";
+        return Err(Error::setting("data.window", spec.window, expected));
+    }
     let parts = parts(table.rows, split)?;
     check_rows(&table, spec, &parts)?;
     let Table { inputs, columns, outputs, targets, mut notes, .. } = table;
@@ -70,11 +75,7 @@ fn parts(rows: usize, split: [f64; 3]) -> Result<[Range<usize>; 3], Error> {
     Ok([0..first, first..second, second..rows])
 }
 
-fn check_rows(
-    table: &Table,
-    spec: &spec::Data,
-    parts: &[Range<usize>; 3],
-) -> Result<(), Error> {
+fn check_rows(table: &Table, spec: &spec::Data, parts: &[Range<usize>; 3]) -> Result<(), Error> {
     let needed = u64::from(spec.window) + u64::from(spec.horizon);
     for (part, rows) in ["training", "validation", "test"].into_iter().zip(parts) {
         let asked_for = part == "training" || !rows.is_empty();

@@ -33,9 +33,8 @@ pub(super) fn sine(
         check_size("sine", points, 1)?;
         let mut stream = Stream::new("sine", &[seed, series as u64]);
         let step = 4.0 * PI / (points - 1) as f64;
-        let values: Vec<f64> = (0..points)
-            .map(|i| sine_at(i as f64 * step) + noise * stream.normal())
-            .collect();
+        let values: Vec<f64> =
+            (0..points).map(|i| sine_at(i as f64 * step) + noise * stream.normal()).collect();
         let series = Arc::new(Series {
             inputs: Inputs::Ready(values.iter().map(|&v| v as f32).collect()),
             columns: 1,

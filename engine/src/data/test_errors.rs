@@ -18,12 +18,7 @@ impl TestErrors {
     pub const LEN: usize = 4;
 
     /// Adds the predictions `y_bo` (as the model gives them) for these samples.
-    pub fn add(
-        &mut self,
-        samples: &Samples,
-        indices: &[u32],
-        y_bo: &Tensor,
-    ) -> Result<(), Error> {
+    pub fn add(&mut self, samples: &Samples, indices: &[u32], y_bo: &Tensor) -> Result<(), Error> {
         let outputs = match indices.first() {
             Some(&index) => samples.truth(index)?.future.len(),
             None => return Ok(()),

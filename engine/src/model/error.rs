@@ -62,11 +62,8 @@ impl Mismatch {
 
 impl fmt::Display for Mismatch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let parts = [
-            ("missing", &self.missing),
-            ("unexpected", &self.unexpected),
-            ("wrong", &self.wrong),
-        ];
+        let parts =
+            [("missing", &self.missing), ("unexpected", &self.unexpected), ("wrong", &self.wrong)];
         let mut separator = "";
         for (word, names) in parts {
             if !names.is_empty() {

@@ -11,8 +11,8 @@ use super::error::Mismatch;
 use super::{Error, Parameter, Shape, display, leaf};
 
 pub(super) fn load(path: &Path, shapes: Vec<Shape>) -> Result<Vec<Parameter>, Error> {
-    let bytes = fs_err::read(path)
-        .map_err(|source| Error::ReadWeights { path: display(path), source })?;
+    let bytes =
+        fs_err::read(path).map_err(|source| Error::ReadWeights { path: display(path), source })?;
     let file = SafeTensors::deserialize(&bytes)
         .map_err(|source| Error::ParseWeights { path: display(path), source })?;
     let mut found: HashMap<String, TensorView<'_>> = file.tensors().into_iter().collect();
