@@ -1,0 +1,135 @@
+//! The coordinator's decisions: membership, queue, placement, rendezvous, failure, cancel.
+//!
+//! [`Machine::step`] takes one event and gives effects. What must survive the process is a
+//! [`Record`]: it changes the [`Ledger`] here and comes out in [`Effect::Persist`], always first
+//! (A2); replaying the records gives the same ledger (A3). Leases, progress and who is connected
+//! are soft: they are lost with the process and told again by the workers.
+
+mod attempt;
+mod config;
+mod effect;
+mod event;
+mod guilt;
+mod ledger;
+mod live;
+mod membership;
+mod placement;
+mod queue;
+mod record;
+mod submit;
+mod tick;
+mod trainers;
+mod view;
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeSet;
+use std::mem;
+use std::time::Duration;
+
+use common::ids::JobId;
+
+pub use self::config::Config;
+pub use self::effect::{Answer, Effect, RankTable, Refusal, StartOrder, StopOrder};
+pub use self::event::{
+    Chance, ConnectionId, EndReport, Event, Now, Peer, RankKey, RunningTrainer, Ticket,
+    WorkerHello, WorkerMessage,
+};
+pub use self::ledger::{Attempt, Job, Ledger, PlacedRank, RankEnd, WorkerIdentity};
+pub use self::record::{CancelMode, Record, StopDecision, StopMode, Submission, Token};
+
+use self::live::Live;
+
+/// The coordinator's whole state: what is durable and what the present moment adds.
+#[derive(Debug)]
+pub struct Machine {
+    config: Config,
+    ledger: Ledger,
+    live: Live,
+    out: Outbox,
+}
+
+/// What one step has decided so far.
+#[derive(Debug, Default)]
+struct Outbox {
+    records: Vec<Record>,
+    effects: Vec<Effect>,
+    changed: BTreeSet<JobId>,
+    workers_changed: bool,
+    /// Something that placement depends on has changed.
+    is_schedule_due: bool,
+}
+
+impl Machine {
+    /// A machine that goes on from `ledger`. Its first event must be [`Event::Started`].
+    pub fn new(config: Config, ledger: Ledger) -> Self {
+        Self { config, ledger, live: Live::default(), out: Outbox::default() }
+    }
+
+    pub fn ledger(&self) -> &Ledger {
+        &self.ledger
+    }
+
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// Applies one event. Effects come in the order in which they must happen; a `Persist`, if any,
+    /// is first and must be durable before the others are begun (A2).
+    pub fn step(&mut self, event: Event, now: Now, chance: &mut dyn Chance) -> Vec<Effect> {
+        match event {
+            Event::Started => self.on_started(now),
+            Event::Submit { ticket, job_id, submission } => {
+                self.on_submit(ticket, job_id, submission, now);
+            }
+            Event::Cancel { ticket, job_id, mode } => self.on_cancel(ticket, &job_id, mode, now),
+            Event::Hello { connection, hello } => self.on_hello(connection, hello, now),
+            Event::Worker { connection, message } => self.on_worker(connection, message, now),
+            Event::Dropped { connection } => self.on_dropped(connection),
+            Event::Tick => self.on_tick(now),
+        }
+        if mem::take(&mut self.out.is_schedule_due) {
+            self.schedule(now, chance);
+        }
+        self.live.wake_at = self.next_deadline();
+        self.drain()
+    }
+
+    /// When [`Event::Tick`] is due at the latest; None: nothing waits.
+    pub fn next_deadline(&self) -> Option<Duration> {
+        self.live.next_deadline()
+    }
+
+    /// The only way in which durable state changes (A1).
+    fn record(&mut self, record: Record) {
+        if let Some(job_id) = record.job_id() {
+            self.out.changed.insert(job_id.clone());
+        }
+        self.ledger.apply(&record);
+        self.out.records.push(record);
+    }
+
+    fn effect(&mut self, effect: Effect) {
+        self.out.effects.push(effect);
+    }
+
+    fn touch(&mut self, job_id: &JobId) {
+        self.out.changed.insert(job_id.clone());
+    }
+
+    fn drain(&mut self) -> Vec<Effect> {
+        let out = mem::take(&mut self.out);
+        let mut effects = Vec::with_capacity(out.effects.len() + 2);
+        if !out.records.is_empty() {
+            effects.push(Effect::Persist(out.records));
+        }
+        // Readers see a change before anybody acts on it, so that an answer is never ahead of what
+        // the same client can read.
+        if !out.changed.is_empty() || out.workers_changed {
+            effects.push(Effect::Changed { jobs: out.changed, workers: out.workers_changed });
+        }
+        effects.extend(out.effects);
+        effects
+    }
+}

@@ -1,0 +1,131 @@
+//! What the shell must make true.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use common::ids::{AttemptId, Generation, JobId, Rank};
+use common::spec::JobSpec;
+use common::status::JobState;
+
+use crate::coordinator::event::{ConnectionId, Peer, RankKey, Ticket};
+use crate::coordinator::record::{Record, StopMode, Token};
+
+#[derive(Debug, Clone, PartialEq)]
+pub enum Effect {
+    /// Make these durable before anything that follows (A2).
+    Persist(Vec<Record>),
+    /// What readers see has changed.
+    Changed {
+        jobs: BTreeSet<JobId>,
+        workers: bool,
+    },
+    Answer {
+        ticket: Ticket,
+        answer: Answer,
+    },
+    /// Accepts a hello.
+    Welcome {
+        to: ConnectionId,
+    },
+    /// Rejects a hello; the stream ends.
+    Refuse {
+        to: ConnectionId,
+        reason: String,
+        is_retryable: bool,
+    },
+    /// Asks for a sign of life.
+    Ping {
+        to: ConnectionId,
+    },
+    /// Ends a stream that a newer one has replaced, or whose lease is over.
+    Disconnect {
+        connection: ConnectionId,
+        reason: String,
+    },
+    StartTrainers {
+        to: ConnectionId,
+        order: Box<StartOrder>,
+    },
+    SendRankTable {
+        to: ConnectionId,
+        table: Arc<RankTable>,
+    },
+    StopJob {
+        to: ConnectionId,
+        order: StopOrder,
+    },
+    /// These ends are durable: the worker may forget them.
+    AcknowledgeEnds {
+        to: ConnectionId,
+        ends: Vec<RankKey>,
+    },
+    /// The job is forgotten: remove what is kept about it.
+    Forget {
+        job_id: JobId,
+    },
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct StartOrder {
+    pub job_id: JobId,
+    pub generation: Generation,
+    pub attempt: AttemptId,
+    pub world: u32,
+    pub spec: JobSpec,
+    pub job_toml: String,
+    pub uploads: BTreeMap<String, String>,
+    /// Ranks of that worker, with their slots.
+    pub ranks: Vec<(Rank, Vec<u32>)>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RankTable {
+    pub job_id: JobId,
+    pub generation: Generation,
+    pub token: Token,
+    pub peers: Vec<Peer>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StopOrder {
+    pub job_id: JobId,
+    pub generation: Generation,
+    pub reason: String,
+    pub mode: StopMode,
+    /// After this the worker kills the trainers.
+    pub grace: Duration,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Answer {
+    Submitted(JobId),
+    /// The state after the cancel was taken.
+    Cancelling(JobState),
+    Refused(Refusal),
+}
+
+/// Why a request changes nothing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Refusal {
+    /// Propose another id.
+    IdTaken,
+    QueueFull {
+        open: usize,
+        max: usize,
+    },
+    UnknownJob(JobId),
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::IdTaken => f.write_str("the proposed job id is taken"),
+            Self::QueueFull { open, max } => {
+                write!(f, "{open} jobs are queued or running and {max} is the bound")
+            }
+            Self::UnknownJob(job_id) => write!(f, "there is no job `{job_id}`"),
+        }
+    }
+}

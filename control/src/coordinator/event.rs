@@ -1,0 +1,168 @@
+//! What happens to the coordinator, already checked and in our own types.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use common::ids::{Generation, JobId, Rank, WorkerId};
+use common::status::{CheckpointRow, Live, Summary, TrainerEnd, UnixMillis};
+
+use crate::coordinator::record::{CancelMode, Submission, Token};
+
+/// The moment of an event, stamped by the shell.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Now {
+    /// Monotonic, since some fixed moment; leases and deadlines live on it, so that a clock that
+    /// is set cannot end one.
+    pub uptime: Duration,
+    /// For people.
+    pub unix: UnixMillis,
+}
+
+/// Chance, passed in.
+pub trait Chance {
+    /// 16 bytes that nobody can guess.
+    fn token(&mut self) -> Token;
+}
+
+/// One control stream of a worker, numbered by the shell and never used again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ConnectionId(pub u64);
+
+/// A client that waits for an [`Answer`](crate::coordinator::Answer), numbered by the shell.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Ticket(pub u64);
+
+/// One trainer: a rank of one generation of one job (A6).
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct RankKey {
+    pub job_id: JobId,
+    pub generation: Generation,
+    pub rank: Rank,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub enum Event {
+    /// The first event after the ledger was loaded.
+    Started,
+    Submit {
+        ticket: Ticket,
+        /// A fresh id that the shell proposes.
+        job_id: JobId,
+        submission: Box<Submission>,
+    },
+    Cancel {
+        ticket: Ticket,
+        job_id: JobId,
+        mode: CancelMode,
+    },
+    /// The first message of a worker's control stream.
+    Hello {
+        connection: ConnectionId,
+        hello: Box<WorkerHello>,
+    },
+    Worker {
+        connection: ConnectionId,
+        message: WorkerMessage,
+    },
+    /// A control stream ended, for whatever reason.
+    Dropped {
+        connection: ConnectionId,
+    },
+    /// Time has passed.
+    Tick,
+}
+
+/// A worker's full local truth.
+#[derive(Debug, Clone, PartialEq)]
+pub struct WorkerHello {
+    pub id: WorkerId,
+    pub name: String,
+    /// IP that trainers of this node listen on.
+    pub advertise: String,
+    pub slots: u32,
+    /// `cpu` or `cuda`.
+    pub device: String,
+    pub memory_bytes: u64,
+    pub version: String,
+    pub hostname: String,
+    pub running: Vec<RunningTrainer>,
+    pub unacknowledged: Vec<EndReport>,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct RunningTrainer {
+    pub key: RankKey,
+    pub pid: u32,
+    /// Where it listens, once it does.
+    pub peer: Option<Peer>,
+    /// Connected to all peers.
+    pub is_running: bool,
+}
+
+/// A rank's place in the rank table.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Peer {
+    pub rank: Rank,
+    pub address: String,
+    /// Abstract unix socket; empty: not offered.
+    pub unix_name: String,
+    pub worker: String,
+}
+
+/// How a trainer ended, as its worker saw it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct EndReport {
+    pub key: RankKey,
+    pub end: TrainerEnd,
+    pub last_lines: Vec<String>,
+    /// Of rank 0, when it finished.
+    pub summary: Option<Box<Summary>>,
+    pub at: UnixMillis,
+}
+
+/// What a worker says after its hello.
+#[derive(Debug, Clone, PartialEq)]
+pub enum WorkerMessage {
+    Heartbeat,
+    /// The trainer listens.
+    TrainerReady {
+        key: RankKey,
+        peer: Peer,
+        pid: u32,
+    },
+    /// The trainer is connected to all peers.
+    TrainerRunning {
+        key: RankKey,
+    },
+    Progress {
+        job_id: JobId,
+        generation: Generation,
+        live: Live,
+    },
+    Ended(EndReport),
+    Checkpoint {
+        job_id: JobId,
+        generation: Generation,
+        checkpoint: CheckpointRow,
+        /// Tags that retention removed.
+        removed: Vec<String>,
+    },
+    /// No trainer of this attempt runs on this worker, and none can.
+    PrepareFailed {
+        job_id: JobId,
+        generation: Generation,
+        is_configuration: bool,
+        message: String,
+    },
+    Notes {
+        job_id: JobId,
+        generation: Generation,
+        notes: Vec<String>,
+    },
+    /// A clean leave: its trainers are gone.
+    Leaving {
+        reason: String,
+    },
+}

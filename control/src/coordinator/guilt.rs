@@ -1,0 +1,139 @@
+//! Who brought an attempt down. The first guilty rank, not the loudest victim: a failed collective
+//! is only a third witness (A10), and what dies after a stop was asked for may be our own doing.
+
+use common::ids::Rank;
+use common::status::{Failure, FailureKind, TrainerEnd};
+
+use crate::coordinator::ledger::{Attempt, PlacedRank, RankEnd};
+
+const SIGKILL: i32 = 9;
+const SIGTERM: i32 = 15;
+
+/// What an end says about its attempt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Evidence {
+    /// Something went wrong here.
+    Cause,
+    /// It stopped although nobody asked.
+    Unasked,
+    /// Something went wrong elsewhere.
+    Witness,
+    /// Nothing went wrong.
+    None,
+}
+
+pub(super) fn evidence(end: &RankEnd) -> Evidence {
+    match &end.end {
+        TrainerEnd::Finished => Evidence::None,
+        TrainerEnd::Stopped if end.is_after_stop => Evidence::None,
+        TrainerEnd::Stopped => Evidence::Unasked,
+        TrainerEnd::Failed { failure } if failure.kind == FailureKind::Communication => {
+            Evidence::Witness
+        }
+        // A stop ends in a kill or an exit where a trainer does not listen.
+        TrainerEnd::Killed { signal: SIGKILL | SIGTERM, .. } | TrainerEnd::Exited { .. }
+            if end.is_after_stop =>
+        {
+            Evidence::Witness
+        }
+        _ => Evidence::Cause,
+    }
+}
+
+/// The failure that an attempt ended with; None where nothing went wrong.
+pub(super) fn verdict(attempt: &Attempt) -> Option<Failure> {
+    judge(attempt, Evidence::Witness)
+}
+
+/// [`verdict`] for a cancelled job: what dies of the cancel is no failure.
+pub(super) fn cause(attempt: &Attempt) -> Option<Failure> {
+    judge(attempt, Evidence::Cause)
+}
+
+fn judge(attempt: &Attempt, weakest: Evidence) -> Option<Failure> {
+    let mut ends: Vec<(Evidence, &RankEnd, u32, &PlacedRank)> = (0..)
+        .zip(&attempt.ranks)
+        .filter_map(|(rank, placed)| {
+            let end = placed.end.as_ref()?;
+            Some((evidence(end), end, rank, placed))
+        })
+        .filter(|(evidence, ..)| *evidence <= weakest)
+        .collect();
+    ends.sort_by_key(|(evidence, end, ..)| (*evidence, end.is_after_stop, end.order));
+    let first = ends.first();
+    let decided = attempt.stop.as_ref().and_then(|stop| stop.failure.clone());
+    match (first, decided) {
+        // A cause that was there before we decided to stop outranks the decision.
+        (Some((Evidence::Cause, end, rank, placed)), _) if !end.is_after_stop => {
+            Some(failure(Rank(*rank), placed, end))
+        }
+        (_, Some(decided)) => Some(decided),
+        (Some((_, end, rank, placed)), None) => Some(failure(Rank(*rank), placed, end)),
+        (None, None) => None,
+    }
+}
+
+fn failure(rank: Rank, placed: &PlacedRank, end: &RankEnd) -> Failure {
+    let worker = &placed.worker_name;
+    let message = match &end.end {
+        // The line is ours and says what happened to the worker.
+        TrainerEnd::Lost => {
+            let why = end.last_lines.first().map_or("its worker is gone", String::as_str);
+            format!("rank {rank} on worker `{worker}` was lost: {why}")
+        }
+        other => format!("rank {rank} on worker `{worker}` {}", describe(other)),
+    };
+    let kind = match &end.end {
+        TrainerEnd::Failed { failure } => Some(failure.kind),
+        _ => None,
+    };
+    let last_lines = match &end.end {
+        TrainerEnd::Lost => Vec::new(),
+        _ => end.last_lines.clone(),
+    };
+    Failure { rank: Some(rank), worker: Some(worker.clone()), kind, message, last_lines }
+}
+
+/// An end as the rest of a sentence about its rank.
+pub(super) fn describe(end: &TrainerEnd) -> String {
+    match end {
+        TrainerEnd::Finished => "finished".to_owned(),
+        TrainerEnd::Stopped => "stopped".to_owned(),
+        TrainerEnd::Failed { failure } => match failure.step {
+            Some(step) => format!("failed at step {step}: {}", failure.message),
+            None => format!("failed: {}", failure.message),
+        },
+        TrainerEnd::Panicked { message, place } => format!("panicked at {place}: {message}"),
+        TrainerEnd::Killed { signal, core_dumped } => {
+            let core = if *core_dumped { ", core dumped" } else { "" };
+            match signal_name(*signal) {
+                Some(name) => format!("was killed by signal {signal} ({name}){core}"),
+                None => format!("was killed by signal {signal}{core}"),
+            }
+        }
+        TrainerEnd::Exited { code } => format!("exited with code {code} without a word"),
+        TrainerEnd::Lost => "was lost".to_owned(),
+    }
+}
+
+fn signal_name(signal: i32) -> Option<&'static str> {
+    Some(match signal {
+        1 => "SIGHUP",
+        2 => "SIGINT",
+        3 => "SIGQUIT",
+        4 => "SIGILL",
+        6 => "SIGABRT",
+        7 => "SIGBUS",
+        8 => "SIGFPE",
+        SIGKILL => "SIGKILL",
+        10 => "SIGUSR1",
+        11 => "SIGSEGV",
+        12 => "SIGUSR2",
+        13 => "SIGPIPE",
+        14 => "SIGALRM",
+        SIGTERM => "SIGTERM",
+        24 => "SIGXCPU",
+        31 => "SIGSYS",
+        _ => return None,
+    })
+}

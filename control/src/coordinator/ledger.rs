@@ -1,0 +1,308 @@
+//! The durable state. Changes by records alone, in one function that never fails: a record that
+//! does not fit changes nothing, so a replay cannot stop half-way.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use common::ids::{AttemptId, Generation, Incarnation, JobId, WorkerId};
+use common::status::{CheckpointRow, Failure, JobState, Summary, TrainerEnd, UnixMillis};
+
+use crate::coordinator::record::{CancelMode, Placement, Record, StopDecision, Submission, Token};
+
+/// Identities of workers that are remembered; the ones not seen for longest are forgotten.
+const MAX_WORKERS: usize = 4096;
+
+/// Checkpoints of one job that the catalogue lists. Retention keeps a handful on disk; this bounds
+/// a job that keeps all.
+const MAX_CHECKPOINTS: usize = 1000;
+
+/// Notes of one job.
+const MAX_NOTES: usize = 64;
+
+/// All that survives the coordinator. Its serde form is the snapshot.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Ledger {
+    /// The coordinator's lives.
+    pub incarnation: Incarnation,
+    /// Jobs ever submitted; gives each its place in the queue.
+    pub submitted: u64,
+    pub jobs: BTreeMap<JobId, Job>,
+    /// Request id -> job.
+    pub requests: BTreeMap<String, JobId>,
+    pub workers: BTreeMap<Uuid, WorkerIdentity>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct WorkerIdentity {
+    pub incarnation: Incarnation,
+    pub name: String,
+    pub seen_at: UnixMillis,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Job {
+    /// Its place in the order of submission.
+    pub number: u64,
+    pub submission: Submission,
+    pub submitted_at: UnixMillis,
+    pub state: JobState,
+    /// Why it is in this state. Of a queued job the live reason is better: it names numbers.
+    pub reason: String,
+    pub cancel: Option<CancelMode>,
+    pub attempts: Vec<Attempt>,
+    pub notes: Vec<String>,
+    /// By step.
+    pub checkpoints: Vec<CheckpointRow>,
+    pub summary: Option<Box<Summary>>,
+    pub failure: Option<Failure>,
+    /// The last step that was reported.
+    pub step: u64,
+    pub max_steps: Option<u64>,
+    pub ended_at: Option<UnixMillis>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Attempt {
+    pub attempt: AttemptId,
+    pub generation: Generation,
+    pub token: Token,
+    pub ranks: Vec<PlacedRank>,
+    pub state: JobState,
+    pub reason: String,
+    pub started_at: UnixMillis,
+    pub running_at: Option<UnixMillis>,
+    pub stop: Option<StopDecision>,
+    pub ended_at: Option<UnixMillis>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct PlacedRank {
+    pub worker: WorkerId,
+    pub worker_name: String,
+    pub slots: Vec<u32>,
+    pub end: Option<RankEnd>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct RankEnd {
+    /// Its place among the ends of the attempt, from 0.
+    pub order: u32,
+    /// The attempt was being stopped already: this end may be our own doing.
+    pub is_after_stop: bool,
+    pub end: TrainerEnd,
+    pub last_lines: Vec<String>,
+    pub at: UnixMillis,
+}
+
+impl Job {
+    /// The newest attempt: the only one whose messages count (A4).
+    pub fn attempt(&self) -> Option<&Attempt> {
+        self.attempts.last()
+    }
+
+    /// The newest attempt, while it is not over.
+    pub fn open_attempt(&self) -> Option<&Attempt> {
+        self.attempts.last().filter(|a| a.ended_at.is_none())
+    }
+
+    pub fn latest_checkpoint(&self) -> Option<&CheckpointRow> {
+        self.checkpoints.iter().rfind(|row| row.durable)
+    }
+}
+
+impl Attempt {
+    /// Ranks whose trainers have not ended, by index.
+    pub fn unfinished(&self) -> impl Iterator<Item = (u32, &PlacedRank)> {
+        (0..).zip(&self.ranks).filter(|(_, rank)| rank.end.is_none())
+    }
+}
+
+impl Ledger {
+    /// Applies one record. Never fails; what does not fit changes nothing.
+    pub fn apply(&mut self, record: &Record) {
+        match record {
+            Record::CoordinatorStarted { incarnation, .. } => self.incarnation = *incarnation,
+            Record::WorkerSeen { id, name, at } => self.see_worker(*id, name, *at),
+            Record::JobSubmitted { job_id, submission, at } => {
+                self.submit(job_id, submission, *at);
+            }
+            Record::JobForgotten { job_id } => {
+                if let Some(job) = self.jobs.remove(job_id) {
+                    self.requests.remove(&job.submission.request_id);
+                }
+            }
+            _ => {
+                let job = record.job_id().and_then(|id| self.jobs.get_mut(id));
+                if let Some(job) = job {
+                    job.apply(record);
+                }
+            }
+        }
+    }
+
+    fn submit(&mut self, job_id: &JobId, submission: &Submission, at: UnixMillis) {
+        if self.jobs.contains_key(job_id) {
+            return;
+        }
+        self.submitted += 1;
+        self.requests.insert(submission.request_id.clone(), job_id.clone());
+        let job = Job {
+            number: self.submitted,
+            submission: submission.clone(),
+            submitted_at: at,
+            state: JobState::Queued,
+            reason: "submitted".to_owned(),
+            cancel: None,
+            attempts: Vec::new(),
+            notes: Vec::new(),
+            checkpoints: Vec::new(),
+            summary: None,
+            failure: None,
+            step: 0,
+            max_steps: None,
+            ended_at: None,
+        };
+        self.jobs.insert(job_id.clone(), job);
+    }
+
+    fn see_worker(&mut self, id: WorkerId, name: &str, at: UnixMillis) {
+        let identity =
+            WorkerIdentity { incarnation: id.incarnation, name: name.to_owned(), seen_at: at };
+        self.workers.insert(id.uuid, identity);
+        if self.workers.len() > MAX_WORKERS {
+            let oldest = self.workers.iter().min_by_key(|(_, w)| w.seen_at).map(|(uuid, _)| *uuid);
+            if let Some(uuid) = oldest {
+                self.workers.remove(&uuid);
+            }
+        }
+    }
+}
+
+impl Job {
+    fn apply(&mut self, record: &Record) {
+        match record {
+            Record::CheckpointCommitted { checkpoint, removed, .. } => {
+                self.catalogue(checkpoint, removed);
+            }
+            Record::NotesAdded { notes, .. } => self.note(notes),
+            // Terminal states are final (A13): only the catalogue and notes still grow.
+            _ if self.state.is_final() => {}
+            Record::CancelAsked { mode, .. } => {
+                self.cancel = Some(*mode);
+                if self.open_attempt().is_some() {
+                    self.state = JobState::Cancelling;
+                    self.reason = "cancel asked".to_owned();
+                }
+            }
+            Record::AttemptStarted { .. } => self.start(record),
+            Record::JobEnded { state, reason, failure, step, max_steps, at, .. } => {
+                self.state = *state;
+                self.reason.clone_from(reason);
+                self.failure.clone_from(failure);
+                self.step = *step;
+                self.max_steps = *max_steps;
+                self.ended_at = Some(*at);
+                if let Some(attempt) = self.attempts.last_mut() {
+                    attempt.state = *state;
+                    attempt.reason.clone_from(reason);
+                    attempt.ended_at = Some(*at);
+                }
+            }
+            Record::AttemptRunning { generation, at, .. } => {
+                let Some(attempt) = self.current(*generation) else { return };
+                attempt.state = JobState::Running;
+                attempt.running_at = Some(*at);
+                if self.state == JobState::Starting {
+                    self.state = JobState::Running;
+                }
+            }
+            Record::StopDecided { generation, stop, .. } => {
+                let Some(attempt) = self.current(*generation) else { return };
+                attempt.stop = Some(stop.clone());
+                self.reason.clone_from(&stop.reason);
+            }
+            Record::TrainerEnded { .. } => self.end_rank(record),
+            Record::CoordinatorStarted { .. }
+            | Record::WorkerSeen { .. }
+            | Record::JobSubmitted { .. }
+            | Record::JobForgotten { .. } => {}
+        }
+    }
+
+    fn current(&mut self, generation: Generation) -> Option<&mut Attempt> {
+        self.attempts.last_mut().filter(|a| a.generation == generation && a.ended_at.is_none())
+    }
+
+    fn start(&mut self, record: &Record) {
+        let Record::AttemptStarted { attempt, generation, token, ranks, reason, at, .. } = record
+        else {
+            return;
+        };
+        let place = |p: &Placement| PlacedRank {
+            worker: p.worker,
+            worker_name: p.worker_name.clone(),
+            slots: p.slots.clone(),
+            end: None,
+        };
+        self.attempts.push(Attempt {
+            attempt: *attempt,
+            generation: *generation,
+            token: *token,
+            ranks: ranks.iter().map(place).collect(),
+            state: JobState::Starting,
+            reason: reason.clone(),
+            started_at: *at,
+            running_at: None,
+            stop: None,
+            ended_at: None,
+        });
+        self.state = JobState::Starting;
+        self.reason.clone_from(reason);
+    }
+
+    fn end_rank(&mut self, record: &Record) {
+        let Record::TrainerEnded { key, end, last_lines, summary, at } = record else { return };
+        let Some(attempt) = self.current(key.generation) else { return };
+        let order = attempt.ranks.iter().filter(|rank| rank.end.is_some()).count() as u32;
+        let is_after_stop = attempt.stop.is_some();
+        let Some(rank) = attempt.ranks.get_mut(key.rank.0 as usize) else { return };
+        if rank.end.is_some() {
+            return;
+        }
+        rank.end = Some(RankEnd {
+            order,
+            is_after_stop,
+            end: end.clone(),
+            last_lines: last_lines.clone(),
+            at: *at,
+        });
+        if summary.is_some() {
+            self.summary.clone_from(summary);
+        }
+    }
+
+    fn catalogue(&mut self, checkpoint: &CheckpointRow, removed: &[String]) {
+        self.checkpoints.retain(|row| row.tag != checkpoint.tag && !removed.contains(&row.tag));
+        let place = self.checkpoints.partition_point(|row| row.step <= checkpoint.step);
+        self.checkpoints.insert(place, checkpoint.clone());
+        if self.checkpoints.len() > MAX_CHECKPOINTS {
+            self.checkpoints.remove(0);
+        }
+    }
+
+    fn note(&mut self, notes: &[String]) {
+        for note in notes {
+            if self.notes.len() < MAX_NOTES && !self.notes.contains(note) {
+                self.notes.push(note.clone());
+            }
+        }
+    }
+}

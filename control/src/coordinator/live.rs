@@ -1,0 +1,156 @@
+//! The soft state: who is connected, which trainers listen, what waits until when. Lost with the
+//! process and rebuilt from the workers' hellos.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use uuid::Uuid;
+
+use common::ids::{Generation, JobId, WorkerId};
+use common::status::{self, UnixMillis};
+
+use crate::coordinator::event::{ConnectionId, Peer, RankKey};
+use crate::coordinator::record::StopMode;
+
+#[derive(Debug, Default)]
+pub(super) struct Live {
+    pub(super) workers: BTreeMap<Uuid, LiveWorker>,
+    pub(super) connections: BTreeMap<ConnectionId, Uuid>,
+    /// Of every job with an open attempt.
+    pub(super) attempts: BTreeMap<JobId, LiveAttempt>,
+    /// Queued jobs in the order in which they are served: priority, then submission.
+    pub(super) queue: BTreeSet<(Reverse<i32>, u64, JobId)>,
+    /// Why a queued job waits, where that is not simply its place in the queue.
+    pub(super) waiting: BTreeMap<JobId, String>,
+    /// The job that everything behind it waits for.
+    pub(super) blocker: Option<JobId>,
+    /// When the shell was to come back: a tick much later than this means that the process slept.
+    pub(super) wake_at: Option<Duration>,
+}
+
+#[derive(Debug)]
+pub(super) struct LiveWorker {
+    pub(super) id: WorkerId,
+    pub(super) name: String,
+    pub(super) standing: Standing,
+    /// None: no stream; the lease still runs.
+    pub(super) connection: Option<ConnectionId>,
+    pub(super) advertise: String,
+    pub(super) slots: u32,
+    pub(super) device: String,
+    pub(super) memory_bytes: u64,
+    pub(super) version: String,
+    pub(super) last_heard: Duration,
+    pub(super) last_heard_unix: UnixMillis,
+    /// End of the lease; of a lost or departed worker: when it is forgotten.
+    pub(super) deadline: Duration,
+    /// Another worker wants this name: when this one was asked for a sign of life.
+    pub(super) pinged_at: Option<Duration>,
+    /// Trainers that must die and are not confirmed dead. While there are any, their slots are not
+    /// known to be free, and nothing is placed here (A6).
+    pub(super) stragglers: BTreeSet<RankKey>,
+    /// When stragglers are told again.
+    pub(super) resend_at: Option<Duration>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Standing {
+    /// Its lease runs.
+    Ready,
+    /// Its lease is over.
+    Lost,
+    /// It said goodbye.
+    Left,
+}
+
+impl LiveWorker {
+    pub(super) fn is_placeable(&self) -> bool {
+        self.standing == Standing::Ready && self.connection.is_some() && self.stragglers.is_empty()
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct LiveAttempt {
+    pub(super) generation: Generation,
+    pub(super) ranks: Vec<LiveRank>,
+    pub(super) phase: Phase,
+    pub(super) stop: Option<LiveStop>,
+    /// Only witnesses have spoken: when the wait for the real cause ends.
+    pub(super) witness_until: Option<Duration>,
+    pub(super) progress: Option<status::Live>,
+}
+
+#[derive(Debug, Clone, Default)]
+pub(super) struct LiveRank {
+    pub(super) pid: Option<u32>,
+    pub(super) peer: Option<Peer>,
+    pub(super) is_running: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Phase {
+    /// Trainers start and report where they listen.
+    Gathering {
+        until: Duration,
+    },
+    /// The rank table is out.
+    Connecting {
+        until: Duration,
+    },
+    Training,
+}
+
+#[derive(Debug, Clone, Copy)]
+pub(super) struct LiveStop {
+    pub(super) mode: StopMode,
+    /// The ends must be confirmed by then.
+    pub(super) until: Duration,
+}
+
+impl LiveAttempt {
+    pub(super) fn new(generation: Generation, world: usize, phase: Phase) -> Self {
+        Self {
+            generation,
+            ranks: vec![LiveRank::default(); world],
+            phase,
+            stop: None,
+            witness_until: None,
+            progress: None,
+        }
+    }
+
+    fn deadline(&self) -> Option<Duration> {
+        if let Some(stop) = &self.stop {
+            return Some(stop.until);
+        }
+        let phase = match self.phase {
+            Phase::Gathering { until } | Phase::Connecting { until } => Some(until),
+            Phase::Training => None,
+        };
+        earliest(phase, self.witness_until)
+    }
+}
+
+impl Live {
+    pub(super) fn next_deadline(&self) -> Option<Duration> {
+        let workers = self
+            .workers
+            .values()
+            .map(|w| w.resend_at.map_or(w.deadline, |resend| resend.min(w.deadline)));
+        let attempts = self.attempts.values().filter_map(LiveAttempt::deadline);
+        workers.chain(attempts).min()
+    }
+
+    /// The stream of a worker, if it has one.
+    pub(super) fn connection_of(&self, uuid: &Uuid) -> Option<ConnectionId> {
+        self.workers.get(uuid).and_then(|w| w.connection)
+    }
+}
+
+fn earliest(a: Option<Duration>, b: Option<Duration>) -> Option<Duration> {
+    match (a, b) {
+        (Some(a), Some(b)) => Some(a.min(b)),
+        (a, b) => a.or(b),
+    }
+}

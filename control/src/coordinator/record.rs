@@ -1,0 +1,177 @@
+//! Durable events. What is written stays readable: variants and fields are only added.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use common::ids::{AttemptId, Generation, Incarnation, JobId, WorkerId};
+use common::spec::JobSpec;
+use common::status::{CheckpointRow, Failure, JobState, Summary, TrainerEnd, UnixMillis};
+
+use crate::coordinator::event::RankKey;
+
+/// One durable fact. Replayed in order they give the ledger (A3).
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "record", rename_all = "kebab-case", rename_all_fields = "kebab-case")]
+pub enum Record {
+    CoordinatorStarted {
+        incarnation: Incarnation,
+        at: UnixMillis,
+    },
+    WorkerSeen {
+        id: WorkerId,
+        name: String,
+        at: UnixMillis,
+    },
+    JobSubmitted {
+        job_id: JobId,
+        submission: Box<Submission>,
+        at: UnixMillis,
+    },
+    CancelAsked {
+        job_id: JobId,
+        mode: CancelMode,
+        at: UnixMillis,
+    },
+    AttemptStarted {
+        job_id: JobId,
+        attempt: AttemptId,
+        generation: Generation,
+        token: Token,
+        ranks: Vec<Placement>,
+        reason: String,
+        at: UnixMillis,
+    },
+    AttemptRunning {
+        job_id: JobId,
+        generation: Generation,
+        at: UnixMillis,
+    },
+    StopDecided {
+        job_id: JobId,
+        generation: Generation,
+        stop: StopDecision,
+        at: UnixMillis,
+    },
+    TrainerEnded {
+        key: RankKey,
+        end: TrainerEnd,
+        last_lines: Vec<String>,
+        summary: Option<Box<Summary>>,
+        at: UnixMillis,
+    },
+    CheckpointCommitted {
+        job_id: JobId,
+        checkpoint: CheckpointRow,
+        removed: Vec<String>,
+    },
+    NotesAdded {
+        job_id: JobId,
+        notes: Vec<String>,
+    },
+    JobEnded {
+        job_id: JobId,
+        state: JobState,
+        reason: String,
+        failure: Option<Failure>,
+        /// The last step that was reported, and of how many.
+        step: u64,
+        max_steps: Option<u64>,
+        at: UnixMillis,
+    },
+    JobForgotten {
+        job_id: JobId,
+    },
+}
+
+impl Record {
+    /// The job that it is about.
+    pub fn job_id(&self) -> Option<&JobId> {
+        match self {
+            Self::CoordinatorStarted { .. } | Self::WorkerSeen { .. } => None,
+            Self::JobSubmitted { job_id, .. }
+            | Self::CancelAsked { job_id, .. }
+            | Self::AttemptStarted { job_id, .. }
+            | Self::AttemptRunning { job_id, .. }
+            | Self::StopDecided { job_id, .. }
+            | Self::CheckpointCommitted { job_id, .. }
+            | Self::NotesAdded { job_id, .. }
+            | Self::JobEnded { job_id, .. }
+            | Self::JobForgotten { job_id } => Some(job_id),
+            Self::TrainerEnded { key, .. } => Some(&key.job_id),
+        }
+    }
+}
+
+/// What a user handed in.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Submission {
+    /// Makes a retry harmless: the same id gives the same job.
+    pub request_id: String,
+    pub spec: JobSpec,
+    /// The job file as it was written.
+    pub job_toml: String,
+    /// Absolute path in the spec -> hash of the uploaded blob.
+    pub uploads: BTreeMap<String, String>,
+}
+
+/// Where one rank was placed; its index in the list is the rank.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Placement {
+    pub worker: WorkerId,
+    pub worker_name: String,
+    pub slots: Vec<u32>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum CancelMode {
+    /// Finish the step, save, leave.
+    Save,
+    /// Abort.
+    Now,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum StopMode {
+    Gracefully,
+    Abort,
+}
+
+/// The decision to stop an attempt, and its cause where no trainer's end tells it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct StopDecision {
+    pub mode: StopMode,
+    pub reason: String,
+    pub failure: Option<Failure>,
+}
+
+impl StopDecision {
+    /// The ends of the trainers tell why.
+    pub(super) fn abort(reason: String) -> Self {
+        Self { mode: StopMode::Abort, reason, failure: None }
+    }
+
+    /// No trainer's end tells why; `failure` does.
+    pub(super) fn failed(failure: Failure) -> Self {
+        let reason = failure.message.clone();
+        Self { mode: StopMode::Abort, reason, failure: Some(failure) }
+    }
+}
+
+/// The secret that the ranks of one attempt prove to each other.
+#[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Token(pub [u8; 16]);
+
+impl fmt::Debug for Token {
+    /// Logs are read by more people than may join an attempt.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Token(..)")
+    }
+}

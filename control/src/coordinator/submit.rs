@@ -1,0 +1,134 @@
+//! What users ask for: submit and cancel; and how many jobs are remembered.
+
+use std::cmp::Reverse;
+
+use common::ids::JobId;
+use common::status::{Failure, JobState};
+
+use crate::coordinator::Machine;
+use crate::coordinator::effect::{Answer, Effect, Refusal};
+use crate::coordinator::event::{Now, Ticket};
+use crate::coordinator::record::{CancelMode, Record, StopDecision, StopMode, Submission};
+
+/// How a job ends.
+#[derive(Debug)]
+pub(super) struct Ending {
+    pub(super) state: JobState,
+    pub(super) reason: String,
+    pub(super) failure: Option<Failure>,
+}
+
+impl Machine {
+    pub(super) fn on_submit(
+        &mut self,
+        ticket: Ticket,
+        job_id: JobId,
+        submission: Box<Submission>,
+        now: Now,
+    ) {
+        let answer = self.submit(job_id, submission, now);
+        self.effect(Effect::Answer { ticket, answer });
+    }
+
+    fn submit(&mut self, job_id: JobId, submission: Box<Submission>, now: Now) -> Answer {
+        if let Some(known) = self.ledger.requests.get(&submission.request_id) {
+            return Answer::Submitted(known.clone());
+        }
+        if self.ledger.jobs.contains_key(&job_id) {
+            return Answer::Refused(Refusal::IdTaken);
+        }
+        let (open, max) = (self.open_jobs(), self.config.max_open_jobs);
+        if open >= max {
+            return Answer::Refused(Refusal::QueueFull { open, max });
+        }
+        let priority = submission.spec.job.priority;
+        self.record(Record::JobSubmitted { job_id: job_id.clone(), submission, at: now.unix });
+        self.live.queue.insert((Reverse(priority), self.ledger.submitted, job_id.clone()));
+        self.out.is_schedule_due = true;
+        Answer::Submitted(job_id)
+    }
+
+    fn open_jobs(&self) -> usize {
+        self.live.queue.len() + self.live.attempts.len()
+    }
+
+    pub(super) fn on_cancel(&mut self, ticket: Ticket, job_id: &JobId, mode: CancelMode, now: Now) {
+        let answer = self.cancel(job_id, mode, now);
+        self.effect(Effect::Answer { ticket, answer });
+    }
+
+    fn cancel(&mut self, job_id: &JobId, mode: CancelMode, now: Now) -> Answer {
+        let Some(job) = self.ledger.jobs.get(job_id) else {
+            return Answer::Refused(Refusal::UnknownJob(job_id.clone()));
+        };
+        let is_known = job.cancel == Some(mode) || job.cancel == Some(CancelMode::Now);
+        if !job.state.is_final() && !is_known {
+            let is_running = job.attempt().is_some_and(|a| a.running_at.is_some());
+            self.record(Record::CancelAsked { job_id: job_id.clone(), mode, at: now.unix });
+            if self.live.attempts.contains_key(job_id) {
+                // Before training there is nothing to save.
+                let mode = match mode {
+                    CancelMode::Save if is_running => StopMode::Gracefully,
+                    CancelMode::Save | CancelMode::Now => StopMode::Abort,
+                };
+                let reason = "cancelled".to_owned();
+                self.stop_attempt(job_id, StopDecision { mode, reason, failure: None }, now);
+            } else {
+                let reason = "cancelled while it was queued".to_owned();
+                self.end_job(
+                    job_id,
+                    Ending { state: JobState::Cancelled, reason, failure: None },
+                    now,
+                );
+            }
+        }
+        let state = self.ledger.jobs.get(job_id).map_or(JobState::Cancelled, |job| job.state);
+        Answer::Cancelling(state)
+    }
+
+    /// Makes a job final (A13): it leaves the queue and its attempt is over.
+    pub(super) fn end_job(&mut self, job_id: &JobId, ending: Ending, now: Now) {
+        let Some(job) = self.ledger.jobs.get(job_id).filter(|job| !job.state.is_final()) else {
+            return;
+        };
+        let key = (Reverse(job.submission.spec.job.priority), job.number, job_id.clone());
+        let progress = self.live.attempts.get(job_id).and_then(|live| live.progress.as_ref());
+        let reported = progress.map_or(job.step, |live| live.step.max(job.step));
+        let step = job.summary.as_ref().map_or(reported, |summary| summary.steps.max(reported));
+        let max_steps = progress.and_then(|live| live.max_steps).or(job.max_steps);
+        self.live.queue.remove(&key);
+        self.live.waiting.remove(job_id);
+        self.live.attempts.remove(job_id);
+        self.record(Record::JobEnded {
+            job_id: job_id.clone(),
+            state: ending.state,
+            reason: ending.reason,
+            failure: ending.failure,
+            step,
+            max_steps,
+            at: now.unix,
+        });
+        self.out.is_schedule_due = true;
+        self.out.workers_changed = true;
+        self.forget_oldest();
+    }
+
+    /// Keeps the ledger bounded: the oldest final jobs go.
+    fn forget_oldest(&mut self) {
+        let finals = self.ledger.jobs.len().saturating_sub(self.open_jobs());
+        if finals <= self.config.max_final_jobs {
+            return;
+        }
+        let oldest = self
+            .ledger
+            .jobs
+            .iter()
+            .filter(|(_, job)| job.state.is_final())
+            .min_by_key(|(_, job)| (job.ended_at, job.number))
+            .map(|(job_id, _)| job_id.clone());
+        if let Some(job_id) = oldest {
+            self.record(Record::JobForgotten { job_id: job_id.clone() });
+            self.effect(Effect::Forget { job_id });
+        }
+    }
+}

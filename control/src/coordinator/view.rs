@@ -1,0 +1,181 @@
+//! What clients see, made of the ledger and the present moment.
+
+use std::collections::BTreeSet;
+
+use common::ids::{AttemptId, JobId, Rank};
+use common::status::{
+    AttemptStatus, CheckpointRow, JobRow, JobState, JobStatus, RankStatus, UnixMillis, WorkerRow,
+};
+
+use crate::coordinator::Machine;
+use crate::coordinator::event::Now;
+use crate::coordinator::guilt;
+use crate::coordinator::ledger::{Attempt, Job};
+use crate::coordinator::live::{LiveAttempt, LiveRank, LiveWorker, Phase, Standing};
+
+impl Machine {
+    /// A job as `rsctl status` shows it.
+    pub fn status(&self, job_id: &JobId, now: Now) -> Option<JobStatus> {
+        let job = self.ledger.jobs.get(job_id)?;
+        let live = self.live.attempts.get(job_id);
+        let attempt = job.attempt();
+        let run_dir = job.submission.spec.job.output_dir.join(job_id.as_str());
+        Some(JobStatus {
+            row: self.row(job_id, job, live),
+            attempts: job.attempts.iter().map(attempt_status).collect(),
+            ranks: attempt.map(|a| rank_statuses(a, live)).unwrap_or_default(),
+            goodput: goodput(job, now.unix),
+            live: live.and_then(|l| l.progress.clone()),
+            notes: job.notes.clone(),
+            summary: job.summary.as_deref().cloned(),
+            output_dir: Some(run_dir.display().to_string()),
+            latest_checkpoint: job.latest_checkpoint().map(|row| row.path.clone()),
+            failure: job.failure.clone(),
+        })
+    }
+
+    /// Checkpoints of a job, oldest first.
+    pub fn checkpoints(&self, job_id: &JobId) -> Option<&[CheckpointRow]> {
+        self.ledger.jobs.get(job_id).map(|job| job.checkpoints.as_slice())
+    }
+
+    /// Workers by name.
+    pub fn workers(&self) -> Vec<WorkerRow> {
+        let mut rows: Vec<WorkerRow> =
+            self.live.workers.values().map(|worker| self.worker_row(worker)).collect();
+        rows.sort_by(|a, b| a.name.cmp(&b.name).then_with(|| a.uuid.cmp(&b.uuid)));
+        rows
+    }
+
+    fn row(&self, job_id: &JobId, job: &Job, live: Option<&LiveAttempt>) -> JobRow {
+        let attempt = job.attempt();
+        let asked = job.submission.spec.resources.world_size.unwrap_or(0);
+        let progress = live.and_then(|l| l.progress.as_ref());
+        JobRow {
+            job_id: job_id.clone(),
+            name: job.submission.spec.job.name.clone(),
+            state: job.state,
+            reason: self.reason(job_id, job, live),
+            attempt: attempt.map_or(AttemptId(0), |a| a.attempt),
+            step: progress.map_or(job.step, |p| p.step),
+            max_steps: progress.and_then(|p| p.max_steps).or(job.max_steps),
+            world_size: attempt.map_or(asked, |a| a.ranks.len() as u32),
+            submitted_at: job.submitted_at,
+        }
+    }
+
+    fn reason(&self, job_id: &JobId, job: &Job, live: Option<&LiveAttempt>) -> String {
+        match (job.state, live) {
+            (JobState::Queued, _) => match (self.live.waiting.get(job_id), &self.live.blocker) {
+                (Some(reason), _) => reason.clone(),
+                (None, Some(blocker)) => format!("behind job `{blocker}`, which has its turn"),
+                (None, None) => job.reason.clone(),
+            },
+            (JobState::Starting, Some(live)) if live.stop.is_none() => {
+                starting(job, live).unwrap_or_else(|| job.reason.clone())
+            }
+            _ => job.reason.clone(),
+        }
+    }
+
+    fn worker_row(&self, worker: &LiveWorker) -> WorkerRow {
+        let jobs: BTreeSet<&JobId> = self
+            .live
+            .attempts
+            .keys()
+            .filter(|job_id| !self.unfinished_keys(&worker.id.uuid, job_id).is_empty())
+            .collect();
+        let state = match (worker.standing, worker.connection) {
+            (Standing::Ready, Some(_)) => "ready",
+            // Its lease still runs.
+            (Standing::Ready, None) => "disconnected",
+            (Standing::Lost, _) => "lost",
+            (Standing::Left, _) => "left",
+        };
+        WorkerRow {
+            name: worker.name.clone(),
+            uuid: worker.id.uuid.to_string(),
+            incarnation: worker.id.incarnation.0,
+            state: state.to_owned(),
+            address: worker.advertise.clone(),
+            slots: worker.slots,
+            free_slots: self.idle_slots(worker).len() as u32,
+            device: worker.device.clone(),
+            memory_bytes: worker.memory_bytes,
+            jobs: jobs.into_iter().cloned().collect(),
+            version: worker.version.clone(),
+            last_seen: worker.last_heard_unix,
+        }
+    }
+}
+
+/// Who is missing before training can begin.
+fn starting(job: &Job, live: &LiveAttempt) -> Option<String> {
+    let attempt = job.attempt()?;
+    let is_missing = |rank: &LiveRank| match live.phase {
+        Phase::Gathering { .. } => rank.peer.is_none(),
+        Phase::Connecting { .. } | Phase::Training => !rank.is_running,
+    };
+    let missing: Vec<String> = (0..)
+        .zip(live.ranks.iter().zip(&attempt.ranks))
+        .filter(|(_, (rank, _))| is_missing(rank))
+        .map(|(rank, (_, placed)): (u32, _)| format!("{rank} ({})", placed.worker_name))
+        .collect();
+    let verb = match live.phase {
+        Phase::Gathering { .. } => "start",
+        Phase::Connecting { .. } | Phase::Training => "connect",
+    };
+    (!missing.is_empty()).then(|| {
+        format!("{}; waiting for these ranks to {verb}: {}", attempt.reason, missing.join(", "))
+    })
+}
+
+fn attempt_status(attempt: &Attempt) -> AttemptStatus {
+    AttemptStatus {
+        attempt: attempt.attempt,
+        generation: attempt.generation,
+        world_size: attempt.ranks.len() as u32,
+        state: attempt.state,
+        reason: attempt.reason.clone(),
+        started_at: attempt.started_at,
+        ended_at: attempt.ended_at,
+    }
+}
+
+fn rank_statuses(attempt: &Attempt, live: Option<&LiveAttempt>) -> Vec<RankStatus> {
+    let default = LiveRank::default();
+    (0..)
+        .zip(&attempt.ranks)
+        .map(|(rank, placed)| {
+            let live = live.and_then(|l| l.ranks.get(rank as usize)).unwrap_or(&default);
+            let end = placed.end.as_ref().map(|end| end.end.clone());
+            let state = match (&end, live.is_running, &live.peer) {
+                (Some(end), _, _) => guilt::describe(end),
+                (None, true, _) => "running".to_owned(),
+                (None, false, Some(_)) => "ready".to_owned(),
+                (None, false, None) => "waiting".to_owned(),
+            };
+            RankStatus {
+                rank: Rank(rank),
+                worker: placed.worker_name.clone(),
+                slots: placed.slots.clone(),
+                pid: live.pid,
+                state,
+                end,
+            }
+        })
+        .collect()
+}
+
+/// The part of the time since submission in which an attempt was training.
+fn goodput(job: &Job, now: UnixMillis) -> Option<f64> {
+    let until = job.ended_at.unwrap_or(now);
+    let training: u64 = job
+        .attempts
+        .iter()
+        .filter_map(|a| Some(a.ended_at.unwrap_or(until).saturating_sub(a.running_at?)))
+        .sum();
+    let whole = until.saturating_sub(job.submitted_at);
+    let is_started = job.attempts.iter().any(|a| a.running_at.is_some());
+    (is_started && whole > 0).then(|| training as f64 / whole as f64)
+}
