@@ -36,11 +36,6 @@ pub(super) enum Verdict {
     Busy(Shortage),
     /// Not with the workers that are here.
     TooLarge(Shortage),
-    /// Never: the job contradicts itself.
-    Impossible {
-        world: u32,
-        batch_size: u64,
-    },
 }
 
 /// Why a job waits, in numbers.
