@@ -21,6 +21,8 @@ pub mod monitor;
 pub mod rng;
 
 mod error;
+#[cfg(test)]
+mod fixture;
 mod native;
 mod optimizer;
 mod schedule;

@@ -68,30 +68,31 @@ pub(super) enum Spread {
     Constant,
 }
 
-/// The deviation of `value - last value of the window` over every window of the training part:
-/// over the window's own rows for inputs, over the `horizon` rows after it for targets.
-pub(super) fn fit_differences(train: Column<'_>, window: usize, reach: Reach) -> (Affine, Spread) {
-    let rows = train.rows();
-    let horizon = match reach {
-        Reach::Window => 0,
-        Reach::Horizon(horizon) => horizon,
-    };
-    let lasts = window - 1..rows.saturating_sub(horizon);
+/// Which rows of a sample are taken relative to the window's last one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Reach {
+    /// The window's own: inputs.
+    Window,
+    /// The ones after it: targets.
+    Horizon,
+}
+
+/// The deviation of `value - last value of the window` over every sample of the training part.
+pub(super) fn fit_differences(
+    train: Column<'_>,
+    [window, horizon]: [usize; 2],
+    reach: Reach,
+) -> (Affine, Spread) {
+    let lasts = window - 1..train.rows().saturating_sub(horizon);
     let differences = lasts.flat_map(|last| {
-        let seen = match reach {
+        let rows = match reach {
             Reach::Window => last + 1 - window..last,
-            Reach::Horizon(horizon) => last + 1..last + 1 + horizon,
+            Reach::Horizon => last + 1..last + 1 + horizon,
         };
-        seen.map(move |row| train.at(row) - train.at(last))
+        rows.map(move |row| train.at(row) - train.at(last))
     });
     let (_, deviation) = moments(differences);
     scaled(0.0, deviation)
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Reach {
-    Window,
-    Horizon(usize),
 }
 
 fn scaled(offset: f64, scale: f64) -> (Affine, Spread) {

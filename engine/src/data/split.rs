@@ -30,8 +30,7 @@ pub(super) fn dataset(
         window: spec.window as usize,
         horizon: spec.horizon as usize,
     };
-    let target_scaling =
-        fitting.fit(&outputs, &targets, Reach::Horizon(fitting.horizon), &mut notes);
+    let target_scaling = fitting.fit(&outputs, &targets, Reach::Horizon, &mut notes);
     let input_scaling = fitting.fit(&inputs, &columns, Reach::Window, &mut notes);
     let series = Arc::new(Series {
         inputs: scale_inputs(inputs, &input_scaling, normalization),
@@ -115,7 +114,7 @@ impl Fitting {
         let fit_column = |(column, name): (usize, &String)| {
             let train = Column { values: train, columns, column };
             let (affine, spread) = match self.normalization {
-                Normalization::Window => fit_differences(train, self.window, reach),
+                Normalization::Window => fit_differences(train, [self.window, self.horizon], reach),
                 other => fit(other, train),
             };
             if spread == Spread::Constant {

@@ -1,1 +1,264 @@
+use std::collections::BTreeMap;
 
+use common::spec::{Model as Spec, ModelKind};
+use safetensors::tensor::TensorView;
+use tch::Device;
+
+use super::*;
+use crate::{data, fixture};
+
+fn spec(kind: ModelKind) -> Spec {
+    Spec {
+        kind,
+        hidden_size: 6,
+        num_layers: 2,
+        dropout: 0.0,
+        head_dropout: 0.0,
+        bidirectional: false,
+        init_from: None,
+    }
+}
+
+fn values(tensor: &Tensor) -> Vec<f32> {
+    let mut out = vec![0.0; tensor.numel()];
+    tensor.contiguous().copy_data(&mut out, tensor.numel());
+    out
+}
+
+fn named<'a>(model: &'a Model, name: &str) -> &'a Tensor {
+    let found = model.parameters().iter().find(|p| p.name == name);
+    &found.unwrap_or_else(|| panic!("no {name}")).tensor
+}
+
+/// The largest difference, relative to 1 or the greatest expected value.
+fn difference(found: &Tensor, expected: &Tensor) -> f64 {
+    assert_eq!(found.size(), expected.size());
+    let scale = expected.abs().max().double_value(&[]).max(1.0);
+    (found - expected).abs().max().double_value(&[]) / scale
+}
+
+#[test]
+fn output_loss_and_gradients_equal_torch() {
+    for name in fixture::ALL {
+        let fixture = fixture::load(name);
+        let batch = fixture.batch();
+        let model = build(&fixture.spec.model, 2, 2, 0).unwrap();
+        let output = model.forward(&batch["x"], true).unwrap();
+        assert!(difference(&output, &batch["output"]) < 1e-6, "{name}: output");
+        let loss = output.mse_loss(&batch["y"], tch::Reduction::Mean);
+        assert!(difference(&loss.reshape([1]), &batch["loss"]) < 1e-6, "{name}: loss");
+        loss.backward();
+        let gradients = batch.keys().filter(|key| key.starts_with("grad.")).count();
+        assert_eq!(model.parameters().len(), gradients, "{name}");
+        for parameter in model.parameters() {
+            let expected = &batch[&format!("grad.{}", parameter.name)];
+            let difference = difference(&parameter.tensor.grad(), expected);
+            assert!(difference < 1e-6, "{name}: gradient of {}: {difference}", parameter.name);
+        }
+    }
+}
+
+#[test]
+fn parameters_have_torchs_names_shapes_and_units() {
+    let layout_of = |kind, bidirectional| {
+        let spec = Spec { bidirectional, ..spec(kind) };
+        let model = build(&spec, 3, 2, 1).unwrap();
+        assert_eq!(model.num_units(), 3);
+        let line = |p: &Parameter| format!("{} {:?} {}", p.name, p.tensor.size(), p.unit);
+        model.parameters().iter().map(line).collect::<Vec<_>>()
+    };
+    assert_eq!(
+        layout_of(ModelKind::Gru, false),
+        [
+            "rnn.weight_ih_l0 [18, 3] 0",
+            "rnn.weight_hh_l0 [18, 6] 0",
+            "rnn.bias_ih_l0 [18] 0",
+            "rnn.bias_hh_l0 [18] 0",
+            "rnn.weight_ih_l1 [18, 6] 1",
+            "rnn.weight_hh_l1 [18, 6] 1",
+            "rnn.bias_ih_l1 [18] 1",
+            "rnn.bias_hh_l1 [18] 1",
+            "fc.weight [2, 6] 2",
+            "fc.bias [2] 2",
+        ]
+    );
+    let both_ways = layout_of(ModelKind::Lstm, true);
+    assert_eq!(both_ways[5], "lstm.weight_hh_l0_reverse [24, 6] 0");
+    assert_eq!(both_ways[8], "lstm.weight_ih_l1 [24, 12] 1");
+    assert_eq!(both_ways[16], "fc.weight [2, 12] 2");
+}
+
+#[test]
+fn initial_weights_follow_the_rules() {
+    let model = build(&spec(ModelKind::Lstm), 3, 2, 5).unwrap();
+    let identity = Tensor::eye(6, (Kind::Float, Device::Cpu));
+    for layer in 0..2 {
+        let hidden = named(&model, &format!("lstm.weight_hh_l{layer}")).detach();
+        assert!(difference(&hidden.tr().matmul(&hidden), &identity) < 1e-6, "orthogonal columns");
+        let input = named(&model, &format!("lstm.weight_ih_l{layer}"));
+        let bound = (6.0 / (24.0 + input.size()[1] as f64)).sqrt();
+        let largest = input.abs().max().double_value(&[]);
+        assert!(largest <= bound && largest > 0.8 * bound, "{largest} within {bound}");
+        for role in ["bias_ih", "bias_hh"] {
+            let bias = values(named(&model, &format!("lstm.{role}_l{layer}")));
+            assert_eq!(bias, [[0.0; 6], [1.0; 6], [0.0; 6], [0.0; 6]].concat(), "forget gate at 1");
+        }
+    }
+    let bound = 1.0 / 6f64.sqrt();
+    for name in ["fc.weight", "fc.bias"] {
+        let largest = named(&model, name).abs().max().double_value(&[]);
+        assert!(largest <= bound && largest > 0.0, "{name}");
+    }
+    let gru = build(&spec(ModelKind::Gru), 3, 2, 5).unwrap();
+    assert_eq!(values(named(&gru, "rnn.bias_hh_l1")), [0.0; 18]);
+}
+
+/// The bits of ranks on different machines must agree, so the values are pinned.
+#[test]
+fn initial_weights_depend_on_the_seed_alone() {
+    let digest = |seed, layers| {
+        let spec = Spec { num_layers: layers, ..spec(ModelKind::Lstm) };
+        let model = build(&spec, 3, 2, seed).unwrap();
+        let mut hasher = blake3::Hasher::new();
+        for parameter in model.parameters().iter().filter(|p| p.name.ends_with("_l0")) {
+            hasher.update(bytemuck::cast_slice(&values(&parameter.tensor)));
+        }
+        hasher.finalize().to_hex()[..16].to_owned()
+    };
+    assert_eq!(digest(5, 2), PINNED_FIRST_LAYER);
+    assert_eq!(digest(5, 2), digest(5, 3), "another layer changes no other");
+    assert_ne!(digest(5, 2), digest(6, 2));
+}
+
+const PINNED_FIRST_LAYER: &str = "08701d21c7d66d87";
+
+#[test]
+fn a_parameter_pointed_at_other_storage_moves_the_model() {
+    let mut model = build(&spec(ModelKind::Lstm), 3, 2, 1).unwrap();
+    let x = Tensor::ones([4, 5, 3], (Kind::Float, Device::Cpu));
+    let before = model.forward(&x, false).unwrap();
+    let flat = Tensor::zeros([model.num_elements() as i64], (Kind::Float, Device::Cpu));
+    let mut offset = 0;
+    for parameter in model.parameters_mut() {
+        let (size, len) = (parameter.tensor.size(), parameter.tensor.numel() as i64);
+        let mut view = flat.narrow(0, offset, len).view(&size[..]);
+        view.copy_(&parameter.tensor.detach());
+        parameter.tensor.set_data(&view);
+        offset += len;
+    }
+    assert!(model.parameters().iter().all(|p| p.tensor.is_leaf() && p.tensor.requires_grad()));
+    let moved = model.forward(&x, false).unwrap();
+    assert_eq!(values(&before), values(&moved), "the same weights, elsewhere");
+    let _ = flat.shallow_clone().fill_(0.0);
+    assert_eq!(values(&model.forward(&x, false).unwrap()), [0.0; 8], "the model reads the buffer");
+}
+
+#[test]
+fn dropout_acts_only_in_training_and_only_where_asked() {
+    let x = Tensor::ones([8, 5, 3], (Kind::Float, Device::Cpu));
+    let varies = |dropout, head_dropout, train| {
+        let spec = Spec { dropout, head_dropout, ..spec(ModelKind::Gru) };
+        let model = build(&spec, 3, 2, 1).unwrap();
+        let draw = |seed| {
+            tch::manual_seed(seed);
+            values(&model.forward(&x, train).unwrap())
+        };
+        assert_eq!(draw(3), draw(3), "the seed determines the masks");
+        draw(3) != draw(4)
+    };
+    assert!(varies(0.5, 0.0, true));
+    assert!(varies(0.0, 0.5, true));
+    assert!(!varies(0.0, 0.0, true));
+    assert!(!varies(0.5, 0.5, false));
+}
+
+#[test]
+fn all_that_does_not_fit_in_a_weights_file_is_told_at_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("weights.safetensors");
+    let model = build(&spec(ModelKind::Lstm), 3, 2, 1).unwrap();
+    let mut weights: BTreeMap<String, (Vec<usize>, Vec<f32>)> = model
+        .parameters()
+        .iter()
+        .map(|p| {
+            (
+                p.name.clone(),
+                (p.tensor.size().iter().map(|&d| d as usize).collect(), values(&p.tensor)),
+            )
+        })
+        .collect();
+    let save = |weights: &BTreeMap<String, (Vec<usize>, Vec<f32>)>| {
+        let views = weights.iter().map(|(name, (shape, values))| {
+            let bytes = bytemuck::cast_slice(values);
+            (name, TensorView::new(safetensors::Dtype::F32, shape.clone(), bytes).unwrap())
+        });
+        fs_err::write(&path, safetensors::serialize(views, None).unwrap()).unwrap();
+    };
+    let load = || build(&Spec { init_from: Some(path.clone()), ..spec(ModelKind::Lstm) }, 3, 2, 9);
+
+    save(&weights);
+    let loaded = load().unwrap();
+    for parameter in model.parameters() {
+        assert_eq!(values(&parameter.tensor), values(named(&loaded, &parameter.name)));
+    }
+
+    weights.remove("fc.bias");
+    weights.insert("fc.gain".to_owned(), (vec![2], vec![0.0; 2]));
+    weights.insert("fc.weight".to_owned(), (vec![6, 2], vec![0.0; 12]));
+    weights.get_mut("lstm.bias_hh_l0").unwrap().1[3] = f32::NAN;
+    save(&weights);
+    let error = load().unwrap_err();
+    assert!(error.is_configuration());
+    let text = error.to_string();
+    assert!(
+        text.ends_with(
+            "weights.safetensors` do not fit the model: missing: fc.bias; unexpected: fc.gain; \
+             wrong: lstm.bias_hh_l0 holds NaN at element 3, fc.weight has shape [6, 2], not [2, 6]"
+        ),
+        "{text}"
+    );
+
+    fs_err::write(&path, b"not safetensors").unwrap();
+    assert!(matches!(load().unwrap_err(), Error::ParseWeights { .. }));
+    fs_err::remove_file(&path).unwrap();
+    assert!(matches!(load().unwrap_err(), Error::ReadWeights { .. }));
+}
+
+#[test]
+fn impossible_settings_and_inputs_are_named() {
+    let refuse = |spec: Spec| build(&spec, 3, 2, 1).unwrap_err().to_string();
+    let good = || spec(ModelKind::Lstm);
+    assert_eq!(
+        refuse(Spec { hidden_size: 0, ..good() }),
+        "model.hidden-size = 0: expected 1 to 65536"
+    );
+    assert_eq!(
+        refuse(Spec { dropout: 1.0, ..good() }),
+        "model.dropout = 1: expected at least 0 and below 1"
+    );
+    assert!(refuse(Spec { hidden_size: 60_000, ..good() }).contains("the limit is"));
+    let model = build(&good(), 3, 2, 1).unwrap();
+    let x = |dims: &[i64]| Tensor::zeros(dims, (Kind::Float, Device::Cpu));
+    for wrong in [x(&[5, 3]), x(&[4, 5, 2]), x(&[0, 5, 3])] {
+        assert!(matches!(model.forward(&wrong, false), Err(Error::InputShape { .. })));
+    }
+    let doubles = x(&[4, 5, 3]).to_kind(Kind::Double);
+    assert!(matches!(model.forward(&doubles, false), Err(Error::InputKind { .. })));
+}
+
+/// The samples of the fixtures' file are those that the script made, so that the losses of its
+/// first steps follow from its initial weights.
+#[test]
+fn the_first_losses_equal_torch() {
+    for name in fixture::ALL {
+        let fixture = fixture::load(name);
+        let dataset = data::load(&fixture.spec.data, 1).unwrap();
+        let model = build(&fixture.spec.model, 2, dataset.output_features, 0).unwrap();
+        let batch = fixture.spec.training.batch.batch_size.as_ref().unwrap().value as u32;
+        let (x_btf, y_bo) = dataset.train.batch(&(0..batch).collect::<Vec<_>>()).unwrap();
+        let loss = model.forward(&x_btf, true).unwrap().mse_loss(&y_bo, tch::Reduction::Mean);
+        let expected = fixture.expected.losses[0];
+        let relative = (loss.double_value(&[]) - expected).abs() / expected;
+        assert!(relative < 1e-6, "{name}: {relative}");
+    }
+}

@@ -30,8 +30,11 @@ fn event(wall_seconds: f64, step: u64, what: What<'_>) -> Vec<u8> {
     let mut event = Vec::with_capacity(64);
     key(&mut event, 1, Wire::Fixed64);
     event.extend_from_slice(&wall_seconds.to_le_bytes());
-    key(&mut event, 2, Wire::Varint);
-    varint(&mut event, step);
+    // Protobuf leaves out zeros.
+    if step > 0 {
+        key(&mut event, 2, Wire::Varint);
+        varint(&mut event, step);
+    }
     match what {
         What::FileVersion => bytes(&mut event, 3, b"brain.Event:2"),
         What::RestartAt => {

@@ -1,0 +1,216 @@
+//! The training fixtures that `tools/fixtures/make_training_fixtures.py` makes with PyTorch: jobs
+//! as this engine sees them, and what PyTorch computed for them.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use common::spec;
+use safetensors::SafeTensors;
+use serde::Deserialize;
+use tch::{Kind, Tensor};
+
+pub(crate) const ALL: [&str; 3] = ["lstm", "gru", "bilstm"];
+
+/// One case.
+#[derive(Debug)]
+pub(crate) struct Fixture {
+    pub(crate) name: &'static str,
+    /// The whole job: no shuffling, no dropout, no monitors, no resume, world open.
+    pub(crate) spec: spec::JobSpec,
+    pub(crate) expected: Expected,
+}
+
+/// What PyTorch computed. Norms are those before clipping.
+#[derive(Debug, Deserialize)]
+pub(crate) struct Expected {
+    pub(crate) steps: u64,
+    pub(crate) losses: Vec<f64>,
+    pub(crate) learning_rates: Vec<f64>,
+    pub(crate) grad_norms: Vec<f64>,
+    /// After each epoch: step and loss.
+    pub(crate) validation: Vec<(u64, f64)>,
+}
+
+#[derive(Deserialize)]
+struct File {
+    kind: spec::ModelKind,
+    hidden: u32,
+    layers: u32,
+    bidirectional: bool,
+    batch: u64,
+    accumulation: u64,
+    gradient_clipping: f64,
+    optimizer: Optimizer,
+    schedule: serde_json::Value,
+    data: Data,
+    #[serde(flatten)]
+    expected: Expected,
+}
+
+#[derive(Deserialize)]
+struct Optimizer {
+    kind: spec::OptimizerKind,
+    learning_rate: f64,
+    betas: [f64; 2],
+    eps: f64,
+    weight_decay: f64,
+    decoupled_decay: bool,
+    bias_correction: bool,
+}
+
+#[derive(Deserialize)]
+struct Data {
+    columns: Vec<String>,
+    targets: Vec<String>,
+    window: u32,
+    horizon: u32,
+    split: [f64; 3],
+}
+
+pub(crate) fn load(name: &'static str) -> Fixture {
+    let text = fs_err::read_to_string(path(&format!("{name}.json"))).unwrap();
+    let file: File = serde_json::from_str(&text).unwrap();
+    let spec = spec::JobSpec {
+        job: spec::Job {
+            name: name.to_owned(),
+            seed: 1,
+            priority: 0,
+            output_dir: std::env::temp_dir(),
+            labels: BTreeMap::new(),
+            env: BTreeMap::new(),
+            collective_timeout: Duration::from_secs(30),
+        },
+        resources: spec::Resources {
+            world_size: None,
+            workers: None,
+            device: spec::Device::Cpu,
+            threads_per_rank: 1,
+            transport: spec::Transport::Auto,
+        },
+        model: spec::Model {
+            kind: file.kind,
+            hidden_size: file.hidden,
+            num_layers: file.layers,
+            dropout: 0.0,
+            head_dropout: 0.0,
+            bidirectional: file.bidirectional,
+            init_from: Some(path(&format!("{name}.initial.safetensors"))),
+        },
+        data: file.data.spec(),
+        training: training(&file),
+        zero: spec::Zero {
+            stage: 0,
+            overlap_comm: false,
+            reduce_bucket_size: 500_000_000,
+            allgather_bucket_size: 500_000_000,
+        },
+        checkpoint: spec::Checkpoint {
+            dir: None,
+            every_steps: None,
+            every_epochs: None,
+            keep_last: 1,
+            keep_best: 0,
+            asynchronous: false,
+            resume: spec::Resume::Never,
+            layout: spec::Layout::Auto,
+        },
+        monitor: spec::Monitor {
+            tensorboard: false,
+            csv: false,
+            deepspeed_tensorboard_dir: None,
+            deepspeed_csv_dir: None,
+        },
+        notes: Vec::new(),
+    };
+    Fixture { name, spec, expected: file.expected }
+}
+
+impl Fixture {
+    /// The weights after the last step, by torch's names, in torch's order of names.
+    pub(crate) fn final_weights(&self) -> BTreeMap<String, Tensor> {
+        tensors(&format!("{}.final.safetensors", self.name))
+    }
+
+    /// A fixed batch: `x`, `y`, `output`, `loss` and `grad.*`, for the initial weights.
+    pub(crate) fn batch(&self) -> BTreeMap<String, Tensor> {
+        tensors(&format!("{}.gradients.safetensors", self.name))
+    }
+}
+
+/// A file of the fixtures.
+pub(crate) fn path(file: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures").join(file)
+}
+
+impl Data {
+    fn spec(&self) -> spec::Data {
+        spec::Data {
+            source: spec::DataSource::Csv {
+                path: path("series.csv"),
+                columns: self.columns.clone(),
+                targets: self.targets.clone(),
+                header: true,
+                split: self.split,
+                normalization: spec::Normalization::Standard,
+                missing: spec::Missing::Error,
+            },
+            window: self.window,
+            horizon: self.horizon,
+            shuffle: false,
+            drop_last: true,
+        }
+    }
+}
+
+fn training(file: &File) -> spec::Training {
+    let sourced = |value| Some(spec::Sourced { value, origin: "fixture".to_owned() });
+    let optimizer = &file.optimizer;
+    spec::Training {
+        epochs: 1000,
+        max_steps: Some(file.expected.steps),
+        max_eval_steps: None,
+        validate: spec::Validate::EveryEpochs(1),
+        early_stopping: None,
+        batch: spec::Batch {
+            batch_size: sourced(file.batch),
+            micro_batch_size: None,
+            gradient_accumulation: sourced(file.accumulation),
+            mismatch: spec::BatchMismatch::Adapt,
+        },
+        optimizer: spec::Optimizer {
+            kind: optimizer.kind,
+            learning_rate: optimizer.learning_rate,
+            betas: optimizer.betas,
+            eps: optimizer.eps,
+            weight_decay: optimizer.weight_decay,
+            decoupled_decay: optimizer.decoupled_decay,
+            bias_correction: optimizer.bias_correction,
+        },
+        schedule: schedule(&file.schedule),
+        gradient_clipping: file.gradient_clipping,
+        precision: spec::Precision {
+            asked: spec::PrecisionKind::Fp32,
+            effective: spec::PrecisionKind::Fp32,
+        },
+        steps_per_print: None,
+    }
+}
+
+/// The script writes snake_case, the specification reads kebab-case.
+fn schedule(written: &serde_json::Value) -> spec::Schedule {
+    let fields = written.as_object().unwrap();
+    let renamed = fields.iter().map(|(key, value)| (key.replace('_', "-"), value.clone()));
+    serde_json::from_value(serde_json::Value::Object(renamed.collect())).unwrap()
+}
+
+fn tensors(file: &str) -> BTreeMap<String, Tensor> {
+    let bytes = fs_err::read(path(file)).unwrap();
+    let parsed = SafeTensors::deserialize(&bytes).unwrap();
+    let to_tensor = |(name, view): (String, safetensors::tensor::TensorView<'_>)| {
+        assert_eq!(view.dtype(), safetensors::Dtype::F32, "{file}: {name}");
+        let dims: Vec<i64> = view.shape().iter().map(|&d| d as i64).collect();
+        (name, Tensor::from_data_size(view.data(), &dims, Kind::Float))
+    };
+    parsed.tensors().into_iter().map(to_tensor).collect()
+}
