@@ -6,7 +6,7 @@ use std::sync::Arc;
 use common::spec::{self, Normalization};
 
 use super::samples::{Inputs, Samples, Series};
-use super::scaling::{Affine, Column, Reach, Spread, fit, fit_differences};
+use super::scaling::{Affine, Column, Spread, fit, fit_differences};
 use super::{Dataset, Error, Table};
 
 /// No window crosses a split: each part's samples lie wholly within its rows.
@@ -30,8 +30,8 @@ pub(super) fn dataset(
         window: spec.window as usize,
         horizon: spec.horizon as usize,
     };
-    let target_scaling = fitting.fit(&outputs, &targets, Reach::Horizon, &mut notes);
-    let input_scaling = fitting.fit(&inputs, &columns, Reach::Window, &mut notes);
+    let target_scaling = fitting.fit(&outputs, &targets, &mut notes);
+    let input_scaling = fitting.fit(&inputs, &columns, &mut notes);
     let series = Arc::new(Series {
         inputs: scale_inputs(inputs, &input_scaling, normalization),
         columns: columns.len(),
@@ -102,19 +102,13 @@ struct Fitting {
 }
 
 impl Fitting {
-    fn fit(
-        &self,
-        values: &[f64],
-        names: &[String],
-        reach: Reach,
-        notes: &mut Vec<String>,
-    ) -> Vec<Affine> {
+    fn fit(&self, values: &[f64], names: &[String], notes: &mut Vec<String>) -> Vec<Affine> {
         let columns = names.len();
         let train = &values[self.rows.start * columns..self.rows.end * columns];
         let fit_column = |(column, name): (usize, &String)| {
             let train = Column { values: train, columns, column };
             let (affine, spread) = match self.normalization {
-                Normalization::Window => fit_differences(train, [self.window, self.horizon], reach),
+                Normalization::Window => fit_differences(train, [self.window, self.horizon]),
                 other => fit(other, train),
             };
             if spread == Spread::Constant {
