@@ -126,6 +126,13 @@ pub enum Error {
         #[source]
         source: std::sync::Arc<io::Error>,
     },
+    /// The communication thread could not be started.
+    #[error("start the communication thread")]
+    SpawnThread {
+        /// The system's answer; shared, so that errors can be cloned.
+        #[source]
+        source: std::sync::Arc<io::Error>,
+    },
     /// The communication thread ended before it took the operation.
     #[error("the communication thread has ended")]
     ThreadEnded,

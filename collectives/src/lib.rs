@@ -14,12 +14,16 @@ mod asynchronous;
 mod communicator;
 mod datatype;
 mod error;
+mod header;
+mod link;
 mod listener;
 mod mesh;
 mod random;
+mod reduce;
+mod schedule;
 
 pub use crate::{
-    asynchronous::{AsyncCommunicator, Operation, Pending},
+    asynchronous::{AsyncCommunicator, Operation, Pending, PendingBuffer},
     communicator::Communicator,
     datatype::{DataType, ReduceOp},
     error::{ConnectError, Error, MissingPeer, OpKind, Signature},

@@ -1,0 +1,431 @@
+//! One channel's links to all peers, and the waits on them.
+//!
+//! Promises: bytes arrive whole and in order; every wait ends at the operation's deadline, within
+//! one [`WAIT_SLICE`] of a fault, or when the bytes are there, and bytes that already arrived are
+//! delivered before a fault is reported (a peer may have left after its last message).
+//! Knows nothing of operations: `communicator` decides what is sent in which order.
+
+#![expect(unsafe_code, reason = "spans into callers' buffers outlive borrows within one operation")]
+
+mod region;
+mod ring;
+mod span;
+mod stream;
+pub(crate) mod sys;
+
+use std::{
+    io,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+pub(crate) use self::{
+    region::{End, Region, RegionLayout},
+    ring::Duplex,
+    span::Span,
+    stream::StreamLink,
+};
+use crate::{
+    Error,
+    error::OpKind,
+    mesh::shared::{Fault, Shared},
+};
+
+/// The longest sleep before a waiting rank looks at the fault flag and the clock again. A tenth of
+/// what an abort may take; 100 wake-ups a second cost nothing measurable.
+const WAIT_SLICE: Duration = Duration::from_millis(10);
+
+/// The sleep where bytes must be moved on sockets while a ring is watched: no system call waits for
+/// both.
+const MIXED_SLICE: Duration = Duration::from_micros(100);
+
+/// How long the watcher thread may take to say why a peer's stream ended.
+const REASON_GRACE: Duration = Duration::from_millis(50);
+
+/// Polls of an atomic between two looks at the clock.
+const SPINS_PER_CLOCK: u32 = 64;
+
+/// The way to one peer on one channel.
+#[derive(Debug)]
+pub(crate) enum Link {
+    /// A pair of rings in shared memory.
+    Memory(Duplex),
+    /// A TCP stream.
+    Stream(StreamLink),
+}
+
+/// The operation that the links work for.
+#[derive(Debug, Clone, Copy)]
+struct Current {
+    kind: OpKind,
+    sequence: u64,
+    started: Instant,
+}
+
+/// The links of one channel, indexed by rank; none at this rank's own place.
+#[derive(Debug)]
+pub(crate) struct Fabric {
+    links: Vec<Option<Link>>,
+    has_streams: bool,
+    spin: Duration,
+    current: Current,
+    pub(crate) shared: Arc<Shared>,
+}
+
+impl Fabric {
+    pub(crate) fn new(links: Vec<Option<Link>>, shared: Arc<Shared>, spin: Duration) -> Self {
+        let has_streams = links.iter().flatten().any(|link| matches!(link, Link::Stream(_)));
+        let current = Current { kind: OpKind::Barrier, sequence: 0, started: Instant::now() };
+        Self { links, has_streams, spin, current, shared }
+    }
+
+    /// How long a wait polls before it sleeps.
+    pub(crate) fn set_spin(&mut self, spin: Duration) {
+        self.spin = spin;
+    }
+
+    /// Begins an operation: all waits until the next call count against its deadline.
+    pub(crate) fn begin(&mut self, kind: OpKind, sequence: u64) -> Result<(), Error> {
+        self.current = Current { kind, sequence, started: Instant::now() };
+        match self.shared.fault() {
+            Some(fault) => Err(self.fault_error(fault)),
+            None => Ok(()),
+        }
+    }
+
+    /// Fails after an abort by this process: operations whose bytes keep coming never wait.
+    pub(crate) fn check_abort(&self) -> Result<(), Error> {
+        match self.shared.fault() {
+            Some(fault @ Fault::Aborted { by: None, .. }) => Err(self.fault_error(fault)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Queues a header; it leaves with the next `send` or `push_out` to that peer.
+    pub(crate) fn stage(
+        &mut self,
+        to: usize,
+        header: [u8; crate::header::BYTES],
+    ) -> Result<(), Error> {
+        if let Link::Stream(stream) = self.link(to) {
+            stream.queue_header(header);
+            return Ok(());
+        }
+        // SAFETY: the array outlives this call, and rings copy before `write_ring` returns.
+        let span = unsafe { Span::from_slice(&header) };
+        self.write_ring(to, span)
+    }
+
+    /// Sends `span`. Rings have copied it on return; streams may read it until `finish`.
+    ///
+    /// # Safety
+    /// `span` stays valid, and its bytes unchanged until the peer has them, until `finish` returns.
+    pub(crate) unsafe fn send(&mut self, to: usize, span: Span) -> Result<(), Error> {
+        match self.link(to) {
+            Link::Memory(_) => {
+                self.write_ring(to, span)?;
+                self.push_out(to)
+            }
+            Link::Stream(stream) => {
+                stream.queue(span);
+                self.push_out(to)
+            }
+        }
+    }
+
+    /// Makes staged bytes visible to the peer, as far as its link takes them now.
+    pub(crate) fn push_out(&mut self, to: usize) -> Result<(), Error> {
+        match self.link(to) {
+            Link::Memory(duplex) => duplex.writer.publish(),
+            Link::Stream(stream) => {
+                if let Err(error) = stream.flush() {
+                    return Err(self.stream_error(to, "write to", error));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Returns when `len` bytes from the peer can be viewed. `len` is at most [`Self::max_view`].
+    pub(crate) fn wait(&mut self, from: usize, len: usize) -> Result<(), Error> {
+        match self.link(from) {
+            Link::Memory(duplex) if duplex.reader.available() >= len => Ok(()),
+            Link::Memory(_) => self.wait_ring(from, len),
+            Link::Stream(_) => self.wait_stream(from, len),
+        }
+    }
+
+    /// The next `len` bytes from the peer, for which `wait` has returned.
+    pub(crate) fn view(&self, from: usize, len: usize) -> &[u8] {
+        match self.links[from].as_ref().expect("operations address peers only") {
+            Link::Memory(duplex) => duplex.reader.view(len),
+            Link::Stream(stream) => stream.view(len),
+        }
+    }
+
+    /// Gives the next `len` bytes' room back.
+    pub(crate) fn release(&mut self, from: usize, len: usize) {
+        match self.link(from) {
+            Link::Memory(duplex) => duplex.reader.release(len),
+            Link::Stream(stream) => stream.release(len),
+        }
+    }
+
+    /// Fills `into` with the next bytes from the peer.
+    ///
+    /// # Safety
+    /// `into` is valid for writes and not borrowed elsewhere during the call.
+    pub(crate) unsafe fn receive(&mut self, from: usize, into: Span) -> Result<(), Error> {
+        match self.link(from) {
+            Link::Memory(_) => {
+                self.wait(from, into.len())?;
+                // SAFETY: the caller vouches for `into`; the view lies in shared memory, apart from it.
+                unsafe { into.fill_from(self.view(from, into.len())) };
+                self.release(from, into.len());
+                Ok(())
+            }
+            // SAFETY: forwarded from the caller.
+            Link::Stream(_) => unsafe { self.receive_stream(from, into) },
+        }
+    }
+
+    /// Returns when streams hold no more of the caller's spans.
+    pub(crate) fn finish(&mut self) -> Result<(), Error> {
+        if !self.has_streams {
+            return Ok(());
+        }
+        loop {
+            if !self.flush_streams()? {
+                return Ok(());
+            }
+            self.sleep_on_sockets(None, WAIT_SLICE);
+            self.check(&[])?;
+        }
+    }
+
+    /// Forgets the spans of a failed operation, whose buffers go back to the caller.
+    pub(crate) fn forget_spans(&mut self) {
+        for link in self.links.iter_mut().flatten() {
+            if let Link::Stream(stream) = link {
+                stream.forget_queue();
+            }
+        }
+    }
+
+    fn link(&mut self, rank: usize) -> &mut Link {
+        self.links[rank].as_mut().expect("operations address peers only")
+    }
+
+    fn write_ring(&mut self, to: usize, span: Span) -> Result<(), Error> {
+        let mut done = 0;
+        loop {
+            let Link::Memory(duplex) = self.link(to) else { unreachable!("called for rings only") };
+            done += duplex.writer.write(span.range(done, span.len()));
+            if done == span.len() {
+                return Ok(());
+            }
+            duplex.writer.publish();
+            self.wait_space(to)?;
+        }
+    }
+
+    fn wait_space(&mut self, to: usize) -> Result<(), Error> {
+        let spin_until = Instant::now() + self.spin;
+        loop {
+            let Link::Memory(duplex) = self.link(to) else { unreachable!("called for rings only") };
+            if duplex.writer.free() > 0 {
+                return Ok(());
+            }
+            if Instant::now() < spin_until {
+                spin_a_little();
+                continue;
+            }
+            let queued = self.flush_streams()?;
+            let slice = if queued { MIXED_SLICE } else { WAIT_SLICE };
+            let Link::Memory(duplex) = self.link(to) else { unreachable!("called for rings only") };
+            duplex.writer.sleep(slice);
+            if duplex.writer.free() == 0 {
+                self.check(&[to])?;
+            }
+        }
+    }
+
+    fn wait_ring(&mut self, from: usize, len: usize) -> Result<(), Error> {
+        let spin_until = Instant::now() + self.spin;
+        loop {
+            let Link::Memory(duplex) = self.link(from) else {
+                unreachable!("called for rings only")
+            };
+            for _ in 0..SPINS_PER_CLOCK {
+                if duplex.reader.available() >= len {
+                    return Ok(());
+                }
+                std::hint::spin_loop();
+            }
+            if Instant::now() < spin_until {
+                continue;
+            }
+            let queued = self.flush_streams()?;
+            let slice = if queued { MIXED_SLICE } else { WAIT_SLICE };
+            let Link::Memory(duplex) = self.link(from) else {
+                unreachable!("called for rings only")
+            };
+            duplex.reader.sleep(slice);
+            if duplex.reader.available() < len {
+                self.check(&[from])?;
+            }
+        }
+    }
+
+    fn wait_stream(&mut self, from: usize, len: usize) -> Result<(), Error> {
+        let spin_until = Instant::now() + self.spin;
+        loop {
+            let Link::Stream(stream) = self.link(from) else {
+                unreachable!("called for streams only")
+            };
+            if stream.available() >= len {
+                return Ok(());
+            }
+            match stream.fill(len) {
+                Ok(0) => {}
+                Ok(_) => continue,
+                Err(error) => return Err(self.stream_error(from, "read from", error)),
+            }
+            self.pause_on_stream(from, spin_until)?;
+        }
+    }
+
+    unsafe fn receive_stream(&mut self, from: usize, into: Span) -> Result<(), Error> {
+        let spin_until = Instant::now() + self.spin;
+        let mut done = 0;
+        while done < into.len() {
+            let rest = into.range(done, into.len());
+            let Link::Stream(stream) = self.link(from) else {
+                unreachable!("called for streams only")
+            };
+            // SAFETY: forwarded from the caller.
+            match unsafe { stream.read_into(rest) } {
+                Ok(0) => self.pause_on_stream(from, spin_until)?,
+                Ok(count) => done += count,
+                Err(error) => return Err(self.stream_error(from, "read from", error)),
+            }
+        }
+        Ok(())
+    }
+
+    /// Nothing to read now: writes what can be written, then polls or sleeps until something moves.
+    fn pause_on_stream(&mut self, from: usize, spin_until: Instant) -> Result<(), Error> {
+        self.flush_streams()?;
+        if Instant::now() < spin_until {
+            spin_a_little();
+            return Ok(());
+        }
+        if !self.sleep_on_sockets(Some(from), WAIT_SLICE) {
+            self.check(&[from])?;
+        }
+        Ok(())
+    }
+
+    /// Writes queued spans as far as the kernel takes them; says whether any is left.
+    fn flush_streams(&mut self) -> Result<bool, Error> {
+        let mut queued = false;
+        if !self.has_streams {
+            return Ok(false);
+        }
+        for rank in 0..self.links.len() {
+            let Some(Link::Stream(stream)) = &mut self.links[rank] else { continue };
+            match stream.flush() {
+                Ok(()) => queued |= stream.is_queued(),
+                Err(error) => return Err(self.stream_error(rank, "write to", error)),
+            }
+        }
+        Ok(queued)
+    }
+
+    /// Sleeps until `from` is readable or a queued stream writable; false after a silent slice.
+    fn sleep_on_sockets(&self, from: Option<usize>, slice: Duration) -> bool {
+        let mut waits = Vec::with_capacity(self.links.len());
+        for (rank, link) in self.links.iter().enumerate() {
+            let Some(Link::Stream(stream)) = link else { continue };
+            let read = from == Some(rank);
+            if read || stream.is_queued() {
+                waits.push(sys::poll_entry(stream.as_fd(), read, stream.is_queued()));
+            }
+        }
+        sys::poll(&mut waits, slice)
+    }
+
+    /// Called when a wait made no progress: a fault or the deadline ends it.
+    fn check(&mut self, waiting_for: &[usize]) -> Result<(), Error> {
+        if let Some(fault) = self.shared.fault() {
+            return Err(self.fault_error(fault));
+        }
+        if let Some(&rank) = waiting_for.iter().find(|&&rank| self.shared.has_departed(rank)) {
+            return Err(self.fault_error(Fault::PeerLost { rank: rank as u32 }));
+        }
+        if self.current.started.elapsed() < self.shared.collective_timeout {
+            return Ok(());
+        }
+        let Current { kind: op, sequence, .. } = self.current;
+        let waiting_for = self.laggards(waiting_for);
+        let after = self.shared.collective_timeout;
+        Err(Error::Timeout { op, sequence, waiting_for, after })
+    }
+
+    /// At a timeout: the rank waited for, and every other peer that has sent nothing either.
+    fn laggards(&mut self, waiting_for: &[usize]) -> Vec<u32> {
+        let mut ranks: Vec<u32> = waiting_for.iter().map(|&rank| rank as u32).collect();
+        for (rank, link) in self.links.iter_mut().enumerate() {
+            let silent = match link {
+                Some(Link::Memory(duplex)) => duplex.reader.available() == 0,
+                Some(Link::Stream(stream)) => {
+                    stream.available() == 0 && matches!(stream.fill(1), Ok(0))
+                }
+                None => false,
+            };
+            if silent && !waiting_for.contains(&rank) && self.current.kind != OpKind::Transfer {
+                ranks.push(rank as u32);
+            }
+        }
+        ranks.sort_unstable();
+        ranks
+    }
+
+    /// A dead stream is a lost peer, unless the watcher knows better within a moment: the peer may
+    /// have said why it left on its control connection.
+    fn stream_error(&mut self, rank: usize, what: &'static str, error: io::Error) -> Error {
+        use io::ErrorKind::{
+            BrokenPipe, ConnectionAborted, ConnectionReset, TimedOut, UnexpectedEof,
+        };
+        let gone = matches!(
+            error.kind(),
+            BrokenPipe | ConnectionAborted | ConnectionReset | TimedOut | UnexpectedEof
+        );
+        if !gone {
+            let Current { kind: op, sequence, .. } = self.current;
+            return Error::Link { what, rank: rank as u32, op, sequence, source: Arc::new(error) };
+        }
+        let fault = self
+            .shared
+            .fault_within(REASON_GRACE, rank)
+            .unwrap_or(Fault::PeerLost { rank: rank as u32 });
+        self.fault_error(fault)
+    }
+
+    fn fault_error(&self, fault: Fault) -> Error {
+        let Current { kind: op, sequence, .. } = self.current;
+        match fault {
+            Fault::PeerLost { rank } => {
+                let worker = self.shared.worker(rank);
+                Error::PeerLost { rank, worker, op, sequence }
+            }
+            Fault::Aborted { by, reason } => Error::Aborted { by, reason, op, sequence },
+        }
+    }
+}
+
+fn spin_a_little() {
+    for _ in 0..SPINS_PER_CLOCK {
+        std::hint::spin_loop();
+    }
+}
