@@ -22,6 +22,9 @@ mod random;
 mod reduce;
 mod schedule;
 
+#[cfg(test)]
+mod tests;
+
 pub use crate::{
     asynchronous::{AsyncCommunicator, Operation, Pending, PendingBuffer},
     communicator::Communicator,
