@@ -14,6 +14,9 @@ pub enum ExitCode {
     /// A bug of ours.
     Bug = 70,
     BadConfiguration = 78,
+    /// Ctrl-C while only looking (`watch`): the job goes on. What shells say of SIGINT, so that
+    /// `rsctl watch JOB && next` does not take it for success.
+    Detached = 130,
 }
 
 impl From<ExitCode> for std::process::ExitCode {

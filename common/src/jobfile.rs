@@ -3,10 +3,24 @@
 
 use std::io;
 use std::path::Path;
+use std::sync::Arc;
 
-use crate::explain::Effective;
+use crate::deepspeed::{self, DeepSpeed, Strictness};
+use crate::explain::{self, Effective};
+use crate::report::Report;
 pub use crate::report::{Mistake, Mistakes};
+use crate::section::{Dialect, Section};
 use crate::spec::JobSpec;
+use crate::tree::{self, Place, Table};
+use crate::{batch, hjson, length};
+
+mod checkpoint;
+mod data;
+mod job;
+mod join;
+mod model;
+mod optimization;
+mod training;
 
 /// What a job is made of.
 #[derive(Clone, Copy)]
@@ -105,13 +119,174 @@ fn toml_or_text(text: &str) -> toml::Value {
     }
 }
 
+/// Where a value that nobody wrote comes from.
+const DEFAULT: &str = "default";
+
+/// Names that other tools and the seeds use, and ours.
+const SYNONYMS: &[(&str, &str)] = &[
+    ("sequence-length", "window"),
+    ("seq-length", "window"),
+    ("seq-len", "window"),
+    ("data-samples", "samples"),
+    ("n-samples", "samples"),
+    ("n-features", "features"),
+    ("noise-level", "noise"),
+    ("train-batch-size", "batch-size"),
+    ("train-micro-batch-size-per-gpu", "micro-batch-size"),
+    ("gradient-accumulation-steps", "gradient-accumulation"),
+    ("lr", "learning-rate"),
+    ("patience", "early-stopping"),
+    ("num-epochs", "epochs"),
+    ("gpus", "world-size"),
+    ("num-gpus", "world-size"),
+    ("ranks", "world-size"),
+    ("file", "path"),
+    ("type", "kind"),
+    ("clip", "gradient-clipping"),
+    ("grad-clip", "gradient-clipping"),
+];
+
+/// What every section may look at.
+struct Context<'a> {
+    /// Name of the job file: mistakes about what is missing are told there.
+    name: Arc<str>,
+    /// Its name without folder and extension: the job's name where none is given.
+    job_stem: String,
+    base_dir: &'a Path,
+    caller_dir: &'a Path,
+    variable: &'a dyn Fn(&str) -> Option<String>,
+    deepspeed: &'a DeepSpeed,
+    report: &'a Report,
+}
+
+impl Context<'_> {
+    fn missing(&self, key: &str, message: impl Into<String>) {
+        self.report.wrong_key(&Place::file(&self.name, None), key, message);
+    }
+}
+
 /// Reads, checks and completes a job. All mistakes are reported together.
 pub fn load(input: &Input<'_>) -> Result<Loaded, Mistakes> {
-    let mistake = Mistake {
-        place: input.name.to_owned(),
-        key: String::new(),
-        value: None,
-        message: "this version reads no job files".to_owned(),
-    };
-    Err(Mistakes { mistakes: vec![mistake], warnings: Vec::new() })
+    let report = Report::default();
+    let spec = read(input, &report);
+    let collected = report.collected();
+    match spec {
+        Some(mut spec) if collected.mistakes.is_empty() => {
+            spec.notes = collected.notes;
+            Ok(Loaded {
+                spec,
+                warnings: collected.warnings,
+                explain: explain::in_order(collected.effective),
+            })
+        }
+        _ => Err(Mistakes { mistakes: collected.mistakes, warnings: collected.warnings }),
+    }
 }
+
+/// None only after a mistake without which nothing else can be judged.
+fn read(input: &Input<'_>, report: &Report) -> Option<JobSpec> {
+    let name: Arc<str> = Arc::from(input.name);
+    let tree = tree(input, &name, report)?;
+    let root = Section::root(&tree, Dialect::Job, report);
+    let deepspeed_tree = deepspeed_tree(&root, input, report);
+    let strictness = if input.strict { Strictness::Strict } else { Strictness::Lenient };
+    let settings = deepspeed::Settings { strictness, caller_dir: input.caller_dir };
+    let deepspeed = deepspeed::read(deepspeed_tree.as_ref(), settings, report);
+    let stem = Path::new(input.name).file_stem().map(|stem| stem.to_string_lossy().into_owned());
+    let context = Context {
+        name,
+        job_stem: stem.filter(|stem| !stem.is_empty()).unwrap_or_else(|| "job".to_owned()),
+        base_dir: input.base_dir,
+        caller_dir: input.caller_dir,
+        variable: input.variable,
+        deepspeed: &deepspeed,
+        report,
+    };
+    let spec = sections(&root, &context);
+    root.not_yet(&["restart"], "restart budgets");
+    root.not_yet(&["slurm", "predict", "generate", "command"], "this section");
+    root.refuse_unknown(&[]);
+    let spec = spec?;
+    cross_check(&spec, &context);
+    Some(spec)
+}
+
+/// The job file with the command line over it.
+fn tree(input: &Input<'_>, name: &Arc<str>, report: &Report) -> Option<Table> {
+    let mut tree = match tree::from_toml::parse(name, input.text) {
+        Ok(tree) => tree,
+        Err(errors) => {
+            for error in errors {
+                report.wrong_key(&error.place, "", error.message);
+            }
+            return None;
+        }
+    };
+    for from_flag in input.overrides {
+        let place = Place::command_line(&from_flag.origin);
+        let node = tree::from_toml::from_value(&from_flag.value, &place);
+        tree.overlay(Table::with(&from_flag.path, node));
+    }
+    Some(tree)
+}
+
+/// The DeepSpeed file with the `[deepspeed]` table over it.
+fn deepspeed_tree(root: &Section<'_>, input: &Input<'_>, report: &Report) -> Option<Table> {
+    let inline = root.sub("deepspeed").table().cloned();
+    let Some(path) = root.path("deepspeed-config", input.base_dir) else { return inline };
+    let written = root.text("deepspeed-config").map_or(String::new(), |found| found.value);
+    let text = match (input.read)(&path.value) {
+        Ok(text) => text,
+        Err(error) => {
+            let message = format!("read `{}`: {error}", path.value.display());
+            root.refuse("deepspeed-config", message);
+            return inline;
+        }
+    };
+    match hjson::parse(&Arc::from(written), &text) {
+        Ok((mut table, duplicates)) => {
+            for duplicate in duplicates {
+                let message = format!("written twice, first at {}", duplicate.first);
+                report.wrong_key(&duplicate.place, &duplicate.path, message);
+            }
+            table.overlay(inline.unwrap_or_default());
+            Some(table)
+        }
+        Err(error) => {
+            report.wrong_key(&error.place, "", error.message);
+            inline
+        }
+    }
+}
+
+fn sections(root: &Section<'_>, context: &Context<'_>) -> Option<JobSpec> {
+    let job = job::read(root, context);
+    let resources = job::read_resources(root);
+    let zero = training::read_zero(context);
+    let checkpoint = checkpoint::read(root, context);
+    let monitor = checkpoint::read_monitor(root, context);
+    // The kind of the data decides the defaults of these; they are read in any case, so that
+    // their mistakes are told together with the missing kind.
+    let data = data::read(root, context);
+    let kind = data.as_ref().map_or(data::Kind::Csv, |(kind, _)| *kind);
+    let model = model::read(root, context, kind);
+    let training = training::read(root, context, data.as_ref().map(|(kind, data)| (*kind, data)));
+    let (_, data) = data?;
+    let notes = Vec::new();
+    Some(JobSpec { job, resources, model, data, training, zero, checkpoint, monitor, notes })
+}
+
+/// What only the whole job can tell.
+fn cross_check(spec: &JobSpec, context: &Context<'_>) {
+    let world = spec.resources.world_size;
+    // Without a world, one rank: what is impossible for one is impossible for all.
+    if let Err(error) = batch::plan(&spec.training.batch, world.unwrap_or(1)) {
+        context.missing("training", error.to_string());
+    }
+    for warning in length::warnings(spec, world) {
+        context.report.warn(warning);
+    }
+}
+
+#[cfg(test)]
+mod tests;

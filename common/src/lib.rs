@@ -2,13 +2,18 @@
 //! codes and units. Knows nothing of sockets, clocks, async or tensors.
 
 pub mod batch;
+mod deepspeed;
 pub mod exit;
 pub mod explain;
+mod hjson;
 pub mod ids;
 pub mod jobfile;
+pub mod length;
 pub mod metric;
 pub mod report;
 pub mod retry;
+mod section;
 pub mod spec;
 pub mod status;
+mod tree;
 pub mod units;

@@ -1,9 +1,13 @@
 //! What is wrong, doubtful or worth saying about a job's configuration, collected while it is
 //! read, so that all of it is told at once. Reads nothing itself.
 
+use std::cell::RefCell;
 use std::fmt;
 
 use serde::Serialize;
+
+use crate::explain::Effective;
+use crate::tree::{Place, Value};
 
 /// One thing that is wrong.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -22,7 +26,9 @@ pub struct Mistake {
 impl fmt::Display for Mistake {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { place, key, value, message } = self;
-        write!(f, "{place}: ")?;
+        if !place.is_empty() {
+            write!(f, "{place}: ")?;
+        }
         match (key.is_empty(), value) {
             (true, _) => f.write_str(message),
             (false, Some(value)) => write!(f, "{key} = {value}: {message}"),
@@ -48,4 +54,93 @@ impl fmt::Display for Mistakes {
         }
         Ok(())
     }
+}
+
+/// Collects while sections are read; shared by all of them, hence the cells.
+#[derive(Debug, Default)]
+pub(crate) struct Report {
+    mistakes: RefCell<Vec<Mistake>>,
+    warnings: RefCell<Vec<String>>,
+    notes: RefCell<Vec<String>>,
+    effective: RefCell<Vec<Effective>>,
+}
+
+/// What was collected.
+#[derive(Debug)]
+pub(crate) struct Collected {
+    pub(crate) mistakes: Vec<Mistake>,
+    pub(crate) warnings: Vec<String>,
+    pub(crate) notes: Vec<String>,
+    pub(crate) effective: Vec<Effective>,
+}
+
+/// A value longer than this is cut in a message.
+const SHOWN_CHARS: usize = 80;
+
+impl Report {
+    pub(crate) fn mistake(&self, mistake: Mistake) {
+        let mut mistakes = self.mistakes.borrow_mut();
+        if !mistakes.contains(&mistake) {
+            mistakes.push(mistake);
+        }
+    }
+
+    /// A key that should not be there, or is missing.
+    pub(crate) fn wrong_key(&self, place: &Place, key: &str, message: impl Into<String>) {
+        self.mistake(Mistake {
+            place: place.to_string(),
+            key: key.to_owned(),
+            value: None,
+            message: message.into(),
+        });
+    }
+
+    pub(crate) fn wrong_value(
+        &self,
+        place: &Place,
+        key: &str,
+        value: &Value,
+        message: impl Into<String>,
+    ) {
+        self.mistake(Mistake {
+            place: place.to_string(),
+            key: key.to_owned(),
+            value: Some(shown(value)),
+            message: message.into(),
+        });
+    }
+
+    pub(crate) fn warn(&self, warning: impl Into<String>) {
+        let warning = warning.into();
+        let mut warnings = self.warnings.borrow_mut();
+        if !warnings.contains(&warning) {
+            warnings.push(warning);
+        }
+    }
+
+    /// Said at the start of the run.
+    pub(crate) fn note(&self, note: impl Into<String>) {
+        self.notes.borrow_mut().push(note.into());
+    }
+
+    pub(crate) fn effective(&self, key: &str, value: String, origin: String) {
+        self.effective.borrow_mut().push(Effective { key: key.to_owned(), value, origin });
+    }
+
+    pub(crate) fn collected(self) -> Collected {
+        Collected {
+            mistakes: self.mistakes.into_inner(),
+            warnings: self.warnings.into_inner(),
+            notes: self.notes.into_inner(),
+            effective: self.effective.into_inner(),
+        }
+    }
+}
+
+fn shown(value: &Value) -> String {
+    let text = value.to_string();
+    if text.chars().count() <= SHOWN_CHARS {
+        return text;
+    }
+    text.chars().take(SHOWN_CHARS).chain(['…']).collect()
 }

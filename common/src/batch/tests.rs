@@ -50,135 +50,235 @@ fn strict(given: [Option<u64>; 3], world: u32, expected: &Expect) {
 
 #[test]
 fn a_triad_that_fits_is_taken_as_given() {
-    adapt([Some(128), Some(32), Some(2)], 2, &expect![[r#"
+    adapt(
+        [Some(128), Some(32), Some(2)],
+        2,
+        &expect![[r#"
         T=128 (ds.json:2)
         m=32 (ds.json:3)
         g=2 (ds.json:4)
-    "#]]);
-    strict([Some(128), Some(16), Some(8)], 1, &expect![[r#"
+    "#]],
+    );
+    strict(
+        [Some(128), Some(16), Some(8)],
+        1,
+        &expect![[r#"
         T=128 (ds.json:2)
         m=16 (ds.json:3)
         g=8 (ds.json:4)
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
 fn missing_numbers_are_inferred_as_deepspeed_does() {
-    adapt([Some(128), Some(16), None], 2, &expect![[r#"
+    adapt(
+        [Some(128), Some(16), None],
+        2,
+        &expect![[r#"
         T=128 (ds.json:2)
         m=16 (ds.json:3)
         g=4 (inferred from batch-size, micro-batch-size and world)
-    "#]]);
-    adapt([Some(128), None, Some(4)], 2, &expect![[r#"
+    "#]],
+    );
+    adapt(
+        [Some(128), None, Some(4)],
+        2,
+        &expect![[r#"
         T=128 (ds.json:2)
         m=16 (inferred from batch-size, gradient-accumulation and world)
         g=4 (ds.json:4)
-    "#]]);
-    adapt([None, Some(16), Some(4)], 2, &expect![[r#"
+    "#]],
+    );
+    adapt(
+        [None, Some(16), Some(4)],
+        2,
+        &expect![[r#"
         T=128 (inferred from micro-batch-size, gradient-accumulation and world)
         m=16 (ds.json:3)
         g=4 (ds.json:4)
-    "#]]);
-    adapt([Some(128), None, None], 4, &expect![[r#"
+    "#]],
+    );
+    adapt(
+        [Some(128), None, None],
+        4,
+        &expect![[r#"
         T=128 (ds.json:2)
         m=32 (inferred from batch-size and world)
         g=1 (inferred from batch-size, micro-batch-size and world)
-    "#]]);
-    adapt([None, Some(16), None], 4, &expect![[r#"
+    "#]],
+    );
+    adapt(
+        [None, Some(16), None],
+        4,
+        &expect![[r#"
         T=64 (inferred from micro-batch-size and world)
         m=16 (ds.json:3)
         g=1 (inferred from batch-size, micro-batch-size and world)
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
 fn a_world_that_does_not_fit_keeps_the_batch_and_gets_another_accumulation() {
-    adapt([Some(128), Some(16), Some(8)], 2, &expect![[r#"
+    adapt(
+        [Some(128), Some(16), Some(8)],
+        2,
+        &expect![[r#"
         T=128 (ds.json:2)
         m=16 (ds.json:3)
         g=4 (inferred: batch-size 128 over micro-batch-size 16 times 2 ranks)
         batch-size 128 (ds.json:2) is not micro-batch-size 16 (ds.json:3) times gradient-accumulation 8 (ds.json:4) times world 2; a step keeps its 128 samples: 4 micro-steps of 32 samples, 16 on each rank
-    "#]]);
-    adapt([Some(128), Some(16), Some(8)], 3, &expect![[r#"
+    "#]],
+    );
+    adapt(
+        [Some(128), Some(16), Some(8)],
+        3,
+        &expect![[r#"
         T=128 (ds.json:2)
         m=16 (ds.json:3)
         g=3 (inferred: batch-size 128 over micro-batch-size 16 times 3 ranks)
         batch-size 128 (ds.json:2) is not micro-batch-size 16 (ds.json:3) times gradient-accumulation 8 (ds.json:4) times world 3; a step keeps its 128 samples: 3 micro-steps of 42 or 43 samples, 14 to 15 on each rank
-    "#]]);
-    adapt([Some(128), Some(32), Some(2)], 1, &expect![[r#"
+    "#]],
+    );
+    adapt(
+        [Some(128), Some(32), Some(2)],
+        1,
+        &expect![[r#"
         T=128 (ds.json:2)
         m=32 (ds.json:3)
         g=4 (inferred: batch-size 128 over micro-batch-size 32 times 1 ranks)
         batch-size 128 (ds.json:2) is not micro-batch-size 32 (ds.json:3) times gradient-accumulation 2 (ds.json:4) times world 1; a step keeps its 128 samples: 4 micro-steps of 32 samples, 32 on each rank
-    "#]]);
-    adapt([Some(128), Some(32), Some(2)], 3, &expect![[r#"
+    "#]],
+    );
+    adapt(
+        [Some(128), Some(32), Some(2)],
+        3,
+        &expect![[r#"
         T=128 (ds.json:2)
         m=32 (ds.json:3)
         g=2 (ds.json:4)
         batch-size 128 (ds.json:2) is not micro-batch-size 32 (ds.json:3) times gradient-accumulation 2 (ds.json:4) times world 3; a step keeps its 128 samples: 2 micro-steps of 64 samples, 21 to 22 on each rank
-    "#]]);
-    adapt([Some(10), Some(4), None], 2, &expect![[r#"
+    "#]],
+    );
+    adapt(
+        [Some(10), Some(4), None],
+        2,
+        &expect![[r#"
         T=10 (ds.json:2)
         m=4 (ds.json:3)
         g=2 (inferred from batch-size, micro-batch-size and world)
         batch-size 10 (ds.json:2) is not a multiple of micro-batch-size 4 (ds.json:3) times world 2; a step keeps its 10 samples: 2 micro-steps of 5 samples, 2 to 3 on each rank
-    "#]]);
-    adapt([Some(128), None, None], 3, &expect![[r#"
+    "#]],
+    );
+    adapt(
+        [Some(128), None, None],
+        3,
+        &expect![[r#"
         T=128 (ds.json:2)
         m=43 (inferred from batch-size and world)
         g=1 (inferred from batch-size, micro-batch-size and world)
         batch-size 128 (ds.json:2) is not a multiple of micro-batch-size 43 (inferred from batch-size and world) times world 3; a step keeps its 128 samples: 1 micro-steps of 128 samples, 42 to 43 on each rank
-    "#]]);
-    adapt([Some(5), Some(1), None], 4, &expect![[r#"
+    "#]],
+    );
+    adapt(
+        [Some(5), Some(1), None],
+        4,
+        &expect![[r#"
         T=5 (ds.json:2)
         m=1 (ds.json:3)
         g=2 (inferred from batch-size, micro-batch-size and world)
         batch-size 5 (ds.json:2) is not a multiple of micro-batch-size 1 (ds.json:3) times world 4; a step keeps its 5 samples: 2 micro-steps of 2 or 3 samples, 0 to 1 on each rank
-    "#]]);
-    adapt([Some(4), None, Some(8)], 2, &expect![[r#"
+    "#]],
+    );
+    adapt(
+        [Some(4), None, Some(8)],
+        2,
+        &expect![[r#"
         T=4 (ds.json:2)
         m=1 (inferred from batch-size, gradient-accumulation and world)
         g=2 (inferred: batch-size 4 over micro-batch-size 1 times 2 ranks)
         batch-size 4 (ds.json:2) is not micro-batch-size 1 (inferred from batch-size, gradient-accumulation and world) times gradient-accumulation 8 (ds.json:4) times world 2; a step keeps its 4 samples: 2 micro-steps of 2 samples, 1 on each rank
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
 fn a_strict_job_is_told_the_nearest_valid_settings() {
-    strict([Some(128), Some(16), Some(8)], 2, &expect![[r#"
+    strict(
+        [Some(128), Some(16), Some(8)],
+        2,
+        &expect![[r#"
         batch-size 128 (ds.json:2) is not micro-batch-size 16 (ds.json:3) times gradient-accumulation 8 (ds.json:4) times world 2, and batch-mismatch = "error"; valid are: gradient-accumulation = 4; or world-size = 1
-    "#]]);
-    strict([Some(128), Some(16), Some(8)], 3, &expect![[r#"
+    "#]],
+    );
+    strict(
+        [Some(128), Some(16), Some(8)],
+        3,
+        &expect![[r#"
         batch-size 128 (ds.json:2) is not micro-batch-size 16 (ds.json:3) times gradient-accumulation 8 (ds.json:4) times world 3, and batch-mismatch = "error"; valid are: batch-size = 96 with gradient-accumulation = 2; or batch-size = 144 with gradient-accumulation = 3; or world-size = 1
-    "#]]);
-    strict([Some(10), Some(4), None], 2, &expect![[r#"
+    "#]],
+    );
+    strict(
+        [Some(10), Some(4), None],
+        2,
+        &expect![[r#"
         batch-size 10 (ds.json:2) is not a multiple of micro-batch-size 4 (ds.json:3) times world 2, and batch-mismatch = "error"; valid are: batch-size = 8 with gradient-accumulation = 1; or batch-size = 16 with gradient-accumulation = 2; or micro-batch-size = 1 with gradient-accumulation = 5
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
 fn what_cannot_be_is_refused() {
-    adapt([Some(3), None, None], 4, &expect![[r#"
+    adapt(
+        [Some(3), None, None],
+        4,
+        &expect![[r#"
         batch-size 3 (ds.json:2) is smaller than the world of 4 ranks: use at most 3 ranks or a batch-size of at least 4
-    "#]]);
-    adapt([None, None, Some(4)], 2, &expect![[r#"
+    "#]],
+    );
+    adapt(
+        [None, None, Some(4)],
+        2,
+        &expect![[r#"
         gradient-accumulation 4 (ds.json:4) alone does not say how many samples a step has; give batch-size or micro-batch-size too
-    "#]]);
-    adapt([None, None, None], 2, &expect![[r#"
+    "#]],
+    );
+    adapt(
+        [None, None, None],
+        2,
+        &expect![[r#"
         neither batch-size nor micro-batch-size is given
-    "#]]);
-    adapt([Some(0), None, None], 2, &expect![[r#"
+    "#]],
+    );
+    adapt(
+        [Some(0), None, None],
+        2,
+        &expect![[r#"
         batch-size is 0 (ds.json:2); it must be at least 1
-    "#]]);
-    adapt([Some(8), Some(4), Some(0)], 2, &expect![[r#"
+    "#]],
+    );
+    adapt(
+        [Some(8), Some(4), Some(0)],
+        2,
+        &expect![[r#"
         gradient-accumulation is 0 (ds.json:4); it must be at least 1
-    "#]]);
-    adapt([Some(8), None, None], 0, &expect![[r#"
+    "#]],
+    );
+    adapt(
+        [Some(8), None, None],
+        0,
+        &expect![[r#"
         world-size is 0 (given); it must be at least 1
-    "#]]);
-    adapt([None, Some(u64::MAX), Some(2)], 2, &expect![[r#"
+    "#]],
+    );
+    adapt(
+        [None, Some(u64::MAX), Some(2)],
+        2,
+        &expect![[r#"
         micro-batch-size 18446744073709551615 times gradient-accumulation 2 times 2 ranks is too large
-    "#]]);
+    "#]],
+    );
 }
 
 proptest! {

@@ -1,0 +1,156 @@
+//! A DeepSpeed configuration as we understand it: which keys exist, what each asks for, and what
+//! becomes of it. Reads the tree of an Hjson file and of the `[deepspeed]` table over it; knows
+//! nothing of the rest of the job.
+
+use std::path::{Path, PathBuf};
+
+use crate::report::Report;
+use crate::section::{Dialect, FloatRange, Found, IntegerRange, Section};
+use crate::spec::PrecisionKind;
+use crate::tree::{Node, Table, Value};
+
+mod check;
+pub(crate) mod keys;
+mod optimizer;
+mod scheduler;
+
+pub(crate) use check::Strictness;
+pub(crate) use optimizer::OptimizerBlock;
+pub(crate) use scheduler::{Kind as SchedulerKind, SchedulerBlock};
+
+/// What a configuration asks for; None where it is silent or says `"auto"`.
+#[derive(Debug)]
+pub(crate) struct DeepSpeed {
+    /// There is a configuration at all: DeepSpeed's defaults hold.
+    pub(crate) is_given: bool,
+    pub(crate) batch_size: Option<Found<u64>>,
+    pub(crate) micro_batch_size: Option<Found<u64>>,
+    pub(crate) gradient_accumulation: Option<Found<u64>>,
+    pub(crate) drop_last: Option<Found<bool>>,
+    pub(crate) gradient_clipping: Option<Found<f64>>,
+    pub(crate) steps_per_print: Option<Found<u64>>,
+    pub(crate) optimizer: OptimizerBlock,
+    pub(crate) scheduler: Option<SchedulerBlock>,
+    pub(crate) precision: Option<Found<PrecisionKind>>,
+    pub(crate) zero: ZeroBlock,
+    pub(crate) tensorboard_dir: Option<Found<PathBuf>>,
+    pub(crate) csv_dir: Option<Found<PathBuf>>,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct ZeroBlock {
+    pub(crate) stage: Option<Found<u8>>,
+    pub(crate) overlap_comm: Option<Found<bool>>,
+    pub(crate) reduce_bucket_size: Option<Found<u64>>,
+    pub(crate) allgather_bucket_size: Option<Found<u64>>,
+}
+
+/// How to read.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Settings<'a> {
+    pub(crate) strictness: Strictness,
+    /// Monitors write relative to it.
+    pub(crate) caller_dir: &'a Path,
+}
+
+const COUNT: IntegerRange = IntegerRange::new(1, 1 << 40);
+
+/// Reads `root`; mistakes and warnings go to `report`.
+pub(crate) fn read(root: Option<&Table>, settings: Settings<'_>, report: &Report) -> DeepSpeed {
+    let empty = Table::default();
+    let table = root.unwrap_or(&empty);
+    check::check(table, settings.strictness, report);
+    let top = Section::root(table, Dialect::DeepSpeed, report);
+    DeepSpeed {
+        is_given: root.is_some(),
+        batch_size: top.integer("train_batch_size", COUNT),
+        micro_batch_size: top.integer("train_micro_batch_size_per_gpu", COUNT),
+        gradient_accumulation: top.integer("gradient_accumulation_steps", COUNT),
+        drop_last: top.boolean("dataloader_drop_last"),
+        gradient_clipping: top.float("gradient_clipping", FloatRange::NOT_NEGATIVE),
+        steps_per_print: top
+            .integer("steps_per_print", IntegerRange::at_least(0))
+            .filter(|found: &Found<u64>| found.value > 0),
+        optimizer: optimizer::read(&top),
+        scheduler: scheduler::read(&top),
+        precision: precision(&top),
+        zero: zero(&top),
+        tensorboard_dir: monitor_dir(&top, "tensorboard", settings.caller_dir),
+        csv_dir: monitor_dir(&top, "csv_monitor", settings.caller_dir),
+    }
+}
+
+/// The precision that one of the blocks switches on; fp32 where one is switched off.
+fn precision(top: &Section<'_>) -> Option<Found<PrecisionKind>> {
+    let switch = |key: &str, kind| {
+        let enabled = top.sub(key).boolean("enabled")?;
+        let kind = if enabled.value { kind } else { PrecisionKind::Fp32 };
+        Some(enabled.map(|_| kind))
+    };
+    let autocast = top.sub("torch_autocast");
+    let dtype = autocast.choice("dtype", AUTOCAST_TYPES, &[]);
+    let autocast_kind = dtype.map_or(PrecisionKind::Bf16, |found| found.value);
+    let all = [
+        switch("fp16", PrecisionKind::Fp16),
+        switch("bf16", PrecisionKind::Bf16),
+        switch("bfloat16", PrecisionKind::Bf16),
+        switch("torch_autocast", autocast_kind),
+    ];
+    let all: Vec<Found<PrecisionKind>> = all.into_iter().flatten().collect();
+    let mut on = all.iter().filter(|found| found.value != PrecisionKind::Fp32);
+    let first = on.next().cloned();
+    if let (Some(first), Some(second)) =
+        (&first, on.find(|found| Some(found.value) != first.as_ref().map(|f| f.value)))
+    {
+        let message = format!("fp16 and bf16 are both enabled, the other one at {}", first.origin);
+        top.report().wrong_key(&second.place, "enabled", message);
+    }
+    first.or_else(|| all.into_iter().next())
+}
+
+const AUTOCAST_TYPES: &[(&str, PrecisionKind)] = &[
+    ("bfloat16", PrecisionKind::Bf16),
+    ("bf16", PrecisionKind::Bf16),
+    ("torch.bfloat16", PrecisionKind::Bf16),
+    ("float16", PrecisionKind::Fp16),
+    ("fp16", PrecisionKind::Fp16),
+    ("half", PrecisionKind::Fp16),
+    ("torch.float16", PrecisionKind::Fp16),
+];
+
+fn zero(top: &Section<'_>) -> ZeroBlock {
+    // A bare `true` is the oldest way to write stage 1.
+    if let Some(Node { value: Value::Bool(is_on), .. }) = top.lookup("zero_optimization") {
+        let stage = top.boolean("zero_optimization").map(|found| found.map(|_| u8::from(*is_on)));
+        return ZeroBlock { stage, ..ZeroBlock::default() };
+    }
+    let block = top.sub("zero_optimization");
+    let stage = block.integer::<u8>("stage", IntegerRange::new(0, 3));
+    if stage.as_ref().is_some_and(|found| found.value == 3) {
+        block.refuse("stage", "not supported yet: ZeRO stage 3; this version has 0, 1 and 2");
+    }
+    const BUCKET: IntegerRange = IntegerRange::new(1, 1 << 40);
+    ZeroBlock {
+        stage,
+        overlap_comm: block.boolean("overlap_comm"),
+        reduce_bucket_size: block.integer("reduce_bucket_size", BUCKET),
+        allgather_bucket_size: block.integer("allgather_bucket_size", BUCKET),
+    }
+}
+
+/// `<output_path>/<job_name>` of a monitor that is enabled.
+fn monitor_dir(top: &Section<'_>, key: &str, caller_dir: &Path) -> Option<Found<PathBuf>> {
+    let block = top.sub(key);
+    let output_path = block.text("output_path");
+    let job_name = block.text("job_name");
+    let enabled = block.boolean("enabled").filter(|found| found.value)?;
+    let output_path = output_path.map_or(String::new(), |found| found.value);
+    let job_name = job_name.map_or("DeepSpeedJobName".to_owned(), |found| found.value);
+    Some(enabled.map(|_| {
+        let folder = crate::section::absolute(caller_dir, &output_path);
+        crate::section::absolute(&folder, &job_name)
+    }))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,139 @@
+//! `[job]` and `[resources]`: what the job is called, what it may use and where it writes.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::section::{Found, IntegerRange, Section};
+use crate::spec::{Device, Job, Resources, Transport};
+use crate::tree::Place;
+
+use super::{Context, DEFAULT, SYNONYMS};
+
+/// TOML has no larger integers.
+const SEED: IntegerRange = IntegerRange::new(0, i64::MAX);
+const PRIORITY: IntegerRange = IntegerRange::new(-1000, 1000);
+const RANKS: IntegerRange = IntegerRange::new(1, 4096);
+const THREADS: IntegerRange = IntegerRange::new(1, 1024);
+/// DeepSpeed's own, since 0.19.6.
+const COLLECTIVE_TIMEOUT: Duration = Duration::from_secs(600);
+const DEEPSPEED_TIMEOUT: &str = "DEEPSPEED_TIMEOUT";
+
+pub(super) fn read(root: &Section<'_>, context: &Context<'_>) -> Job {
+    let section = root.sub("job");
+    let stem = context.job_stem.clone();
+    let name = section.filled_text("name");
+    let name = section.settle("name", name, (stem, "default: the job file's name"));
+    let seed = section.settle("seed", section.integer("seed", SEED), (42, DEFAULT));
+    let priority = section.settle("priority", section.integer("priority", PRIORITY), (0, DEFAULT));
+    let output_dir = section.path("output-dir", context.caller_dir);
+    let runs: PathBuf = context.caller_dir.join("runs");
+    let output_dir = section.settle("output-dir", output_dir, (runs, "default: runs"));
+    let labels = texts(&section, "labels");
+    let env_found = section.texts("env");
+    for (name, found) in &env_found {
+        if name.is_empty() || name.contains(['=', '\0']) || found.value.contains('\0') {
+            let message = "expected the name and text of an environment variable";
+            let key = format!("job.env.{name}");
+            section.report().wrong_key(&found.place, &key, message);
+        }
+    }
+    let collective_timeout = collective_timeout(&section, &env_found, context);
+    let env = recorded(&section, "env", env_found);
+    section.not_yet(&["command", "depends-on", "deadline"], "jobs of this kind");
+    section.refuse_unknown(SYNONYMS);
+    Job { name, seed, priority, output_dir, labels, env, collective_timeout }
+}
+
+fn texts(section: &Section<'_>, key: &str) -> BTreeMap<String, String> {
+    let found = section.texts(key);
+    recorded(section, key, found)
+}
+
+fn recorded(
+    section: &Section<'_>,
+    key: &str,
+    found: Vec<(String, Found<String>)>,
+) -> BTreeMap<String, String> {
+    for (name, value) in &found {
+        section.record(
+            &format!("{key}.{name}"),
+            &format!("{:?}", value.value),
+            value.origin.clone(),
+        );
+    }
+    found.into_iter().map(|(name, found)| (name, found.value)).collect()
+}
+
+/// The job's own key; else DEEPSPEED_TIMEOUT in minutes, from the job's variables or the caller's.
+fn collective_timeout(
+    section: &Section<'_>,
+    env: &[(String, Found<String>)],
+    context: &Context<'_>,
+) -> Duration {
+    let own = section.duration("collective-timeout");
+    let from_job = env.iter().find(|(name, _)| name == DEEPSPEED_TIMEOUT);
+    let variable = match from_job {
+        Some((_, found)) => Some((found.value.clone(), found.place.clone())),
+        None => (context.variable)(DEEPSPEED_TIMEOUT)
+            .map(|text| (text, Place::command_line("environment"))),
+    };
+    let minutes = variable.and_then(|(text, place)| match text.trim().parse::<u32>() {
+        Ok(minutes @ 1..) => {
+            let origin = format!("{DEEPSPEED_TIMEOUT} = {text} minutes ({place})");
+            Some((Duration::from_secs(60 * u64::from(minutes)), origin))
+        }
+        _ => {
+            let message = format!("expected minutes, an integer of at least 1, found `{text}`");
+            section.report().wrong_key(&place, DEEPSPEED_TIMEOUT, message);
+            None
+        }
+    });
+    let (value, origin) = match (own, minutes) {
+        (Some(found), _) => (found.value, found.origin),
+        (None, Some(minutes)) => minutes,
+        (None, None) => (COLLECTIVE_TIMEOUT, DEFAULT.to_owned()),
+    };
+    let shown = format!("\"{}\"", humantime::format_duration(value));
+    section.record("collective-timeout", &shown, origin);
+    value
+}
+
+pub(super) fn read_resources(root: &Section<'_>) -> Resources {
+    let section = root.sub("resources");
+    let world_size = section.integer("world-size", RANKS);
+    let workers = section.integer("workers", RANKS);
+    let devices = &[("auto", Device::Auto), ("cpu", Device::Cpu)];
+    let device = section.choice("device", devices, &["cuda", "gpu", "rocm", "mps"]);
+    let threads = section.integer("threads-per-rank", THREADS);
+    let transports = &[
+        ("auto", Transport::Auto),
+        ("shared-memory", Transport::SharedMemory),
+        ("tcp", Transport::Tcp),
+    ];
+    let transport = section.choice("transport", transports, &["nccl", "gloo", "rdma"]);
+    section.not_yet(
+        &["min-ranks", "max-ranks"],
+        "a world that changes while the job runs; use `world-size`",
+    );
+    section.not_yet(&["memory", "nodes", "partition", "gpus-per-worker"], "placement by it");
+    let resources = Resources {
+        world_size: section.settle_optional(
+            "world-size",
+            world_size,
+            "default: all idle slots at placement",
+        ),
+        workers: section.settle_optional("workers", workers, "default: no bound"),
+        device: section.settle("device", device, (Device::Auto, DEFAULT)),
+        threads_per_rank: section.settle("threads-per-rank", threads, (1, DEFAULT)),
+        transport: section.settle("transport", transport, (Transport::Auto, DEFAULT)),
+    };
+    if let (Some(world), Some(workers)) = (resources.world_size, resources.workers)
+        && workers > world
+    {
+        let message = format!("more workers than the {world} ranks of resources.world-size");
+        section.refuse("workers", message);
+    }
+    section.refuse_unknown(SYNONYMS);
+    resources
+}

@@ -1,0 +1,125 @@
+//! `config explain` shows every value, and `effective.toml` reads back.
+
+use super::*;
+
+/// Leaves of the JSON form of a job, in the words of the job file.
+fn leaves(prefix: &str, value: &serde_json::Value, out: &mut Vec<String>) {
+    match value {
+        serde_json::Value::Object(fields) => {
+            for (key, value) in fields {
+                leaves(&format!("{prefix}.{key}"), value, out);
+            }
+        }
+        _ => out.push(prefix.trim_start_matches('.').to_owned()),
+    }
+}
+
+/// Where the effective job says it with other words than the job file.
+fn in_job_file_words(leaf: &str) -> String {
+    let leaf = leaf.replace("data.source.", "data.");
+    for (effective, written) in [
+        ("training.batch.mismatch", "training.batch-mismatch"),
+        ("training.batch.batch-size.", "training.batch-size"),
+        ("training.batch.micro-batch-size.", "training.micro-batch-size"),
+        ("training.batch.gradient-accumulation.", "training.gradient-accumulation"),
+        ("training.optimizer.kind", "training.optimizer"),
+        ("training.optimizer.", "training."),
+        ("training.precision.asked", "training.precision"),
+        ("training.precision.effective", "training.effective-precision"),
+        ("training.validate.every-epochs", "training.validate-every-epochs"),
+        ("training.validate.every-steps", "training.validate-every-steps"),
+    ] {
+        if let Some(rest) = leaf.strip_prefix(effective) {
+            return match effective.ends_with("optimizer.") {
+                true => format!("{written}{rest}"),
+                false => written.to_owned(),
+            };
+        }
+    }
+    leaf
+}
+
+#[test]
+fn every_value_of_the_effective_job_is_explained() {
+    let texts = [
+        "data.kind = \"sine\"\n",
+        "data.kind = \"synthetic-timeseries\"\n[training]\nvalidate-every-steps = 3\nmax-steps = 9\n",
+        "data.kind = \"csv\"\ndata.path = \"x\"\n[checkpoint]\nresume = \"best\"\ndir = \"d\"\n\
+         [training]\nprecision = \"fp16\"\nearly-stopping = 3\n[job.labels]\na = \"b\"\n\
+         [deepspeed.scheduler]\ntype = \"WarmupCosineLR\"\n",
+        "data.kind = \"sine\"\n[deepspeed.scheduler]\ntype = \"WarmupLR\"\n\
+         [deepspeed.tensorboard]\nenabled = true\n",
+    ];
+    for text in texts {
+        let loaded = job(text).load().unwrap();
+        let mut spec = loaded.spec.clone();
+        spec.notes.clear();
+        let mut all = Vec::new();
+        leaves("", &serde_json::to_value(&spec).unwrap(), &mut all);
+        for leaf in all {
+            let key = in_job_file_words(&leaf);
+            // Said only where it differs from what is asked for.
+            let is_default = ["notes", "training.effective-precision", "job.labels", "job.env"];
+            if is_default.contains(&key.as_str()) {
+                continue;
+            }
+            assert!(loaded.explain.iter().any(|row| row.key == key), "{key} of:\n{text}");
+        }
+        let keys: Vec<_> = loaded.explain.iter().map(|row| &row.key).collect();
+        let mut unique = keys.clone();
+        unique.sort();
+        unique.dedup();
+        assert_eq!(unique.len(), keys.len(), "a key is explained twice: {keys:?}");
+    }
+}
+
+#[test]
+fn an_effective_job_survives_toml_and_json() {
+    let text = r#"
+[job]
+labels = { team = "ocean" }
+env = { A = "1" }
+seed = 9223372036854775807
+collective-timeout = 1.5
+[data]
+kind = "csv"
+path = "x.csv"
+split = [0.6, 0.2, 0.2]
+[checkpoint]
+resume = "/x/step-00000001"
+[training]
+max-steps = 7
+validate-every-steps = 3
+early-stopping = { patience = 3, min-delta = 1e-9 }
+[deepspeed]
+steps_per_print = 5
+train_micro_batch_size_per_gpu = 3
+[deepspeed.scheduler]
+type = "WarmupCosineLR"
+[deepspeed.csv_monitor]
+enabled = true
+"#;
+    let spec = job(text).spec();
+    let toml = explain::to_toml(&spec).unwrap();
+    assert_eq!(explain::from_toml(&toml).unwrap(), spec);
+    let json = serde_json::to_string(&spec).unwrap();
+    assert_eq!(serde_json::from_str::<JobSpec>(&json).unwrap(), spec);
+}
+
+#[test]
+fn the_batch_of_a_world_is_explained() {
+    let spec = with_deepspeed(
+        "{train_batch_size: 128,\ntrain_micro_batch_size_per_gpu: 16,\ngradient_accumulation_steps: 8}",
+    )
+    .spec();
+    let rows = explain::of_world(&spec, 3).unwrap();
+    let shown: String =
+        rows.iter().map(|row| format!("{} = {}  # {}\n", row.key, row.value, row.origin)).collect();
+    expect![[r#"
+        batch.world = 3  # the plan below holds for it
+        batch.batch-size = 128  # ds.json:1 train_batch_size
+        batch.micro-batch-size = 16  # ds.json:2 train_micro_batch_size_per_gpu
+        batch.gradient-accumulation = 3  # inferred: batch-size 128 over micro-batch-size 16 times 3 ranks
+        batch.note = -  # batch-size 128 (ds.json:1 train_batch_size) is not micro-batch-size 16 (ds.json:2 train_micro_batch_size_per_gpu) times gradient-accumulation 8 (ds.json:3 gradient_accumulation_steps) times world 3; a step keeps its 128 samples: 3 micro-steps of 42 or 43 samples, 14 to 15 on each rank
+    "#]].assert_eq(&shown);
+}

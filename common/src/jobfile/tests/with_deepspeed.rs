@@ -1,0 +1,474 @@
+//! A DeepSpeed configuration fills the job, agrees with it or is told where it does not.
+
+use super::*;
+use crate::spec::{OptimizerKind, PrecisionKind, Schedule, WarmupShape};
+
+const CRLF_AND_COMMENTS: &str = "{\r\n  # ours\r\n  \"train_batch_size\": 64, // T\r\n}\r\n";
+
+#[test]
+fn a_file_fills_the_job() {
+    with_deepspeed(
+        r#"{
+  "train_batch_size": 64,
+  "train_micro_batch_size_per_gpu": "auto",
+  "optimizer": {"type": "Adam", "params": {"lr": 3e-4, "betas": [0.8, 0.99], "adam_w_mode": false}},
+  "zero_optimization": {"stage": 2, "overlap_comm": false, "reduce_bucket_size": 2e8},
+  "bf16": {"enabled": "auto"},
+  "steps_per_print": 10,
+  "dataloader_drop_last": false
+}"#,
+    )
+    .explain(
+        "",
+        &expect![[r#"
+        job.name = "job"  # default: the job file's name
+        job.seed = 42  # default
+        job.priority = 0  # default
+        job.output-dir = "/home/ada/here/runs"  # default: runs
+        job.collective-timeout = "10m"  # default
+        resources.world-size = -  # default: all idle slots at placement
+        resources.workers = -  # default: no bound
+        resources.device = "auto"  # default
+        resources.threads-per-rank = 1  # default
+        resources.transport = "auto"  # default
+        model.kind = "lstm"  # default
+        model.hidden-size = 64  # default of sine
+        model.num-layers = 2  # default of sine
+        model.dropout = 0.2  # default of sine
+        model.head-dropout = 0  # default of sine
+        model.bidirectional = false  # default
+        model.init-from = -  # default: fresh weights from job.seed
+        data.kind = "sine"  # job.toml:2
+        data.samples = 8000  # default of sine
+        data.validation-samples = 2000  # default of sine
+        data.noise = 0.1  # default of sine
+        data.window = 50  # default of sine
+        data.horizon = 1  # default
+        data.shuffle = true  # default
+        data.drop-last = false  # ds.json:8 dataloader_drop_last
+        training.epochs = 50  # default of sine
+        training.max-steps = -  # default: training.epochs decides
+        training.max-eval-steps = -  # default: all of them
+        training.validate-every-epochs = 1  # default
+        training.early-stopping.patience = 10  # default of sine
+        training.early-stopping.min-delta = 0  # as early-stopping
+        training.batch-size = 64  # ds.json:2 train_batch_size
+        training.micro-batch-size = -  # inferred from the others and the world
+        training.gradient-accumulation = -  # inferred from the others and the world
+        training.batch-mismatch = "adapt"  # default
+        training.optimizer = "adam"  # ds.json:4 optimizer.type
+        training.learning-rate = 0.0003  # ds.json:4 optimizer.params.lr
+        training.schedule.kind = "constant"  # default
+        training.betas = [0.8, 0.99]  # ds.json:4 optimizer.params.betas
+        training.eps = 0.00000001  # DeepSpeed default
+        training.weight-decay = 0  # default
+        training.decoupled-decay = false  # ds.json:4 optimizer.params.adam_w_mode
+        training.bias-correction = true  # DeepSpeed default
+        training.gradient-clipping = 1  # DeepSpeed default since 0.19.3 (before: 0)
+        training.precision = "fp32"  # default
+        training.steps-per-print = 10  # ds.json:7 steps_per_print
+        zero.stage = 2  # ds.json:5 zero_optimization.stage
+        zero.overlap-comm = false  # ds.json:5 zero_optimization.overlap_comm
+        zero.reduce-bucket-size = 200000000  # ds.json:5 zero_optimization.reduce_bucket_size
+        zero.allgather-bucket-size = 500000000  # DeepSpeed default, capped to the model
+        checkpoint.every-steps = -  # default: not by steps
+        checkpoint.every-epochs = 1  # default
+        checkpoint.resume = "auto"  # default
+        checkpoint.dir = -  # default: <output-dir>/<job id>/checkpoints
+        checkpoint.keep-last = 2  # default
+        checkpoint.keep-best = 1  # default
+        checkpoint.async = true  # default
+        checkpoint.layout = "auto"  # default
+        monitor.tensorboard = true  # default
+        monitor.csv = true  # default
+        monitor.deepspeed-tensorboard-dir = -  # no tensorboard block
+        monitor.deepspeed-csv-dir = -  # no csv_monitor block
+    "#]],
+    );
+}
+
+#[test]
+fn auto_is_filled_from_training() {
+    let spec = job(r#"
+deepspeed-config = "ds.json"
+[data]
+kind = "sine"
+[training]
+batch-size = 96
+learning-rate = 0.02
+optimizer = "adamw"
+precision = "bf16"
+"#)
+    .file(
+        "ds.json",
+        r#"{"train_batch_size": "auto", "train_micro_batch_size_per_gpu": "auto",
+            "gradient_accumulation_steps": "auto", "gradient_clipping": "auto",
+            "optimizer": {"type": "AdamW", "params": {"lr": "auto", "betas": "auto", "eps": "auto", "weight_decay": "auto"}},
+            "scheduler": {"type": "WarmupLR", "params": {"warmup_min_lr": "auto", "warmup_max_lr": "auto", "warmup_num_steps": "auto"}},
+            "fp16": {"enabled": "auto"}, "bf16": {"enabled": "auto"},
+            "zero_optimization": {"stage": 1, "reduce_bucket_size": "auto", "offload_optimizer": {"device": "none", "pin_memory": "auto"}}}"#,
+    )
+    .spec();
+    assert_eq!(spec.training.batch.batch_size.unwrap().value, 96);
+    assert_eq!(spec.training.optimizer.learning_rate, 0.02);
+    assert_eq!(spec.training.precision.asked, PrecisionKind::Bf16);
+    let warmup = Schedule::WarmupLr {
+        min_lr: 0.0,
+        max_lr: 0.02,
+        warmup_steps: 1000,
+        shape: WarmupShape::Log,
+    };
+    assert_eq!(spec.training.schedule, warmup);
+}
+
+#[test]
+fn a_disagreement_names_both_places() {
+    job(r#"
+deepspeed-config = "ds.json"
+[data]
+kind = "sine"
+[training]
+batch-size = 96
+micro-batch-size = 32
+gradient-accumulation = 2
+learning-rate = 0.02
+optimizer = "adamw"
+precision = "fp32"
+weight-decay = 0.1
+gradient-clipping = 5.0
+"#)
+    .file(
+        "ds.json",
+        "{ train_batch_size: 128,\n train_micro_batch_size_per_gpu: 32,\n gradient_accumulation_steps: 3,\n\
+         optimizer: {type: \"Adam\",\n params: {lr: 0.01, weight_decay: 0.2}},\n\
+         fp16: {enabled: true},\n gradient_clipping: 1.0 }",
+    )
+    .check(&expect![[r#"
+        job.toml:6: training.batch-size = 96: disagrees with 128 at ds.json:1 train_batch_size; give one of them, or "auto" in the DeepSpeed configuration
+        job.toml:8: training.gradient-accumulation = 2: disagrees with 3 at ds.json:3 gradient_accumulation_steps; give one of them, or "auto" in the DeepSpeed configuration
+        job.toml:10: training.optimizer = "adamw": disagrees with "adam" at ds.json:4 optimizer.type; give one of them, or "auto" in the DeepSpeed configuration
+        job.toml:9: training.learning-rate = 0.02: disagrees with 0.01 at ds.json:5 optimizer.params.lr; give one of them, or "auto" in the DeepSpeed configuration
+        job.toml:12: training.weight-decay = 0.1: disagrees with 0.2 at ds.json:5 optimizer.params.weight_decay; give one of them, or "auto" in the DeepSpeed configuration
+        job.toml:13: training.gradient-clipping = 5: disagrees with 1 at ds.json:7 gradient_clipping; give one of them, or "auto" in the DeepSpeed configuration
+        job.toml:11: training.precision = "fp32": disagrees with "fp16" at ds.json:6 fp16.enabled; give one of them, or "auto" in the DeepSpeed configuration
+    "#]]);
+}
+
+#[test]
+fn the_command_line_wins_over_a_deepspeed_file() {
+    let json = r#"{"train_batch_size": 128, "gradient_clipping": 1.0,
+        "optimizer": {"type": "Adam", "params": {"lr": 5e-4}},
+        "scheduler": {"type": "WarmupLR", "params": {"warmup_max_lr": 5e-4}},
+        "zero_optimization": {"stage": 2}}"#;
+    let job = with_deepspeed(json)
+        .set("training.batch-size=64")
+        .set("training.learning-rate=0.1")
+        .set("deepspeed.zero_optimization.stage=1")
+        .set("deepspeed.gradient_clipping=0.5");
+    job.check(&expect![[r#"
+        ok
+        note: learning rate: the warm-up ends at 0.1 (--set training.learning-rate=0.1), not at 0.0005 (ds.json:3 scheduler.params.warmup_max_lr)
+    "#]]);
+    job.explain("training", &expect![[r#"
+        training.epochs = 50  # default of sine
+        training.max-steps = -  # default: training.epochs decides
+        training.max-eval-steps = -  # default: all of them
+        training.validate-every-epochs = 1  # default
+        training.early-stopping.patience = 10  # default of sine
+        training.early-stopping.min-delta = 0  # as early-stopping
+        training.batch-size = 64  # --set training.batch-size=64
+        training.micro-batch-size = -  # inferred from the others and the world
+        training.gradient-accumulation = -  # inferred from the others and the world
+        training.batch-mismatch = "adapt"  # default
+        training.optimizer = "adam"  # ds.json:2 optimizer.type
+        training.learning-rate = 0.1  # --set training.learning-rate=0.1
+        training.schedule.warmup-steps = 1000  # DeepSpeed default
+        training.schedule.shape = "log"  # DeepSpeed default
+        training.schedule.kind = "warmup-lr"  # ds.json:3 scheduler.type
+        training.schedule.min-lr = 0  # DeepSpeed default
+        training.schedule.max-lr = 0.1  # the learning rate
+        training.betas = [0.9, 0.999]  # DeepSpeed default
+        training.eps = 0.00000001  # DeepSpeed default
+        training.weight-decay = 0  # default
+        training.decoupled-decay = true  # DeepSpeed default: adam decays decoupled unless adam_w_mode is false
+        training.bias-correction = true  # DeepSpeed default
+        training.gradient-clipping = 0.5  # --set deepspeed.gradient_clipping=0.5
+        training.precision = "fp32"  # default
+        training.steps-per-print = -  # default: none
+    "#]]);
+    job.explain(
+        "zero.stage",
+        &expect![[r#"
+        zero.stage = 1  # --set deepspeed.zero_optimization.stage=1
+    "#]],
+    );
+}
+
+#[test]
+fn inline_keys_win_over_the_file() {
+    let job = job(r#"
+deepspeed-config = "ds.json"
+data.kind = "sine"
+[deepspeed]
+train_batch_size = 32
+[deepspeed.optimizer.params]
+lr = 0.5
+"#)
+    .file(
+        "ds.json",
+        r#"{"train_batch_size": 128, "optimizer": {"type": "AdamW", "params": {"lr": 1, "eps": 1e-6}}}"#,
+    );
+    job.explain(
+        "training.batch-size",
+        &expect![[r#"
+        training.batch-size = 32  # job.toml:5 train_batch_size
+    "#]],
+    );
+    job.explain(
+        "training.learning-rate",
+        &expect![[r#"
+        training.learning-rate = 0.5  # job.toml:7 optimizer.params.lr
+    "#]],
+    );
+    job.explain(
+        "training.eps",
+        &expect![[r#"
+        training.eps = 0.000001  # ds.json:1 optimizer.params.eps
+    "#]],
+    );
+}
+
+#[test]
+fn the_cosine_schedule_with_rates_becomes_ratios() {
+    let json = r#"{"optimizer": {"type": "AdamW", "params": {"lr": 0.001}},
+"scheduler": {"type": "WarmupCosineLR", "params": {"warmup_min_lr": 0.0001,
+"warmup_max_lr": 0.002, "warmup_num_steps": 100, "cos_min_lr": 1e-5}}}"#;
+    let job = with_deepspeed(json);
+    job.check(&expect![[r#"
+        ok
+        note: learning rate: the warm-up ends at 0.002 (ds.json:3 scheduler.params.warmup_max_lr), not at 0.001 (ds.json:1 optimizer.params.lr)
+        note: ds.json:2: DeepSpeed's WarmupCosineLR takes ratios; converted: warmup_min_lr 0.0001 is ratio 0.05, cos_min_lr 0.00001 is ratio 0.005, warmup_max_lr 0.002 is the learning rate
+        note: WarmupCosineLR: total_num_steps is not given; it is the job's own number of steps
+        note: gradient_clipping is not given: 1.0 holds, DeepSpeed's default since 0.19.3 (0, off, before)
+    "#]]);
+    job.explain("training.schedule", &expect![[r#"
+        training.schedule.warmup-steps = 100  # ds.json:3 scheduler.params.warmup_num_steps
+        training.schedule.shape = "log"  # DeepSpeed default
+        training.schedule.kind = "warmup-cosine-lr"  # ds.json:2 scheduler.type
+        training.schedule.total-steps = -  # inferred at start: the job's own number of steps
+        training.schedule.warmup-min-ratio = 0.05  # ds.json:2 scheduler.params.warmup_min_lr / learning rate
+        training.schedule.cos-min-ratio = 0.005  # ds.json:3 scheduler.params.cos_min_lr / learning rate
+    "#]]);
+    job.explain(
+        "training.learning-rate",
+        &expect![[r#"
+        training.learning-rate = 0.002  # ds.json:3 scheduler.params.warmup_max_lr
+    "#]],
+    );
+}
+
+#[test]
+fn a_cosine_rate_above_its_peak_or_said_twice_is_a_mistake() {
+    with_deepspeed(
+        "{scheduler: {type: \"WarmupCosineLR\", params: {cos_min_lr: 0.1,\n warmup_min_lr: 0,\n warmup_min_ratio: 0.5}}}",
+    )
+    .check(&expect![[r#"
+        ds.json:2: scheduler.params.warmup_min_lr = 0: says what `warmup_min_ratio` at ds.json:3 says; give one of them
+        ds.json:1: scheduler.params.cos_min_lr: 0.1 is above the peak of 0.001
+    "#]]);
+}
+
+#[test]
+fn a_warm_up_longer_than_the_run_warns() {
+    let json = "{train_batch_size: 800, scheduler: {type: \"WarmupLR\", params: {}}}";
+    with_deepspeed(json).set("training.epochs=3").check(&expect![[r#"
+        ok
+        note: gradient_clipping is not given: 1.0 holds, DeepSpeed's default since 0.19.3 (0, off, before)
+        warning: the warm-up of 1000 steps is longer than the run of 30: the learning rate never reaches its peak; lower warmup_num_steps
+    "#]]);
+    with_deepspeed(json).set("training.max-steps=999").set("training.epochs=300").check(&expect![[r#"
+        ok
+        note: gradient_clipping is not given: 1.0 holds, DeepSpeed's default since 0.19.3 (0, off, before)
+        warning: the warm-up of 1000 steps is longer than the run of 999: the learning rate never reaches its peak; lower warmup_num_steps
+    "#]]);
+}
+
+#[test]
+fn other_optimizers_and_schedulers_are_refused_by_name() {
+    with_deepspeed("{optimizer: {type: \"Lamb\"},\n scheduler: {type: \"OneCycle\"}}").check(&expect![[r#"
+        ds.json:1: optimizer.type = "Lamb": not supported yet; this version has `Adam` and `AdamW`
+        ds.json:2: scheduler.type = "OneCycle": not supported yet; this version has `WarmupLR` or `WarmupCosineLR`
+    "#]]);
+    with_deepspeed("{optimizer: {type: \"Adma\"},\n scheduler: {type: \"warmuplr\"}}").check(&expect![[r#"
+        ds.json:1: optimizer.type = "Adma": unknown; this version has `Adam` and `AdamW`
+        ds.json:2: scheduler.type = "warmuplr": did you mean `WarmupLR`? expected `WarmupLR` or `WarmupCosineLR`
+    "#]]);
+    with_deepspeed("{optimizer: {params: {lr: 1}},\n scheduler: {}}").check(&expect![[r#"
+        ds.json:1: optimizer = { params = { lr = 1 } }: a type is missing; this version has `Adam` and `AdamW`
+        ds.json:2: scheduler = { }: a type is missing; this version has `WarmupLR` and `WarmupCosineLR`
+    "#]]);
+}
+
+#[test]
+fn unknown_keys_warn_at_the_top_and_are_mistakes_where_deepspeed_validates() {
+    let json = r#"{
+"train_batchsize": 3,
+"gradient_cliping": 1.0,
+"optimizer": {"type": "Adam", "name": "x", "params": {"lr": 0.1, "weight_decy": 0.1, "max_grad_norm": 1}},
+"scheduler": {"type": "WarmupLR", "params": {"warmup_steps": 3, "total_num_steps": 9}},
+"zero_optimization": {"stages": 2, "grad_hooks": true},
+"fp16": {"enabled": false, "loss_scael": 1},
+"flops_profiler": {"enabled": false, "profle_step": 3}
+}"#;
+    with_deepspeed(json).check(&expect![[r#"
+        ds.json:4: optimizer.params.weight_decy: unknown key; did you mean `weight_decay`?
+        ds.json:4: optimizer.params.max_grad_norm: DeepSpeed rejects this; use the top-level `gradient_clipping`
+        ds.json:6: zero_optimization.stages: unknown key; did you mean `stage`?
+        ds.json:6: zero_optimization.grad_hooks: unknown key
+        ds.json:7: fp16.loss_scael: unknown key; did you mean `loss_scale`?
+        ds.json:5: scheduler.params.warmup_steps: unknown parameter of WarmupLR; did you mean `warmup_num_steps`?
+        ds.json:5: scheduler.params.total_num_steps: unknown parameter of WarmupLR; it has warmup_min_lr, warmup_max_lr, warmup_num_steps, warmup_type, last_batch_iteration
+        warning: ds.json:2: train_batchsize: unknown key; did you mean `train_batch_size`? (ignored)
+        warning: ds.json:3: gradient_cliping: unknown key; did you mean `gradient_clipping`? (ignored)
+        warning: ds.json:4: optimizer.name: unknown key (ignored)
+        warning: ds.json:8: flops_profiler.profle_step: unknown key; did you mean `profile_step`? (ignored)
+    "#]]);
+}
+
+#[test]
+fn strict_makes_every_doubt_a_mistake() {
+    let json = "{ wall_clock_breakdown: true,\n prescale_gradients: true,\n gradient_cliping: 1.0,\n zero_optimization: {stage: 1, reduce_scatter: false} }";
+    with_deepspeed(json).check(&expect![[r#"
+        ok
+        note: gradient_clipping is not given: 1.0 holds, DeepSpeed's default since 0.19.3 (0, off, before)
+        warning: ds.json:1: wall_clock_breakdown: ignored: `train/step-seconds` is always measured
+        warning: ds.json:2: prescale_gradients: ignored: gradients are weighted by their samples; the mean is the same
+        warning: ds.json:3: gradient_cliping: unknown key; did you mean `gradient_clipping`? (ignored)
+        warning: ds.json:4: zero_optimization.reduce_scatter: ignored: always so: gradients lie in flat buffers, a real reduce-scatter and all-gather move them
+    "#]]);
+    with_deepspeed(json).strict().check(&expect![[r#"
+        ds.json:1: wall_clock_breakdown: ignored: `train/step-seconds` is always measured
+        ds.json:2: prescale_gradients: ignored: gradients are weighted by their samples; the mean is the same
+        ds.json:3: gradient_cliping: unknown key; did you mean `gradient_clipping`? (ignored)
+        ds.json:4: zero_optimization.reduce_scatter: ignored: always so: gradients lie in flat buffers, a real reduce-scatter and all-gather move them
+    "#]]);
+}
+
+#[test]
+fn what_this_version_cannot_do_is_refused_by_name() {
+    with_deepspeed(
+        r#"{
+"zero_optimization": {"stage": 3,
+ "offload_optimizer": {"device": "cpu"},
+ "offload_param": {"device": "none"},
+ "cpu_offload": true,
+ "zero_quantized_weights": true},
+"gradient_allreduce_op": "sum",
+"optimizer": {"type": "Adam", "params": {"amsgrad": true}},
+"elasticity": {"enabled": true},
+"compression_training": {},
+"amp": {"enabled": false},
+"autotuning": {"enabled": true},
+"fp16": {"enabled": true}, "bf16": {"enabled": true}
+}"#,
+    )
+    .check(&expect![[r#"
+        ds.json:3: zero_optimization.offload_optimizer = { device = "cpu" }: not supported yet: offload to host memory
+        ds.json:5: zero_optimization.cpu_offload = true: not supported yet: deprecated name of `offload_optimizer` and `offload_param`: offload to host memory
+        ds.json:6: zero_optimization.zero_quantized_weights = true: not supported yet: ZeRO++
+        ds.json:7: gradient_allreduce_op = "sum": not supported yet: gradients are averaged over the global batch
+        ds.json:8: optimizer.params.amsgrad = true: not supported yet: AMSGrad
+        ds.json:9: elasticity = { enabled = true }: not supported, and newer DeepSpeed rejects it: a job's world may change between attempts without it: the global batch is kept
+        ds.json:12: autotuning = { enabled = true }: not supported yet: the tuner
+        ds.json:13: enabled: fp16 and bf16 are both enabled, the other one at ds.json:13 fp16.enabled
+        ds.json:2: zero_optimization.stage = 3: not supported yet: ZeRO stage 3; this version has 0, 1 and 2
+        warning: ds.json:10: compression_training: newer DeepSpeed rejects this key (quantisation and pruning)
+        warning: ds.json:11: amp: newer DeepSpeed rejects this key (NVIDIA Apex)
+    "#]]);
+}
+
+#[test]
+fn a_bare_true_is_stage_1_and_text_is_coerced_as_deepspeed_does() {
+    assert_eq!(with_deepspeed("{zero_optimization: true}").spec().zero.stage, 1);
+    assert_eq!(with_deepspeed("{zero_optimization: false}").spec().zero.stage, 0);
+    let spec = with_deepspeed(
+        r#"{"zero_optimization": {"stage": "2", "overlap_comm": "False", "reduce_bucket_size": 5e5}}"#,
+    )
+    .spec();
+    assert_eq!((spec.zero.stage, spec.zero.overlap_comm), (2, false));
+    assert_eq!(spec.zero.reduce_bucket_size, 500_000);
+    with_deepspeed(r#"{"zero_optimization": {"stage": 4, "reduce_bucket_size": 2.5}}"#).check(&expect![[r#"
+        ds.json:1: zero_optimization.stage = 4: expected an integer from 0 to 3
+        ds.json:1: zero_optimization.reduce_bucket_size = 2.5: expected an integer from 1 to 1099511627776, found a number
+    "#]]);
+}
+
+#[test]
+fn adam_decays_decoupled_unless_told_otherwise() {
+    let of = |json: &str| {
+        let optimizer = with_deepspeed(json).spec().training.optimizer;
+        (optimizer.kind, optimizer.decoupled_decay)
+    };
+    use OptimizerKind::{Adam, AdamW};
+    assert_eq!(of("{optimizer: {type: \"Adam\"}}"), (Adam, true));
+    assert_eq!(of("{optimizer: {type: \"adam\", params: {adam_w_mode: false}}}"), (Adam, false));
+    assert_eq!(of("{optimizer: {type: \"AdamW\", params: {adam_w_mode: false}}}"), (AdamW, true));
+}
+
+#[test]
+fn half_precision_is_trained_in_fp32_and_said() {
+    for json in [
+        "{bf16: {enabled: true}}",
+        "{fp16: {enabled: true, loss_scale: 0, initial_scale_power: 16}}",
+        "{bfloat16: {enabled: true}}",
+        "{torch_autocast: {enabled: true, dtype: \"float16\"}}",
+    ] {
+        let spec = with_deepspeed(json).spec();
+        assert_ne!(spec.training.precision.asked, PrecisionKind::Fp32, "{json}");
+        assert_eq!(spec.training.precision.effective, PrecisionKind::Fp32, "{json}");
+        assert!(spec.notes.iter().any(|note| note.contains("trained in fp32")), "{json}");
+    }
+}
+
+#[test]
+fn monitors_write_where_deepspeed_would() {
+    let spec = with_deepspeed(
+        r#"{"tensorboard": {"enabled": true, "output_path": "logs/", "job_name": "a"},
+            "csv_monitor": {"enabled": true}, "wandb": {"enabled": true, "project": "p"}}"#,
+    )
+    .spec();
+    assert_eq!(
+        spec.monitor.deepspeed_tensorboard_dir.as_deref(),
+        Some(Path::new("/home/ada/here/logs/a"))
+    );
+    assert_eq!(
+        spec.monitor.deepspeed_csv_dir.as_deref(),
+        Some(Path::new("/home/ada/here/DeepSpeedJobName"))
+    );
+}
+
+#[test]
+fn a_file_that_cannot_be_read_is_told() {
+    job("deepspeed-config = \"ds.json\"\ndata.kind = \"sine\"\n").check(&expect![[r#"
+        job.toml:1: deepspeed-config = "ds.json": read `/home/ada/jobs/ds.json`: No such file or directory
+    "#]]);
+    with_deepspeed("{ \"a\": }").check(&expect![[r#"
+        ds.json:1: not Hjson: expected a value, found `}`
+    "#]]);
+    with_deepspeed("{ \"fp16\": {\"enabled\": true, \"enabled\": true}, \"fp16\": {} }").check(
+        &expect![[r#"
+        ds.json:1: fp16.enabled: written twice, first at ds.json:1
+        ds.json:1: fp16: written twice, first at ds.json:1
+    "#]],
+    );
+    job("deepspeed-config = 3\ndata.kind = \"sine\"\ndeepspeed = 4\n").check(&expect![[r#"
+        job.toml:3: deepspeed = 4: expected a table
+        job.toml:1: deepspeed-config = 3: expected text, found an integer
+    "#]]);
+}
+
+#[test]
+fn windows_line_ends_and_comments_are_read() {
+    let spec = with_deepspeed(CRLF_AND_COMMENTS).spec();
+    assert_eq!(spec.training.batch.batch_size.unwrap().value, 64);
+}

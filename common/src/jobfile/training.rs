@@ -1,0 +1,248 @@
+//! `[training]`: how long, how large the batches, when to validate and when to stop.
+
+use crate::section::{FloatRange, Found, IntegerRange, Section};
+use crate::spec::{
+    Batch, BatchMismatch, Data, DataSource, EarlyStopping, Precision, PrecisionKind, Sourced,
+    Training, Validate, Zero,
+};
+
+use super::data::Kind;
+use super::join::joined;
+use super::{Context, DEFAULT, SYNONYMS, optimization};
+
+const EPOCHS: IntegerRange = IntegerRange::new(1, 1_000_000).usually(1, 1000);
+const COUNT: IntegerRange = IntegerRange::new(1, 1 << 40);
+const NOT_NEGATIVE: IntegerRange = IntegerRange::new(0, 1_000_000);
+/// DeepSpeed's default since 0.19.3; recurrent networks want it.
+const GRADIENT_CLIPPING: f64 = 1.0;
+
+pub(super) fn read(
+    root: &Section<'_>,
+    context: &Context<'_>,
+    data: Option<(Kind, &Data)>,
+) -> Training {
+    let section = root.sub("training");
+    let kind = data.map_or(Kind::Csv, |(kind, _)| kind);
+    // Unknown data is taken to have what is asked for: its own mistake is told already.
+    let has_validation = data.is_none_or(|(_, data)| has_validation_part(&data.source));
+    let of = kind.default_of();
+    let epochs = match kind {
+        Kind::Sine | Kind::Csv => 50,
+        Kind::SyntheticTimeseries => 100,
+    };
+    let epochs = section.settle("epochs", section.integer("epochs", EPOCHS), (epochs, &of));
+    let max_steps = section.integer("max-steps", COUNT);
+    let max_steps =
+        section.settle_optional("max-steps", max_steps, "default: training.epochs decides");
+    let max_eval_steps = section.integer("max-eval-steps", COUNT);
+    let max_eval_steps =
+        section.settle_optional("max-eval-steps", max_eval_steps, "default: all of them");
+    let validate = validate(&section, has_validation);
+    let early_stopping = early_stopping(&section, kind, validate);
+    let batch = batch(&section, context, kind);
+    let (optimizer, schedule) = optimization::read(&section, context);
+    let gradient_clipping = gradient_clipping(&section, context);
+    let precision = precision(&section, context);
+    let steps_per_print = context.deepspeed.steps_per_print.clone();
+    let steps_per_print =
+        section.settle_optional("steps-per-print", steps_per_print, "default: none");
+    section.not_yet(
+        &["swa", "ema", "label-smoothing", "loss", "scheduler", "schedule", "zero-stage"],
+        "not a key of [training]; schedules and ZeRO stages are set in [deepspeed]",
+    );
+    section.refuse_unknown(SYNONYMS);
+    Training {
+        epochs,
+        max_steps,
+        max_eval_steps,
+        validate,
+        early_stopping,
+        batch,
+        optimizer,
+        schedule,
+        gradient_clipping,
+        precision,
+        steps_per_print,
+    }
+}
+
+fn has_validation_part(source: &DataSource) -> bool {
+    match source {
+        DataSource::Sine { validation_samples, .. } => *validation_samples > 0,
+        DataSource::SyntheticTimeseries { split, .. } | DataSource::Csv { split, .. } => {
+            split[1] > 0.0
+        }
+    }
+}
+
+/// `validate-every-epochs = 1` or `validate-every-steps = 100`; 0 epochs means never.
+fn validate(section: &Section<'_>, has_validation: bool) -> Validate {
+    let epochs: Option<Found<u32>> = section.integer("validate-every-epochs", NOT_NEGATIVE);
+    let steps: Option<Found<u64>> = section.integer("validate-every-steps", COUNT);
+    if let (Some(epochs), Some(_)) = (&epochs, &steps) {
+        let message =
+            format!("validate-every-epochs is given too, at {}; give one of them", epochs.place);
+        section.refuse("validate-every-steps", message);
+    }
+    let asks = steps.is_some() || epochs.as_ref().is_some_and(|found| found.value > 0);
+    if !has_validation {
+        let key = if steps.is_some() { "validate-every-steps" } else { "validate-every-epochs" };
+        if asks {
+            section.refuse(key, "the data has no validation part");
+        }
+        section.record("validate", &"\"never\"", "the data has no validation part".to_owned());
+        return Validate::Never;
+    }
+    let (value, key, number, origin) = match (steps, epochs) {
+        (Some(found), _) => {
+            (Validate::EverySteps(found.value), "validate-every-steps", found.value, found.origin)
+        }
+        (None, Some(found)) if found.value == 0 => {
+            (Validate::Never, "validate-every-epochs", 0, found.origin)
+        }
+        (None, Some(found)) => (
+            Validate::EveryEpochs(found.value),
+            "validate-every-epochs",
+            u64::from(found.value),
+            found.origin,
+        ),
+        (None, None) => (Validate::EveryEpochs(1), "validate-every-epochs", 1, DEFAULT.to_owned()),
+    };
+    section.record(key, &number, origin);
+    value
+}
+
+/// `early-stopping = 10`, or a table with `patience` and `min-delta`; 0 switches it off.
+fn early_stopping(section: &Section<'_>, kind: Kind, validate: Validate) -> Option<EarlyStopping> {
+    let as_table = section.table().and_then(|table| table.get("early-stopping"));
+    let is_table = as_table.is_some_and(|node| matches!(node.value, crate::tree::Value::Table(_)));
+    let (patience, min_delta, inner): (Option<Found<u32>>, f64, _) = if is_table {
+        let inner = section.sub("early-stopping");
+        let patience = inner.integer("patience", NOT_NEGATIVE);
+        let min_delta = inner.float("min-delta", FloatRange::NOT_NEGATIVE);
+        inner.refuse_unknown(&[]);
+        (patience, min_delta.map_or(0.0, |found| found.value), Some(inner))
+    } else {
+        (section.integer("early-stopping", NOT_NEGATIVE), 0.0, None)
+    };
+    let asked = patience.is_some() || inner.is_some();
+    if validate == Validate::Never && patience.as_ref().is_some_and(|found| found.value > 0) {
+        section.refuse("early-stopping", "needs a validation, and there is none");
+    }
+    let default = match kind {
+        Kind::Sine | Kind::Csv if validate != Validate::Never => 10,
+        Kind::Sine | Kind::Csv | Kind::SyntheticTimeseries if !asked => 0,
+        _ => 10,
+    };
+    let of = kind.default_of();
+    let patience = section.settle("early-stopping.patience", patience, (default, &of));
+    if patience == 0 {
+        return None;
+    }
+    section.record("early-stopping.min-delta", &min_delta, "as early-stopping".to_owned());
+    Some(EarlyStopping { patience, min_delta })
+}
+
+fn batch(section: &Section<'_>, context: &Context<'_>, kind: Kind) -> Batch {
+    let deepspeed = context.deepspeed;
+    let read = |key: &str, theirs: &Option<Found<u64>>| {
+        joined(section, key, section.integer(key, COUNT), theirs.clone())
+    };
+    let batch_size = read("batch-size", &deepspeed.batch_size);
+    let micro = read("micro-batch-size", &deepspeed.micro_batch_size);
+    let accumulation = read("gradient-accumulation", &deepspeed.gradient_accumulation);
+    let sourced = |found: Found<u64>| Sourced { value: found.value, origin: found.origin };
+    let (mut batch_size, micro, accumulation) =
+        (batch_size.map(sourced), micro.map(sourced), accumulation.map(sourced));
+    if batch_size.is_none() && micro.is_none() && accumulation.is_none() {
+        // The seeds' global batch; real files are smaller.
+        let value = if kind == Kind::Csv { 64 } else { 128 };
+        batch_size = Some(Sourced { value, origin: kind.default_of() });
+    }
+    for (key, value) in [
+        ("batch-size", &batch_size),
+        ("micro-batch-size", &micro),
+        ("gradient-accumulation", &accumulation),
+    ] {
+        match value {
+            Some(sourced) => section.record(key, &sourced.value, sourced.origin.clone()),
+            None => section.record(key, &"-", "inferred from the others and the world".to_owned()),
+        }
+    }
+    let words = &[("adapt", BatchMismatch::Adapt), ("error", BatchMismatch::Error)];
+    let mismatch = section.choice("batch-mismatch", words, &[]);
+    let mismatch = section.settle("batch-mismatch", mismatch, (BatchMismatch::Adapt, DEFAULT));
+    Batch { batch_size, micro_batch_size: micro, gradient_accumulation: accumulation, mismatch }
+}
+
+fn gradient_clipping(section: &Section<'_>, context: &Context<'_>) -> f64 {
+    let ours = section.float("gradient-clipping", FloatRange::NOT_NEGATIVE);
+    let theirs = context.deepspeed.gradient_clipping.clone();
+    let found = joined(section, "gradient-clipping", ours, theirs);
+    let origin = if context.deepspeed.is_given {
+        "DeepSpeed default since 0.19.3 (before: 0)"
+    } else {
+        DEFAULT
+    };
+    if found.is_none() && context.deepspeed.is_given {
+        section.report().note(
+            "gradient_clipping is not given: 1.0 holds, DeepSpeed's default since 0.19.3 \
+             (0, off, before)",
+        );
+    }
+    section.settle("gradient-clipping", found, (GRADIENT_CLIPPING, origin))
+}
+
+fn precision(section: &Section<'_>, context: &Context<'_>) -> Precision {
+    let words = &[
+        ("fp32", PrecisionKind::Fp32),
+        ("bf16", PrecisionKind::Bf16),
+        ("fp16", PrecisionKind::Fp16),
+    ];
+    let ours = section.choice("precision", words, &["fp8", "int8", "fp64", "tf32"]);
+    let theirs = context.deepspeed.precision.clone();
+    let found = joined(section, "precision", ours, theirs);
+    let origin = found.as_ref().map(|found| found.origin.clone());
+    let asked = section.settle("precision", found, (PrecisionKind::Fp32, DEFAULT));
+    let effective = PrecisionKind::Fp32;
+    if asked != effective {
+        let asked = crate::section::toml_text(&asked).replace('"', "");
+        let origin = origin.unwrap_or_default();
+        section.report().note(format!(
+            "precision: {asked} is asked for ({origin}), trained in fp32: \
+             this version has no other"
+        ));
+        let why = format!("{asked} is not supported yet");
+        section.record("effective-precision", &"\"fp32\"", why);
+    }
+    Precision { asked, effective }
+}
+
+/// ZeRO's settings come from the DeepSpeed configuration alone.
+pub(super) fn read_zero(context: &Context<'_>) -> Zero {
+    /// DeepSpeed's; the engine caps it to the model.
+    const BUCKET: u64 = 500_000_000;
+    let report = context.report;
+    let zero = &context.deepspeed.zero;
+    let settle = |key: &str, shown: String, origin: String| {
+        report.effective(&format!("zero.{key}"), shown, origin);
+    };
+    let (stage, origin) = value_and_origin(zero.stage.as_ref(), 0, DEFAULT);
+    settle("stage", stage.to_string(), origin);
+    let overlap = "default (DeepSpeed: false below stage 3; the result is the same)";
+    let (overlap_comm, origin) = value_and_origin(zero.overlap_comm.as_ref(), true, overlap);
+    settle("overlap-comm", overlap_comm.to_string(), origin);
+    let of = "DeepSpeed default, capped to the model";
+    let (reduce, origin) = value_and_origin(zero.reduce_bucket_size.as_ref(), BUCKET, of);
+    settle("reduce-bucket-size", reduce.to_string(), origin);
+    let (gather, origin) = value_and_origin(zero.allgather_bucket_size.as_ref(), BUCKET, of);
+    settle("allgather-bucket-size", gather.to_string(), origin);
+    Zero { stage, overlap_comm, reduce_bucket_size: reduce, allgather_bucket_size: gather }
+}
+
+fn value_and_origin<T: Copy>(found: Option<&Found<T>>, default: T, of: &str) -> (T, String) {
+    match found {
+        Some(found) => (found.value, found.origin.clone()),
+        None => (default, of.to_owned()),
+    }
+}
