@@ -1,0 +1,176 @@
+//! From which checkpoint a run resumes: what the job asks for, against what is there.
+
+use std::path::{Path, PathBuf};
+
+use common::spec::Resume;
+
+use crate::error::{Defect, Error};
+use crate::reader::Reader;
+use crate::retention::by_quality;
+use crate::root::{Found, Incomplete, Listing, Root, names, tag};
+use crate::shard;
+
+/// What may be resumed from, best first.
+#[derive(Debug)]
+pub struct Resolution {
+    candidates: Vec<Found>,
+    skipped: Vec<Skipped>,
+    on_defect: OnDefect,
+}
+
+/// `auto` wants any whole checkpoint; whoever names one wants that one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum OnDefect {
+    TryOlder,
+    Fail,
+}
+
+/// A checkpoint that `auto` passed over.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Skipped {
+    pub path: PathBuf,
+    /// Names the file and what is wrong with it.
+    pub reason: String,
+}
+
+/// The outcome, for rank 0 to tell the others.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Selected {
+    /// None: start anew.
+    pub checkpoint: Option<Found>,
+    pub skipped: Vec<Skipped>,
+}
+
+impl Root {
+    /// Finds the candidates by manifest and size; [`Resolution::select`] takes their hashes.
+    pub fn resolve(&self, resume: &Resume) -> Result<Resolution, Error> {
+        let only = |found: Found| Resolution::strict(vec![found]);
+        match resume {
+            Resume::Never => Ok(Resolution::strict(Vec::new())),
+            Resume::Auto => match self.list() {
+                Ok(listing) => Ok(Resolution::tolerant(listing)),
+                Err(Error::NoRoot { .. }) => Ok(Resolution::strict(Vec::new())),
+                Err(error) => Err(error),
+            },
+            Resume::Latest => {
+                let listing = self.list()?;
+                let newest = listing.whole.first().map(|found| found.step);
+                let damaged = listing.incomplete.into_iter().find(Incomplete::is_damaged);
+                match damaged {
+                    Some(folder) if newest.is_none_or(|step| folder.step > step) => {
+                        Err(folder.into())
+                    }
+                    _ => listing.whole.into_iter().next().map(only).ok_or_else(|| {
+                        let (asked, root) = ("latest".to_owned(), self.path().to_owned());
+                        Error::NoSuchCheckpoint { asked, root, have: "none".to_owned() }
+                    }),
+                }
+            }
+            Resume::Best => {
+                self.pick("best", |listing| listing.whole.into_iter().min_by(by_quality)).map(only)
+            }
+            Resume::Epoch(epoch) => self
+                .pick(&format!("epoch-{epoch}"), |listing| {
+                    listing.whole.into_iter().find(|found| found.epoch == *epoch)
+                })
+                .map(only),
+            Resume::Step(step) => match Found::at(&self.folder(*step)) {
+                Err(Error::Defective { defect: Defect::NoManifest, .. }) => {
+                    self.pick(&tag(*step), |_| None).map(only)
+                }
+                result => result.map(only),
+            },
+            Resume::Path(path) => at_path(path).map(only),
+        }
+    }
+
+    fn pick(
+        &self,
+        asked: &str,
+        choose: impl FnOnce(Listing) -> Option<Found>,
+    ) -> Result<Found, Error> {
+        let listing = self.list()?;
+        let have = names(listing.whole.iter().map(|found| match asked.starts_with("epoch-") {
+            true => format!("{} (epoch {})", found.tag, found.epoch),
+            false => found.tag.clone(),
+        }));
+        choose(listing).ok_or_else(|| {
+            let (asked, root) = (asked.to_owned(), self.path().to_owned());
+            Error::NoSuchCheckpoint { asked, root, have }
+        })
+    }
+}
+
+/// A path that holds checkpoints instead of being one is the likely mistake: say which there are.
+fn at_path(path: &Path) -> Result<Found, Error> {
+    let error = match Found::at(path) {
+        Err(error @ Error::Defective { defect: Defect::NoManifest, .. }) => error,
+        result => return result,
+    };
+    let root = Root::open(&path.display().to_string())?;
+    match root.list() {
+        Ok(listing) if !listing.whole.is_empty() => {
+            let have = names(listing.whole.iter().map(|found| found.tag.clone()));
+            Err(Error::NoSuchCheckpoint {
+                asked: "the root itself".to_owned(),
+                root: path.to_owned(),
+                have,
+            })
+        }
+        Err(missing @ Error::NoRoot { .. }) => Err(missing),
+        _ => Err(error),
+    }
+}
+
+impl Incomplete {
+    /// It was committed, and something happened to it since.
+    pub fn is_damaged(&self) -> bool {
+        !matches!(self.defect, Defect::NoManifest)
+    }
+}
+
+impl From<Incomplete> for Error {
+    fn from(folder: Incomplete) -> Self {
+        Self::Defective { path: folder.path, defect: folder.defect }
+    }
+}
+
+impl Resolution {
+    fn strict(candidates: Vec<Found>) -> Self {
+        Self { candidates, skipped: Vec::new(), on_defect: OnDefect::Fail }
+    }
+
+    fn tolerant(listing: Listing) -> Self {
+        let damaged = listing.incomplete.into_iter().filter(Incomplete::is_damaged);
+        let skipped = damaged
+            .map(|folder| Skipped { path: folder.path, reason: folder.defect.chain() })
+            .collect();
+        Self { candidates: listing.whole, skipped, on_defect: OnDefect::TryOlder }
+    }
+
+    /// In the order in which they are tried.
+    pub fn candidates(&self) -> &[Found] {
+        &self.candidates
+    }
+
+    /// Reads candidates in full, hashes and all, until one is sound. A damaged one is passed over
+    /// with its reason under `auto`, and is the error where it was asked for.
+    pub fn select(self) -> Result<Selected, Error> {
+        let Self { candidates, mut skipped, on_defect } = self;
+        for found in candidates {
+            match check_whole(&found.path) {
+                Ok(()) => return Ok(Selected { checkpoint: Some(found), skipped }),
+                Err(Error::Defective { path, defect }) if on_defect == OnDefect::TryOlder => {
+                    skipped.push(Skipped { path, reason: defect.chain() });
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(Selected { checkpoint: None, skipped })
+    }
+}
+
+fn check_whole(folder: &Path) -> Result<(), Error> {
+    let reader = Reader::open(folder)?;
+    reader.manifest().shards.iter().try_for_each(|entry| shard::check_hash(folder, entry))
+}
