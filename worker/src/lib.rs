@@ -1,1 +1,24 @@
+//! The node daemon. Owns the processes of its node: starts trainers, watches them, keeps their last
+//! lines, reports how they ended and kills what must die. Decides nothing about jobs, and never
+//! links libtorch.
 
+pub mod cli;
+pub mod config;
+
+mod blobs;
+mod capture;
+mod files;
+mod identity;
+mod inventory;
+mod local_job;
+mod node;
+mod outcomes;
+mod prepare;
+mod rank_log;
+mod spawner;
+mod spool;
+mod trainer_process;
+mod uplink;
+
+#[cfg(test)]
+mod tests;

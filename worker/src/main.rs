@@ -1,2 +1,5 @@
-//! Not built yet.
-fn main() {}
+//! The `worker` binary: the command line, and nothing else.
+
+fn main() -> std::process::ExitCode {
+    service::exit::finish(worker::cli::main())
+}

@@ -1,0 +1,153 @@
+//! The command line of `worker`: what was typed becomes what is meant.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+use common::exit::ExitCode;
+use serde::Serialize;
+use service::exit::Failure;
+use service::layers;
+use service::shutdown::Shutdown;
+use service::telemetry::{self, LogConfig, LogFormat};
+
+use crate::config::{Settings, Slots};
+use crate::node;
+
+const EXAMPLES: &str = "\
+Examples:
+  worker join --master 192.168.1.100:29500             offer every core of this machine
+  worker join --master 192.168.1.100:29500 --slots 2   offer two
+  RUSTSPEED_MASTER=head:29500 worker join --log-format json
+  worker join --config worker.toml --print-config      show what would be used, and why
+
+Settings come from defaults, then --config, then RUSTSPEED_* (RUSTSPEED_STATE_DIR), then flags.";
+
+#[derive(Debug, Parser)]
+#[command(
+    name = "worker",
+    version,
+    about = "Offers this machine's cores to a RustSpeed coordinator"
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Join a coordinator and run its trainers until told to stop.
+    #[command(after_help = EXAMPLES)]
+    Join(Join),
+}
+
+#[derive(Debug, Args)]
+struct Join {
+    #[command(flatten)]
+    flags: Flags,
+    /// TOML file with the same keys as the flags.
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Print the effective configuration and where each value comes from, then exit.
+    #[arg(long)]
+    print_config: bool,
+    /// Check the configuration, then exit: 0, or 78 with every mistake.
+    #[arg(long)]
+    check_config: bool,
+    /// Stop at once when standard input ends: whoever started this worker is gone.
+    #[arg(long, hide = true)]
+    exit_with_stdin: bool,
+}
+
+/// The flags that are also configuration keys.
+#[derive(Debug, Args, Serialize)]
+#[serde(rename_all = "kebab-case")]
+struct Flags {
+    /// The coordinator's address.
+    #[arg(long, value_name = "HOST:PORT")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    master: Option<String>,
+    /// Ranks' worth of cores to offer: a number, or `auto` for one per core [default: auto].
+    #[arg(long, value_name = "N|auto")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    slots: Option<Slots>,
+    /// Name in tables and logs [default: the machine's name].
+    #[arg(long)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    name: Option<String>,
+    /// IP that trainers listen on for their peers [default: the one towards the coordinator].
+    #[arg(long, value_name = "ADDR")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    advertise: Option<String>,
+    /// Identity, unacknowledged results, uploads [default: ~/.local/state/rustspeed/worker].
+    #[arg(long, value_name = "DIR")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    state_dir: Option<PathBuf>,
+    /// The trainer binary [default: beside this one].
+    #[arg(long, value_name = "PATH")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    trainer: Option<PathBuf>,
+    /// How log lines look.
+    #[arg(long, value_enum)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    log_format: Option<LogFormat>,
+}
+
+/// Parses, loads, runs until stopped.
+pub fn main() -> Result<ExitCode, Failure> {
+    let Command::Join(join) = Cli::parse().command;
+    let loaded = layers::load::<Settings>(join.config.as_deref(), &join.flags)?;
+    let checked = loaded.value.check();
+    if join.check_config {
+        return checked.map(|_| ExitCode::Done);
+    }
+    let (config, reasons) = checked?;
+    if join.print_config {
+        let text = loaded.render(&reasons).map_err(|error| Failure::new(ExitCode::Bug, error))?;
+        print(&text);
+        return Ok(ExitCode::Done);
+    }
+    let log =
+        LogConfig { format: loaded.value.log_format, filter: loaded.value.log_filter.clone() };
+    telemetry::init(&log).map_err(|error| Failure::new(ExitCode::BadConfiguration, error))?;
+    // Two threads: the daemon waits nearly always, and the cores belong to the trainers.
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::new(ExitCode::Failed, error))?;
+    let result = runtime.block_on(async {
+        let shutdown =
+            Shutdown::on_signals().map_err(|error| Failure::new(ExitCode::Failed, error))?;
+        if join.exit_with_stdin {
+            stop_with_stdin(shutdown.clone());
+        }
+        node::run(config, shutdown).await
+    });
+    // Threads that still block on a disk or on stdin do not hold the end up.
+    runtime.shutdown_background();
+    result
+}
+
+#[expect(clippy::print_stdout, reason = "the output that --print-config promises")]
+fn print(text: &str) {
+    print!("{text}");
+}
+
+/// A thread of its own: reading stdin cannot be cancelled.
+fn stop_with_stdin(shutdown: Shutdown) {
+    std::thread::spawn(move || {
+        // An unreadable stdin is as good as an ended one.
+        let _ = std::io::copy(&mut std::io::stdin().lock(), &mut std::io::sink());
+        shutdown.force("standard input ended");
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        super::Cli::command().debug_assert();
+    }
+}

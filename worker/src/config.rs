@@ -1,0 +1,243 @@
+//! What the worker was told (`Settings`, layered) and what it means (`Config`, checked).
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::{IpAddr, TcpListener};
+use std::num::NonZeroU32;
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+use common::exit::ExitCode;
+use common::units;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use service::exit::Failure;
+use service::telemetry::LogFormat;
+
+use crate::inventory;
+
+/// Names appear in tables, logs and the rank table.
+const MAX_NAME_LEN: usize = 64;
+
+/// More ranks than this on one node are a typing mistake.
+const MAX_SLOTS: u32 = 4096;
+
+/// The keys of the configuration file, of `RUSTSPEED_*` and of the flags.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Settings {
+    pub master: Option<String>,
+    pub slots: Slots,
+    pub name: Option<String>,
+    pub advertise: Option<String>,
+    pub state_dir: Option<PathBuf>,
+    pub trainer: Option<PathBuf>,
+    /// How long trainers may take to stop cleanly when the worker leaves.
+    #[serde(with = "units::duration")]
+    pub stop_grace: Duration,
+    pub log_format: LogFormat,
+    pub log_filter: String,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            master: None,
+            slots: Slots::Auto,
+            name: None,
+            advertise: None,
+            state_dir: None,
+            trainer: None,
+            stop_grace: Duration::from_secs(10),
+            log_format: LogFormat::default(),
+            log_filter: "info".to_owned(),
+        }
+    }
+}
+
+/// How many ranks' worth of cores this node offers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Slots {
+    /// One per core.
+    Auto,
+    Count(NonZeroU32),
+}
+
+impl fmt::Display for Slots {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Auto => f.write_str("auto"),
+            Self::Count(n) => n.fmt(f),
+        }
+    }
+}
+
+impl FromStr for Slots {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        if text == "auto" {
+            return Ok(Self::Auto);
+        }
+        text.parse::<u32>()
+            .ok()
+            .filter(|n| *n <= MAX_SLOTS)
+            .and_then(NonZeroU32::new)
+            .map(Self::Count)
+            .ok_or_else(|| format!("`{text}` must be `auto` or a number from 1 to {MAX_SLOTS}"))
+    }
+}
+
+impl Serialize for Slots {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Auto => to.serialize_str("auto"),
+            Self::Count(n) => to.serialize_u32(n.get()),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Slots {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(untagged)]
+        enum Written {
+            Number(i64),
+            Text(String),
+        }
+        let text = match Written::deserialize(from)? {
+            Written::Number(n) => n.to_string(),
+            Written::Text(text) => text,
+        };
+        text.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+/// What the worker runs with.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// HOST:PORT of the coordinator.
+    pub master: String,
+    pub slots: NonZeroU32,
+    pub name: String,
+    /// None: the local address towards the coordinator.
+    pub advertise: Option<IpAddr>,
+    pub state_dir: PathBuf,
+    /// The `trainer` binary.
+    pub trainer: PathBuf,
+    pub stop_grace: Duration,
+}
+
+/// Why derived values are what they are, by key; for `--print-config`.
+pub type Reasons = BTreeMap<&'static str, String>;
+
+/// One thing about the settings that cannot be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Mistake(&'static str, String);
+
+#[derive(Debug, thiserror::Error)]
+#[error("configuration has {} mistake{}:\n{}", .0.len(), if .0.len() == 1 { "" } else { "s" }, list(.0))]
+pub struct Mistakes(Vec<Mistake>);
+
+fn list(mistakes: &[Mistake]) -> String {
+    let lines: Vec<_> = mistakes.iter().map(|Mistake(k, why)| format!("  `{k}`: {why}")).collect();
+    lines.join("\n")
+}
+
+impl Settings {
+    /// Fills in what was derived and checks everything; all mistakes are told at once.
+    pub fn check(&self) -> Result<(Config, Reasons), Failure> {
+        let Some(master) = self.master.clone() else {
+            let error = anyhow::anyhow!("no coordinator to join");
+            return Err(Failure::new(ExitCode::Usage, error)
+                .hint("give its address: --master 192.168.1.100:29500, or RUSTSPEED_MASTER"));
+        };
+        let mut mistakes = Vec::new();
+        let mut reasons = Reasons::new();
+        if let Err(error) = service::transport::check_address(&master) {
+            mistakes.push(Mistake("master", error.to_string()));
+        }
+        let slots = match self.slots {
+            Slots::Count(slots) => slots,
+            Slots::Auto => {
+                let cores = inventory::cores();
+                reasons.insert("slots", format!("{cores} cores, one slot each"));
+                cores
+            }
+        };
+        let name = self.name.clone().unwrap_or_else(|| {
+            let name = name_of_host(&inventory::hostname());
+            reasons.insert("name", format!("`{name}`, this machine's name"));
+            name
+        });
+        if let Some(problem) = name_problem(&name) {
+            mistakes.push(Mistake("name", problem));
+        }
+        let advertise = match self.advertise.as_deref().map(local_address).transpose() {
+            Ok(advertise) => advertise,
+            Err(problem) => {
+                mistakes.push(Mistake("advertise", problem));
+                None
+            }
+        };
+        let state_dir = self.state_dir.clone().or_else(|| {
+            let dir = default_state_dir(|key| std::env::var_os(key))?;
+            reasons.insert("state-dir", format!("`{}`, this user's default", dir.display()));
+            Some(dir)
+        });
+        let trainer = self.trainer.clone().or_else(|| {
+            let trainer = std::env::current_exe().ok()?.parent()?.join("trainer");
+            reasons.insert("trainer", format!("`{}`, beside this binary", trainer.display()));
+            Some(trainer)
+        });
+        if state_dir.is_none() {
+            mistakes.push(Mistake("state-dir", "no HOME to derive it from; set it".to_owned()));
+        }
+        match (mistakes.is_empty(), state_dir, trainer) {
+            (true, Some(state_dir), Some(trainer)) => {
+                let stop_grace = self.stop_grace;
+                let config =
+                    Config { master, slots, name, advertise, state_dir, trainer, stop_grace };
+                Ok((config, reasons))
+            }
+            _ => Err(Failure::new(ExitCode::BadConfiguration, Mistakes(mistakes))),
+        }
+    }
+}
+
+fn name_problem(name: &str) -> Option<String> {
+    let valid = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+    let fits = !name.is_empty() && name.len() <= MAX_NAME_LEN && name.chars().all(valid);
+    (!fits)
+        .then(|| format!("`{name}` must be 1 to {MAX_NAME_LEN} letters, digits, `.`, `_` or `-`"))
+}
+
+/// A host name as a worker's name: machines may be called what names may not.
+fn name_of_host(hostname: &str) -> String {
+    let valid = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+    let name: String =
+        hostname.chars().map(|c| if valid(c) { c } else { '-' }).take(MAX_NAME_LEN).collect();
+    if name.is_empty() { "worker".to_owned() } else { name }
+}
+
+/// Trainers bind this address, so it must be one of this machine's.
+fn local_address(text: &str) -> Result<IpAddr, String> {
+    let address: IpAddr =
+        text.parse().map_err(|_| format!("`{text}` must be an IP address such as 10.0.0.4"))?;
+    if address.is_unspecified() {
+        return Err(format!("`{text}` is no address that peers can connect to"));
+    }
+    match TcpListener::bind((address, 0)) {
+        Ok(_) => Ok(address),
+        Err(error) => Err(format!("`{text}` is not an address of this machine: {error}")),
+    }
+}
+
+fn default_state_dir(env: impl Fn(&str) -> Option<std::ffi::OsString>) -> Option<PathBuf> {
+    let set = |key| env(key).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let base = set("XDG_STATE_HOME").or_else(|| Some(set("HOME")?.join(".local/state")))?;
+    Some(base.join("rustspeed/worker"))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,79 @@
+use super::*;
+
+fn order(root: &Path, paths: &[&str]) -> FetchOrder {
+    FetchOrder {
+        fetch_id: "f".to_owned(),
+        job_id: "a-1".to_owned(),
+        root: root.to_string_lossy().into_owned(),
+        paths: paths.iter().map(|&p| p.to_owned()).collect(),
+    }
+}
+
+fn run_folder() -> (tempfile::TempDir, PathBuf) {
+    let folder = tempfile::tempdir().unwrap();
+    let root = folder.path().join("a-1");
+    fs::create_dir_all(root.join("logs")).unwrap();
+    fs::write(root.join("logs/rank-0.log"), "hello\n").unwrap();
+    fs::write(root.join("summary.json"), "{}").unwrap();
+    fs::write(folder.path().join("secret"), "s").unwrap();
+    (folder, root)
+}
+
+fn names(order: &FetchOrder) -> Vec<String> {
+    resolve(order).unwrap().into_iter().map(|(name, _)| name).collect()
+}
+
+#[test]
+fn files_folders_and_everything_can_be_asked_for() {
+    let (_folder, root) = run_folder();
+    assert_eq!(names(&order(&root, &["summary.json"])), ["summary.json"]);
+    assert_eq!(names(&order(&root, &["logs"])), ["logs/rank-0.log"]);
+    assert_eq!(names(&order(&root, &[])), ["logs/rank-0.log", "summary.json"]);
+}
+
+#[test]
+fn nothing_outside_the_run_folder_is_served() {
+    let (folder, root) = run_folder();
+    for path in ["../secret", "/etc/passwd", "logs/../../secret"] {
+        let error = resolve(&order(&root, &[path])).unwrap_err();
+        assert!(matches!(error, Error::Outside { .. }), "{path}: {error}");
+    }
+    std::os::unix::fs::symlink(folder.path().join("secret"), root.join("link")).unwrap();
+    std::os::unix::fs::symlink("..", root.join("loop")).unwrap();
+    let error = resolve(&order(&root, &["link"])).unwrap_err();
+    assert!(matches!(error, Error::Outside { .. }), "{error}");
+    assert_eq!(names(&order(&root, &[])), ["logs/rank-0.log", "summary.json"]);
+}
+
+#[test]
+fn a_root_that_is_not_the_jobs_own_folder_is_refused() {
+    let (folder, root) = run_folder();
+    for wrong in [folder.path(), Path::new("/"), Path::new("a-1")] {
+        let error = resolve(&order(wrong, &[])).unwrap_err();
+        assert!(matches!(error, Error::Root { .. }), "{error}");
+    }
+    let gone = root.with_file_name("gone").join("a-1");
+    assert!(matches!(resolve(&order(&gone, &[])).unwrap_err(), Error::NoRoot { .. }));
+}
+
+#[tokio::test]
+async fn large_and_empty_files_arrive_in_chunks_with_one_last_each() {
+    let (_folder, root) = run_folder();
+    fs::write(root.join("big"), vec![7; 2 * CHUNK_BYTES]).unwrap();
+    fs::write(root.join("empty"), "").unwrap();
+    let (sender, mut chunks) = mpsc::channel(100);
+    let order = order(&root, &["big", "empty"]);
+    tokio::task::spawn_blocking(move || read_all(&order, &sender)).await.unwrap().unwrap();
+    let mut seen = Vec::new();
+    while let Some(PutFilesChunk { chunk: Some(chunk), .. }) = chunks.recv().await {
+        seen.push((chunk.path, chunk.data.len(), chunk.last));
+    }
+    let big = |bytes, last| ("big".to_owned(), bytes, last);
+    let expected = [
+        big(CHUNK_BYTES, false),
+        big(CHUNK_BYTES, false),
+        big(0, true),
+        ("empty".to_owned(), 0, true),
+    ];
+    assert_eq!(seen, expected);
+}

@@ -1,0 +1,149 @@
+//! What this node knows of one attempt of one job. Pure.
+
+use std::collections::BTreeMap;
+
+use proto::v1::{
+    CheckpointCommitted, JobNotes, JobProgress, Peer, PrepareFailed, Progress, RunningTrainer,
+    StartTrainers, WorkerMessage, worker_message::Kind,
+};
+use tokio::sync::mpsc;
+
+use crate::spool::Key;
+use crate::trainer_process::Order;
+
+/// Commits that are told again after a reconnect; a job that makes more keeps few of them.
+const MAX_CHECKPOINTS: usize = 1024;
+
+/// Sentences that are told again after a reconnect.
+const MAX_NOTES: usize = 256;
+
+#[derive(Debug)]
+pub(crate) struct LocalJob {
+    pub(crate) key: Key,
+    pub(crate) phase: Phase,
+    pub(crate) ranks: BTreeMap<u32, LocalRank>,
+    notes: Vec<String>,
+    checkpoints: Vec<CheckpointCommitted>,
+    progress: Option<Progress>,
+}
+
+#[derive(Debug)]
+pub(crate) enum Phase {
+    /// Inputs are being fetched and checked; `stop` once it is not wanted any more.
+    Preparing {
+        stop: bool,
+    },
+    /// It could not be prepared. Told again after a reconnect.
+    Refused(PrepareFailed),
+    Started,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct LocalRank {
+    pub(crate) slots: Vec<u32>,
+    /// 0 until it is started.
+    pub(crate) pid: u32,
+    pub(crate) orders: Option<mpsc::Sender<Order>>,
+    pub(crate) peer: Option<Peer>,
+    pub(crate) is_running: bool,
+    pub(crate) has_ended: bool,
+}
+
+impl LocalJob {
+    pub(crate) fn preparing(order: &StartTrainers) -> Self {
+        let ranks = order
+            .ranks
+            .iter()
+            .map(|r| (r.rank, LocalRank { slots: r.slots.clone(), ..LocalRank::default() }))
+            .collect();
+        Self::new(order, Phase::Preparing { stop: false }, ranks)
+    }
+
+    pub(crate) fn refused(order: &StartTrainers, failure: PrepareFailed) -> Self {
+        Self::new(order, Phase::Refused(failure), BTreeMap::new())
+    }
+
+    fn new(order: &StartTrainers, phase: Phase, ranks: BTreeMap<u32, LocalRank>) -> Self {
+        Self {
+            key: (order.job_id.clone(), order.generation),
+            phase,
+            ranks,
+            notes: Vec::new(),
+            checkpoints: Vec::new(),
+            progress: None,
+        }
+    }
+
+    /// Whether a trainer of it lives here, or is about to.
+    pub(crate) fn is_alive(&self) -> bool {
+        self.ranks.values().any(|rank| !rank.has_ended)
+    }
+
+    /// Gives every living trainer an order. A trainer that lets orders pile up is stuck; its
+    /// kill deadline does not need the queue.
+    pub(crate) fn order_all(&self, mut order: impl FnMut() -> Order) {
+        let living = self.ranks.values().filter(|rank| !rank.has_ended);
+        for orders in living.filter_map(|rank| rank.orders.as_ref()) {
+            if orders.try_send(order()).is_err() {
+                tracing::warn!(job = self.key.0, "a trainer does not take orders");
+            }
+        }
+    }
+
+    /// Its living trainers, for a hello.
+    pub(crate) fn running(&self) -> impl Iterator<Item = RunningTrainer> {
+        self.ranks.iter().filter(|(_, rank)| !rank.has_ended).map(|(number, rank)| RunningTrainer {
+            job_id: self.key.0.clone(),
+            generation: self.key.1,
+            rank: *number,
+            pid: rank.pid,
+            peer: rank.peer.clone(),
+            is_running: rank.is_running,
+        })
+    }
+
+    /// What a coordinator that knows nothing of this attempt needs to hear after the hello.
+    pub(crate) fn retold(&self) -> Vec<WorkerMessage> {
+        let mut retold = Vec::new();
+        if let Phase::Refused(failure) = &self.phase {
+            retold.push(Kind::PrepareFailed(failure.clone()));
+        }
+        if !self.notes.is_empty() {
+            retold.push(self.notes_message(self.notes.clone()));
+        }
+        retold.extend(self.checkpoints.iter().cloned().map(Kind::Checkpoint));
+        retold.extend(self.progress.clone().map(|progress| self.progress_message(progress)));
+        retold.into_iter().map(|kind| WorkerMessage { kind: Some(kind) }).collect()
+    }
+
+    pub(crate) fn on_progress(&mut self, progress: Progress) -> Kind {
+        self.progress = Some(progress.clone());
+        self.progress_message(progress)
+    }
+
+    pub(crate) fn on_notes(&mut self, notes: Vec<String>) -> Kind {
+        let room = MAX_NOTES.saturating_sub(self.notes.len());
+        self.notes.extend(notes.iter().take(room).cloned());
+        self.notes_message(notes)
+    }
+
+    pub(crate) fn on_checkpoint(&mut self, checkpoint: proto::v1::Checkpoint) -> Kind {
+        let (job_id, generation) = self.key.clone();
+        let committed = CheckpointCommitted { job_id, generation, checkpoint: Some(checkpoint) };
+        if self.checkpoints.len() == MAX_CHECKPOINTS {
+            self.checkpoints.remove(0);
+        }
+        self.checkpoints.push(committed.clone());
+        Kind::Checkpoint(committed)
+    }
+
+    fn progress_message(&self, progress: Progress) -> Kind {
+        let (job_id, generation) = self.key.clone();
+        Kind::Progress(JobProgress { job_id, generation, progress: Some(progress) })
+    }
+
+    fn notes_message(&self, notes: Vec<String>) -> Kind {
+        let (job_id, generation) = self.key.clone();
+        Kind::Notes(JobNotes { job_id, generation, notes })
+    }
+}

@@ -1,0 +1,215 @@
+//! The loop of the daemon: orders from the coordinator and news from trainers in, orders to
+//! trainers and reports out. The single owner of what runs here; nothing in it waits.
+
+mod leave;
+mod orders;
+mod reports;
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use common::exit::ExitCode;
+use common::ids::WorkerId;
+use proto::v1::{TrainerEnded, WorkerHello, WorkerMessage, worker_message::Kind};
+use service::exit::Failure;
+use service::lock::FolderLock;
+use service::shutdown::{Reason, Shutdown};
+use service::tasks;
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+use tracing::{info, warn};
+
+use crate::config::Config;
+use crate::local_job::LocalJob;
+use crate::outcomes::Outcomes;
+use crate::prepare::{self, Prepared};
+use crate::rank_log::LogWriter;
+use crate::spawner::Spawner;
+use crate::spool::{Bounds, Key, Spool};
+use crate::trainer_process::{News, Tools};
+use crate::uplink::{self, LinkEvent};
+use crate::{identity, inventory};
+
+/// Events that wait for the loop; producers wait when it is full, and only trainers' metrics and
+/// progress are so many.
+const EVENTS: usize = 256;
+
+/// Before the coordinator has said how often.
+const HEARTBEAT: Duration = Duration::from_secs(1);
+
+/// News of one trainer.
+pub(crate) type Told = (Key, u32, News);
+
+type PreparedJob = (proto::v1::StartTrainers, Result<Prepared, prepare::Error>);
+
+/// Runs the worker until it is told to stop; its trainers are gone when this returns.
+pub(crate) async fn run(config: Config, shutdown: Shutdown) -> Result<ExitCode, Failure> {
+    let (node, inputs) = Node::open(config, shutdown)?;
+    node.run(inputs).await
+}
+
+pub(crate) struct Node {
+    config: Config,
+    id: WorkerId,
+    /// Where trainers of this node listen: as configured, or this machine's address towards the
+    /// coordinator.
+    advertise: IpAddr,
+    shutdown: Shutdown,
+    tools: Tools,
+    outcomes: Outcomes,
+    /// Ends that the coordinator has not acknowledged.
+    ends: BTreeMap<(Key, u32), TrainerEnded>,
+    /// The newest attempt of each job that this node knows.
+    jobs: BTreeMap<String, LocalJob>,
+    link: Option<Link>,
+    told: mpsc::Sender<Told>,
+    prepared: mpsc::Sender<PreparedJob>,
+    is_leaving: bool,
+    /// Why the coordinator does not want this worker.
+    refused: Option<String>,
+    background: Vec<JoinHandle<()>>,
+    _lock: FolderLock,
+}
+
+struct Link {
+    number: u64,
+    outbox: mpsc::Sender<WorkerMessage>,
+    is_welcome: bool,
+}
+
+struct Inputs {
+    links: mpsc::Receiver<LinkEvent>,
+    told: mpsc::Receiver<Told>,
+    prepared: mpsc::Receiver<PreparedJob>,
+}
+
+impl Node {
+    fn open(config: Config, shutdown: Shutdown) -> Result<(Self, Inputs), Failure> {
+        let lock = FolderLock::acquire(&config.state_dir, "state folder", "--state-dir")?;
+        let failed = |error: anyhow::Error| Failure::new(ExitCode::Failed, error);
+        let id = identity::begin_life(&config.state_dir).map_err(|e| failed(e.into()))?;
+        let (outcomes, left) = Outcomes::open(&config.state_dir).map_err(|e| failed(e.into()))?;
+        let spool = Spool::open(&config.state_dir, Bounds::default());
+        let tools = Tools {
+            spawner: Spawner::start().map_err(|e| failed(e.into()))?,
+            logs: LogWriter::start().map_err(|e| failed(e.into()))?,
+            spool: Arc::new(spool.map_err(|e| failed(e.into()))?),
+        };
+        if !config.trainer.is_file() {
+            warn!(path = %config.trainer.display(), "no trainer program: jobs cannot start here");
+        }
+        let (told, told_inbox) = mpsc::channel(EVENTS);
+        let (prepared, prepared_inbox) = mpsc::channel(EVENTS);
+        let (link_events, links) = mpsc::channel(EVENTS);
+        let control = uplink::run_control(config.master.clone(), link_events);
+        let bulk = uplink::run_bulk(config.master.clone(), id, Arc::clone(&tools.spool));
+        let critical = || tasks::Kind::Critical(shutdown.clone());
+        let background = vec![
+            tasks::spawn(critical(), "control connection", control),
+            tasks::spawn(critical(), "bulk connection", bulk),
+        ];
+        let ends = left
+            .into_iter()
+            .map(|end| (((end.job_id.clone(), end.generation), end.rank), end))
+            .collect();
+        info!(name = config.name, %id, slots = config.slots, master = config.master, "worker up");
+        let node = Self {
+            advertise: config.advertise.unwrap_or(Ipv4Addr::LOCALHOST.into()),
+            config,
+            id,
+            shutdown,
+            tools,
+            outcomes,
+            ends,
+            jobs: BTreeMap::new(),
+            link: None,
+            told,
+            prepared,
+            is_leaving: false,
+            refused: None,
+            background,
+            _lock: lock,
+        };
+        Ok((node, Inputs { links, told: told_inbox, prepared: prepared_inbox }))
+    }
+
+    async fn run(mut self, mut inputs: Inputs) -> Result<ExitCode, Failure> {
+        let shutdown = self.shutdown.clone();
+        let mut heartbeat = ticker(HEARTBEAT);
+        let mut is_killed = false;
+        while !self.is_done() {
+            tokio::select! {
+                () = shutdown.requested(), if !self.is_leaving => self.begin_to_leave(),
+                () = shutdown.forced(), if !is_killed => {
+                    is_killed = true;
+                    self.kill_all();
+                }
+                Some(event) = inputs.links.recv() => {
+                    if let Some(interval) = self.on_link(event) {
+                        heartbeat = ticker(interval);
+                    }
+                }
+                Some((key, rank, news)) = inputs.told.recv() => self.on_news(&key, rank, news),
+                Some((order, result)) = inputs.prepared.recv() => self.on_prepared(order, result),
+                _ = heartbeat.tick() => self.say_heartbeat(),
+            }
+        }
+        self.leave(&mut inputs).await;
+        match (self.refused, self.shutdown.reason()) {
+            (Some(reason), _) => {
+                let error = anyhow::anyhow!("the coordinator refused this worker: {reason}");
+                Err(Failure::new(ExitCode::Failed, error))
+            }
+            (None, Some(Reason::Failed(why))) => {
+                Err(Failure::new(ExitCode::Bug, anyhow::anyhow!(why)))
+            }
+            (None, _) => Ok(ExitCode::Done),
+        }
+    }
+
+    /// Leaving, and no trainer is left.
+    fn is_done(&self) -> bool {
+        self.is_leaving && !self.jobs.values().any(LocalJob::is_alive)
+    }
+
+    /// Says it if there is a link; otherwise the next hello tells the same truth.
+    fn say(&mut self, kind: Kind) {
+        if let Some(link) = self.link.as_ref().filter(|link| link.is_welcome) {
+            let message = WorkerMessage { kind: Some(kind) };
+            if link.outbox.try_send(message).is_err() {
+                warn!("the control connection does not move; a new one is made");
+                self.link = None;
+            }
+        }
+    }
+
+    fn say_heartbeat(&mut self) {
+        let time_ms = crate::capture::unix_millis();
+        self.say(Kind::Heartbeat(proto::v1::Heartbeat { time_ms }));
+    }
+
+    fn hello(&self) -> WorkerHello {
+        WorkerHello {
+            uuid: self.id.uuid.to_string(),
+            incarnation: self.id.incarnation.0,
+            name: self.config.name.clone(),
+            advertise: self.advertise.to_string(),
+            slots: self.config.slots.get(),
+            device: "cpu".to_owned(),
+            memory_bytes: inventory::memory_bytes(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            hostname: inventory::hostname(),
+            running: self.jobs.values().flat_map(LocalJob::running).collect(),
+            unacknowledged: self.ends.values().cloned().collect(),
+        }
+    }
+}
+
+fn ticker(interval: Duration) -> tokio::time::Interval {
+    let mut ticker = tokio::time::interval(interval);
+    // After a stall one heartbeat says as much as ten.
+    ticker.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    ticker
+}

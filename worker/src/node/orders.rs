@@ -1,0 +1,262 @@
+//! What the coordinator says, and what follows from it here.
+
+use std::time::Duration;
+
+use proto::v1::coordinator_message::Kind as Said;
+use proto::v1::worker_message::Kind;
+use proto::v1::{
+    Assignment, CoordinatorMessage, EndsAcknowledged, PrepareFailed, RankTable, StartTrainers,
+    StopJob, Welcome, WorkerMessage,
+};
+use service::tasks;
+use tokio::sync::mpsc;
+use tracing::{debug, info, warn};
+
+use super::{Link, Node, PreparedJob};
+use crate::local_job::{LocalJob, Phase};
+use crate::prepare::{self, Prepared};
+use crate::trainer_process::{self, News, Order, Plan};
+use crate::uplink::LinkEvent;
+use crate::{files, local_job};
+
+/// Orders that wait for one trainer.
+const ORDERS: usize = 16;
+
+/// Bounds on what a coordinator may ask of the heartbeat.
+const HEARTBEAT_MIN: Duration = Duration::from_millis(50);
+const HEARTBEAT_MAX: Duration = Duration::from_secs(60);
+
+impl Node {
+    /// Returns the heartbeat interval when a welcome has set it.
+    pub(super) fn on_link(&mut self, event: LinkEvent) -> Option<Duration> {
+        match event {
+            LinkEvent::Up { link, outbox, local } => {
+                self.advertise = self.config.advertise.unwrap_or(local);
+                self.on_up(link, outbox);
+                None
+            }
+            LinkEvent::Down { link } => {
+                if self.is_present(link) {
+                    self.link = None;
+                }
+                None
+            }
+            LinkEvent::Said { link, message } if self.is_present(link) => self.on_said(message),
+            LinkEvent::Said { .. } => None,
+        }
+    }
+
+    fn is_present(&self, link: u64) -> bool {
+        self.link.as_ref().is_some_and(|present| present.number == link)
+    }
+
+    fn on_up(&mut self, number: u64, outbox: mpsc::Sender<WorkerMessage>) {
+        let message = WorkerMessage { kind: Some(Kind::Hello(self.hello())) };
+        // A closed outbox belongs to a connection that is gone already.
+        if outbox.try_send(message).is_ok() {
+            self.link = Some(Link { number, outbox, is_welcome: false });
+        }
+    }
+
+    fn on_said(&mut self, message: CoordinatorMessage) -> Option<Duration> {
+        match message.kind {
+            Some(Said::Welcome(welcome)) => return Some(self.on_welcome(&welcome)),
+            Some(Said::Refused(refused)) if !refused.is_retryable => {
+                self.refused = Some(refused.reason.clone());
+                self.shutdown.fail(refused.reason);
+                self.kill_all();
+            }
+            // The connection tells why it is down.
+            Some(Said::Refused(_)) => self.link = None,
+            Some(Said::Start(order)) => self.on_start(order),
+            Some(Said::RankTable(table)) => self.on_rank_table(&table),
+            Some(Said::Stop(stop)) => self.on_stop(&stop),
+            Some(Said::Fetch(order)) => {
+                let serving = files::serve(order, self.config.master.clone());
+                tasks::spawn(tasks::Kind::Finish, "fetch", serving);
+            }
+            Some(Said::Ends(ends)) => self.on_acknowledged(&ends),
+            Some(Said::Ping(_)) => self.say_heartbeat(),
+            None => warn!("a message of an unknown kind from the coordinator is ignored"),
+        }
+        None
+    }
+
+    fn on_welcome(&mut self, welcome: &Welcome) -> Duration {
+        if let Some(link) = &mut self.link {
+            link.is_welcome = true;
+        }
+        info!(coordinator = welcome.coordinator_incarnation, "joined");
+        // What happened between the hello and now, and what a new coordinator cannot know.
+        let retold: Vec<_> = self.jobs.values().flat_map(LocalJob::retold).collect();
+        for kind in retold.into_iter().filter_map(|message| message.kind) {
+            self.say(kind);
+        }
+        Duration::from_millis(welcome.heartbeat_ms).clamp(HEARTBEAT_MIN, HEARTBEAT_MAX)
+    }
+
+    fn on_start(&mut self, order: StartTrainers) {
+        let known = self.jobs.get(&order.job_id);
+        if known.is_some_and(|job| job.key.1 >= order.generation) {
+            // A4; the same generation again means that the coordinator was not sure.
+            debug!(job = order.job_id, generation = order.generation, "known already");
+            return;
+        }
+        let problem = if self.is_leaving {
+            Some("this worker is leaving".to_owned())
+        } else if let Some(job) = known.filter(|job| job.is_alive()) {
+            let reason = format!("generation {} supersedes this one", order.generation);
+            job.order_all(|| Order::Abort { reason: reason.clone() });
+            Some(format!("trainers of generation {} still run here", job.key.1))
+        } else {
+            impossible_slots(&order, self.config.slots.get())
+        };
+        if let Some(problem) = problem {
+            let message = format!("worker `{}`: {problem}", self.config.name);
+            return self.refuse(&order, false, message);
+        }
+        info!(
+            job = order.job_id,
+            generation = order.generation,
+            ranks = order.ranks.len(),
+            "preparing"
+        );
+        self.jobs.insert(order.job_id.clone(), LocalJob::preparing(&order));
+        let (config, done) = (self.config.clone(), self.prepared.clone());
+        tasks::spawn(tasks::Kind::Finish, "prepare", async move {
+            let result = prepare::prepare(&order, &config).await;
+            let answer: PreparedJob = (order, result);
+            // A node that does not listen any more is ending.
+            let _ = done.send(answer).await;
+        });
+    }
+
+    fn refuse(&mut self, order: &StartTrainers, is_configuration: bool, message: String) {
+        warn!(job = order.job_id, generation = order.generation, message, "not started");
+        let (job_id, generation) = (order.job_id.clone(), order.generation);
+        let failure = PrepareFailed { job_id, generation, is_configuration, message };
+        // An older generation that is still alive stays the one to watch.
+        if self.jobs.get(&order.job_id).is_none_or(|job| !job.is_alive()) {
+            let refused = LocalJob::refused(order, failure.clone());
+            self.jobs.insert(order.job_id.clone(), refused);
+        }
+        self.say(Kind::PrepareFailed(failure));
+    }
+
+    pub(super) fn on_prepared(
+        &mut self,
+        order: StartTrainers,
+        result: Result<Prepared, prepare::Error>,
+    ) {
+        let Some(job) = self.jobs.get_mut(&order.job_id) else { return };
+        let Phase::Preparing { stop } = job.phase else { return };
+        match result {
+            Err(error) => {
+                job.ranks.clear();
+                let message = service::exit::chain(&error);
+                self.refuse(&order, error.is_configuration(), message);
+            }
+            Ok(_) if stop => {
+                let ranks: Vec<u32> = job.ranks.keys().copied().collect();
+                job.phase = Phase::Started;
+                let key = job.key.clone();
+                for rank in ranks {
+                    self.on_news(&key, rank, News::Ended(trainer_process::Ended::before_start()));
+                }
+            }
+            Ok(prepared) => self.start_trainers(&order, &prepared),
+        }
+    }
+
+    fn start_trainers(&mut self, order: &StartTrainers, prepared: &Prepared) {
+        let advertise = self.advertise.to_string();
+        let Some(job) = self.jobs.get_mut(&order.job_id) else { return };
+        job.phase = Phase::Started;
+        for (&rank, local) in &mut job.ranks {
+            let (orders, inbox) = mpsc::channel(ORDERS);
+            local.orders = Some(orders);
+            let plan = Plan {
+                program: self.config.trainer.clone(),
+                env: prepared.env.clone(),
+                run_dir: prepared.run_dir.clone(),
+                assignment: Assignment {
+                    job_id: order.job_id.clone(),
+                    generation: order.generation,
+                    attempt: order.attempt,
+                    rank,
+                    world: order.world,
+                    spec_json: prepared.spec_json.clone(),
+                    advertise: advertise.clone(),
+                    run_dir: prepared.run_dir.to_string_lossy().into_owned(),
+                    slots: local.slots.clone(),
+                    worker: self.config.name.clone(),
+                },
+            };
+            let news = trainer_process::Teller::new(job.key.clone(), rank, self.told.clone());
+            let running = trainer_process::run(plan, self.tools.clone(), inbox, news);
+            tasks::spawn(tasks::Kind::Finish, "trainer", running);
+        }
+    }
+
+    fn on_rank_table(&self, table: &RankTable) {
+        match self.jobs.get(&table.job_id).filter(|job| job.key.1 == table.generation) {
+            Some(job) => job.order_all(|| Order::Connect(table.clone())),
+            None => debug!(job = table.job_id, generation = table.generation, "not here (A4)"),
+        }
+    }
+
+    fn on_stop(&mut self, stop: &StopJob) {
+        let Some(job) = self.jobs.get_mut(&stop.job_id) else { return };
+        if job.key.1 != stop.generation {
+            debug!(job = stop.job_id, generation = stop.generation, "stop of another one (A4)");
+            return;
+        }
+        info!(job = stop.job_id, generation = stop.generation, reason = stop.reason, "stopping");
+        if let local_job::Phase::Preparing { stop } = &mut job.phase {
+            *stop = true;
+        }
+        if stop.gracefully {
+            let grace = Duration::from_millis(stop.grace_ms);
+            job.order_all(|| Order::StopGracefully { grace });
+        } else {
+            job.order_all(|| Order::Abort { reason: stop.reason.clone() });
+        }
+    }
+
+    pub(super) fn on_acknowledged(&mut self, ends: &EndsAcknowledged) {
+        for end in &ends.ends {
+            let key = (end.job_id.clone(), end.generation);
+            if self.ends.remove(&(key, end.rank)).is_some() {
+                self.outcomes.forget(&end.job_id, end.generation, end.rank);
+            }
+        }
+        let Self { jobs, ends, tools, .. } = self;
+        jobs.retain(|_, job| {
+            let is_told = job.ranks.keys().all(|r| !ends.contains_key(&(job.key.clone(), *r)));
+            let is_over = matches!(job.phase, Phase::Started) && !job.is_alive() && is_told;
+            if is_over {
+                tools.spool.forget_job(&job.key);
+            }
+            !is_over
+        });
+    }
+}
+
+/// What is wrong with the slots of an order, if anything.
+fn impossible_slots(order: &StartTrainers, slots: u32) -> Option<String> {
+    if order.ranks.is_empty() {
+        return Some("no ranks to start".to_owned());
+    }
+    let mut taken = std::collections::BTreeSet::new();
+    for rank in &order.ranks {
+        for &slot in &rank.slots {
+            if slot >= slots {
+                return Some(format!("rank {} wants slot {slot}; there are {slots}", rank.rank));
+            }
+            if !taken.insert(slot) {
+                return Some(format!("slot {slot} is given to two ranks"));
+            }
+        }
+    }
+    None
+}

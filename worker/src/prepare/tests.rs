@@ -1,0 +1,59 @@
+use super::*;
+
+fn environment_of(inherited: &[(&str, &str)], job: &[(&str, &str)]) -> BTreeMap<String, String> {
+    let inherited = inherited.iter().map(|(k, v)| (OsString::from(k), OsString::from(v)));
+    let job = job.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+    environment(inherited, &job, 3)
+        .into_iter()
+        .map(|(k, v)| (k.into_string().unwrap(), v.into_string().unwrap()))
+        .collect()
+}
+
+#[test]
+fn trainers_inherit_the_users_world_but_not_another_launchers() {
+    let inherited =
+        [("PATH", "/bin"), ("RANK", "7"), ("RUSTSPEED_MASTER", "a:1"), ("OMP_NUM_THREADS", "64")];
+    let env = environment_of(&inherited, &[]);
+    assert_eq!(env["PATH"], "/bin");
+    assert_eq!(env["OMP_NUM_THREADS"], "3");
+    assert_eq!(env["MALLOC_TOP_PAD_"], "268435456");
+    assert_eq!(env["RUST_BACKTRACE"], "1");
+    assert!(!env.contains_key("RANK") && !env.contains_key("RUSTSPEED_MASTER"));
+}
+
+#[test]
+fn what_the_user_set_wins_over_ours_and_what_the_job_set_over_both() {
+    let inherited = [("MALLOC_TOP_PAD_", "1"), ("NCCL_DEBUG", "WARN")];
+    let job = [("NCCL_DEBUG", "INFO"), ("OMP_NUM_THREADS", "1"), ("MALLOC_TRIM_THRESHOLD_", "2")];
+    let env = environment_of(&inherited, &job);
+    assert_eq!(env["MALLOC_TOP_PAD_"], "1");
+    assert_eq!(env["NCCL_DEBUG"], "INFO");
+    assert_eq!(env["OMP_NUM_THREADS"], "1");
+    assert_eq!(env["MALLOC_TRIM_THRESHOLD_"], "2");
+}
+
+#[test]
+fn a_missing_input_is_the_jobs_fault_and_a_full_disk_is_not() {
+    let error = |kind: io::ErrorKind| Error::Input {
+        key: "data.path",
+        path: "/data/co2.csv".into(),
+        worker: "node-1".to_owned(),
+        source: kind.into(),
+    };
+    assert!(error(io::ErrorKind::NotFound).is_configuration());
+    assert!(!error(io::ErrorKind::StorageFull).is_configuration());
+    let text = error(io::ErrorKind::NotFound).to_string();
+    for part in ["data.path", "/data/co2.csv", "node-1"] {
+        assert!(text.contains(part), "{part} in {text}");
+    }
+}
+
+#[test]
+fn the_run_folder_holds_the_job_as_written() {
+    let folder = tempfile::tempdir().unwrap();
+    let run_dir = folder.path().join("runs/a-1");
+    make_run_dir(&run_dir, Some("x = 1")).unwrap();
+    make_run_dir(&run_dir, None).unwrap();
+    assert_eq!(fs::read_to_string(run_dir.join("job.toml")).unwrap(), "x = 1");
+    assert!(run_dir.join("logs").is_dir());
+}

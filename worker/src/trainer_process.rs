@@ -1,0 +1,429 @@
+//! One trainer from its start to its burial: the link to it, its output, the ladder that stops it,
+//! and the classification of its end. Knows nothing of the coordinator.
+
+mod end;
+mod link;
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::process::ExitStatus;
+use std::sync::Arc;
+use std::time::Duration;
+
+use common::status::{FailureKind, TrainerEnd, TrainerFailure};
+use proto::v1::{
+    Assignment, Checkpoint, Listening, LogLine, Metrics, Progress, RankTable, TrainerMessage,
+    WorkerCommand, trainer_message, worker_command,
+};
+use service::tasks;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{Instant, timeout};
+use tracing::{info, warn};
+
+use crate::capture::{self, Line};
+use crate::inventory;
+use crate::rank_log::{LogWriter, Tail};
+use crate::spawner::{Launch, Process, Spawned, Spawner};
+use crate::spool::{Key, Spool};
+
+use end::{Evidence, KillReason, Said};
+
+/// A trainer that has not said hello by then is killed: loading libtorch takes a fraction of a
+/// second, on a cold network disk perhaps ten.
+const HELLO_DEADLINE: Duration = Duration::from_secs(60);
+
+/// An aborted trainer, or one that has said its last word, is killed after this.
+const LEAVE_DEADLINE: Duration = Duration::from_secs(2);
+
+/// After the process is gone, what it had said and written is taken in for so long. Small, so
+/// that the coordinator knows of the end within 250 ms even when a grandchild holds a pipe open.
+const DRAIN_DEADLINE: Duration = Duration::from_millis(100);
+
+/// Lines that go with the report of an end.
+const REPORTED_LINES: usize = 50;
+
+/// Commands that wait for the trainer to read them.
+const COMMANDS: usize = 16;
+
+/// What the trainer process needs to know and have.
+#[derive(Debug)]
+pub(crate) struct Plan {
+    pub(crate) program: PathBuf,
+    pub(crate) env: Vec<(OsString, OsString)>,
+    pub(crate) run_dir: PathBuf,
+    pub(crate) assignment: Assignment,
+}
+
+/// What trainers of this node share.
+#[derive(Debug, Clone)]
+pub(crate) struct Tools {
+    pub(crate) spawner: Spawner,
+    pub(crate) logs: LogWriter,
+    pub(crate) spool: Arc<Spool>,
+}
+
+/// What may be asked of a trainer.
+#[derive(Debug)]
+pub(crate) enum Order {
+    Connect(RankTable),
+    /// Finish the step, save, leave; killed after the grace.
+    StopGracefully {
+        grace: Duration,
+    },
+    /// Leave now; killed after [`LEAVE_DEADLINE`].
+    Abort {
+        reason: String,
+    },
+    Kill,
+}
+
+/// What becomes known of a trainer, in order. `Ended` comes once and last.
+#[derive(Debug)]
+pub(crate) enum News {
+    Started { pid: u32 },
+    Listening(Listening),
+    Running,
+    Progress(Progress),
+    Checkpoint(Checkpoint),
+    Notes(Vec<String>),
+    Ended(Ended),
+}
+
+#[derive(Debug)]
+pub(crate) struct Ended {
+    pub(crate) end: TrainerEnd,
+    pub(crate) last_lines: Vec<String>,
+    pub(crate) summary_json: String,
+}
+
+impl Ended {
+    /// Of a trainer that was not started, because its job was stopped before.
+    pub(crate) fn before_start() -> Self {
+        Self { end: TrainerEnd::Stopped, last_lines: Vec::new(), summary_json: String::new() }
+    }
+}
+
+/// Where one trainer's news go.
+#[derive(Debug)]
+pub(crate) struct Teller {
+    key: Key,
+    rank: u32,
+    node: mpsc::Sender<(Key, u32, News)>,
+}
+
+impl Teller {
+    pub(crate) fn new(key: Key, rank: u32, node: mpsc::Sender<(Key, u32, News)>) -> Self {
+        Self { key, rank, node }
+    }
+
+    /// Waits while the node is busy. A node that does not listen any more is ending, and so will
+    /// the trainer: then there is nothing to do about lost news.
+    async fn tell(&self, news: News) {
+        let _ = self.node.send((self.key.clone(), self.rank, news)).await;
+    }
+}
+
+/// Runs one trainer. Returns after its `Ended` was told. Not cancel-safe: dropping it leaves the
+/// process to the death of its socket.
+pub(crate) async fn run(plan: Plan, tools: Tools, mut orders: mpsc::Receiver<Order>, news: Teller) {
+    let ended = match Trainer::start(plan, tools).await {
+        Ok((mut trainer, streams)) => {
+            let pid = trainer.process.pid();
+            news.tell(News::Started { pid }).await;
+            trainer.live(streams, &mut orders, &news).await
+        }
+        Err(failure) => failure,
+    };
+    news.tell(News::Ended(ended)).await;
+}
+
+struct Trainer {
+    process: Arc<Process>,
+    tools: Tools,
+    key: Key,
+    rank: u32,
+    log_path: PathBuf,
+    /// None once the trainer has left: nothing can be said to it.
+    commands: Option<mpsc::Sender<WorkerCommand>>,
+    serving: tokio::task::JoinHandle<()>,
+    tail: Tail,
+    lines_missing_in_file: u64,
+    said_hello: bool,
+    said: Option<Said>,
+    summary_json: String,
+    is_stop_asked: bool,
+    killed: Option<KillReason>,
+    /// When to kill, and why.
+    deadline: (Instant, KillReason),
+    dropped_upstream: u64,
+    out_of_memory_kills: Option<u64>,
+}
+
+struct Streams {
+    ended: oneshot::Receiver<ExitStatus>,
+    lines: mpsc::Receiver<Line>,
+    messages: mpsc::Receiver<TrainerMessage>,
+}
+
+impl Trainer {
+    async fn start(plan: Plan, tools: Tools) -> Result<(Self, Streams), Ended> {
+        let failed = |error: &dyn std::error::Error| {
+            let message = format!("start `{}`: {error}", plan.program.display());
+            let failure = TrainerFailure { kind: FailureKind::Start, step: None, message };
+            let end = TrainerEnd::Failed { failure };
+            Ended { end, last_lines: Vec::new(), summary_json: String::new() }
+        };
+        let (ours, theirs) =
+            std::os::unix::net::UnixStream::pair().map_err(|error| failed(&error))?;
+        let (commands, outgoing) = mpsc::channel(COMMANDS);
+        let key = (plan.assignment.job_id.clone(), plan.assignment.generation);
+        let rank = plan.assignment.rank;
+        let first = worker_command::Kind::Assignment(plan.assignment);
+        commands
+            .try_send(WorkerCommand { kind: Some(first) })
+            .expect("a new channel has room for one message");
+        let out_of_memory_kills = inventory::out_of_memory_kills();
+        let launch = Launch {
+            program: plan.program.clone(),
+            env: plan.env,
+            working_dir: plan.run_dir.clone(),
+            link: theirs.into(),
+        };
+        let spawned = tools.spawner.spawn(launch).await.map_err(|error| failed(&error))?;
+        let Spawned { process, ended, stdout, stderr } = spawned;
+        let (messages, serving) = link::serve(ours, outgoing);
+        let (line_sender, lines) = mpsc::channel(64);
+        for (pipe, is_stderr) in [(stdout, false), (stderr, true)] {
+            let reading = capture::read_lines(pipe, is_stderr, line_sender.clone());
+            tasks::spawn(tasks::Kind::Finish, "trainer output", reading);
+        }
+        info!(job = key.0, generation = key.1, rank, pid = process.pid(), "trainer started");
+        let trainer = Self {
+            process,
+            tools,
+            key,
+            rank,
+            log_path: plan.run_dir.join(format!("logs/rank-{rank}.log")),
+            commands: Some(commands),
+            serving,
+            tail: Tail::default(),
+            lines_missing_in_file: 0,
+            said_hello: false,
+            said: None,
+            summary_json: String::new(),
+            is_stop_asked: false,
+            killed: None,
+            deadline: (Instant::now() + HELLO_DEADLINE, KillReason::NoHello(HELLO_DEADLINE)),
+            dropped_upstream: 0,
+            out_of_memory_kills,
+        };
+        Ok((trainer, Streams { ended, lines, messages }))
+    }
+
+    /// From the first message to the burial.
+    async fn live(
+        &mut self,
+        mut streams: Streams,
+        orders: &mut mpsc::Receiver<Order>,
+        news: &Teller,
+    ) -> Ended {
+        let mut messages_open = true;
+        let mut lines_open = true;
+        let mut orders_open = true;
+        let status = loop {
+            let at = self.deadline.0;
+            tokio::select! {
+                status = &mut streams.ended => break status.ok(),
+                message = streams.messages.recv(), if messages_open => match message {
+                    Some(message) => self.on_message(message, news).await,
+                    None => {
+                        messages_open = false;
+                        self.on_hang_up();
+                    }
+                },
+                line = streams.lines.recv(), if lines_open => match line {
+                    Some(line) => self.on_line(line),
+                    None => lines_open = false,
+                },
+                order = orders.recv(), if orders_open => match order {
+                    Some(order) => self.on_order(order),
+                    None => orders_open = false,
+                },
+                () = tokio::time::sleep_until(at) => self.on_deadline(),
+            }
+        };
+        self.drain(streams, messages_open, news).await;
+        self.serving.abort();
+        self.tell_missing_lines();
+        if timeout(DRAIN_DEADLINE, self.tools.logs.close(&self.log_path)).await.is_err() {
+            warn!(path = %self.log_path.display(), "rank log is still being written");
+        }
+        self.ended(status)
+    }
+
+    async fn on_message(&mut self, message: TrainerMessage, news: &Teller) {
+        use trainer_message::Kind;
+        let told = match message.kind {
+            Some(Kind::Hello(_)) => {
+                self.said_hello = true;
+                if matches!(self.deadline.1, KillReason::NoHello(_)) {
+                    self.deadline = (far_future(), KillReason::Order);
+                }
+                return;
+            }
+            Some(Kind::Metrics(metrics)) => return self.on_metrics(metrics),
+            Some(Kind::Failed(failure)) => return self.on_last_word(end::failed(failure)),
+            Some(Kind::Panicked(panic)) => {
+                return self.on_last_word(Said::Panicked(panic.message, panic.place));
+            }
+            Some(Kind::Finished(finished)) => {
+                self.summary_json = finished.summary_json;
+                return self.on_last_word(Said::Finished);
+            }
+            Some(Kind::Stopped(stopped)) => {
+                self.summary_json = stopped.summary_json;
+                return self.on_last_word(Said::Stopped);
+            }
+            Some(Kind::Listening(listening)) => News::Listening(listening),
+            Some(Kind::Running(_)) => News::Running,
+            Some(Kind::Progress(progress)) => News::Progress(progress),
+            Some(Kind::Checkpoint(checkpoint)) => News::Checkpoint(checkpoint),
+            Some(Kind::Notes(notes)) => News::Notes(notes.notes),
+            None => {
+                warn!(rank = self.rank, "a message of an unknown kind from a trainer is ignored");
+                return;
+            }
+        };
+        news.tell(told).await;
+    }
+
+    /// The first last word counts; a later one is an echo of it.
+    fn on_last_word(&mut self, said: Said) {
+        self.said.get_or_insert(said);
+        self.kill_by(Instant::now() + LEAVE_DEADLINE, KillReason::Lingered);
+    }
+
+    fn on_metrics(&mut self, metrics: Metrics) {
+        let newly_dropped = metrics.dropped.saturating_sub(self.dropped_upstream);
+        self.dropped_upstream = metrics.dropped.max(self.dropped_upstream);
+        self.tools.spool.count_dropped(&self.key, newly_dropped);
+        let mut series = metrics.series;
+        // A trainer speaks for its own rank only.
+        series.iter_mut().for_each(|one| one.rank = self.rank);
+        self.tools.spool.push_metrics(&self.key, series);
+    }
+
+    fn on_line(&mut self, line: Line) {
+        let Line { time_ms, text, stderr } = line.clone();
+        self.tools.spool.push_line(&self.key, self.rank, LogLine { time_ms, text, stderr });
+        if self.tools.logs.write(&self.log_path, &line.text) {
+            self.tell_missing_lines();
+        } else {
+            self.lines_missing_in_file += 1;
+        }
+        self.tail.push(line);
+    }
+
+    fn tell_missing_lines(&mut self) {
+        if self.lines_missing_in_file > 0 {
+            let text = format!("[{} lines are missing: slow disk]", self.lines_missing_in_file);
+            if self.tools.logs.write(&self.log_path, &text) {
+                self.lines_missing_in_file = 0;
+            }
+        }
+    }
+
+    fn on_order(&mut self, order: Order) {
+        use worker_command::Kind;
+        match order {
+            Order::Connect(table) => self.command(Kind::RankTable(table)),
+            Order::StopGracefully { grace } => {
+                self.is_stop_asked = true;
+                self.command(Kind::StopGracefully(proto::v1::Empty {}));
+                self.kill_by(Instant::now() + grace, KillReason::Order);
+            }
+            Order::Abort { reason } => {
+                self.is_stop_asked = true;
+                self.command(Kind::Abort(reason));
+                self.kill_by(Instant::now() + LEAVE_DEADLINE, KillReason::Order);
+            }
+            Order::Kill => {
+                self.is_stop_asked = true;
+                self.deadline = (far_future(), KillReason::Order);
+                self.kill(KillReason::Order);
+            }
+        }
+    }
+
+    /// A trainer that does not read its commands is stuck, and the deadlines above deal with it.
+    fn command(&mut self, kind: worker_command::Kind) {
+        if let Some(commands) = &self.commands
+            && commands.try_send(WorkerCommand { kind: Some(kind) }).is_err()
+        {
+            warn!(rank = self.rank, "trainer does not read its commands");
+        }
+    }
+
+    /// The trainer closed its side: it has said everything. Our side closes too, which tells it
+    /// that everything was heard.
+    fn on_hang_up(&mut self) {
+        self.commands = None;
+        self.kill_by(Instant::now() + LEAVE_DEADLINE, KillReason::Lingered);
+    }
+
+    fn kill_by(&mut self, at: Instant, why: KillReason) {
+        if at < self.deadline.0 {
+            self.deadline = (at, why);
+        }
+    }
+
+    fn on_deadline(&mut self) {
+        let (_, why) = std::mem::replace(&mut self.deadline, (far_future(), KillReason::Order));
+        self.kill(why);
+    }
+
+    fn kill(&mut self, why: KillReason) {
+        warn!(rank = self.rank, pid = self.process.pid(), why = ?why, "trainer killed");
+        self.killed.get_or_insert(why);
+        self.process.kill();
+    }
+
+    /// Takes in what the dead process had said and written.
+    async fn drain(&mut self, streams: Streams, messages_open: bool, news: &Teller) {
+        let Streams { mut lines, mut messages, .. } = streams;
+        let until = Instant::now() + DRAIN_DEADLINE;
+        if messages_open && self.said_hello {
+            while let Ok(Some(message)) = tokio::time::timeout_at(until, messages.recv()).await {
+                self.on_message(message, news).await;
+            }
+        }
+        while let Ok(Some(line)) = tokio::time::timeout_at(until, lines.recv()).await {
+            self.on_line(line);
+        }
+    }
+
+    fn ended(&mut self, status: Option<ExitStatus>) -> Ended {
+        let has_memory_run_out = match (self.out_of_memory_kills, inventory::out_of_memory_kills())
+        {
+            (Some(before), Some(after)) => after > before,
+            _ => false,
+        };
+        let evidence = Evidence {
+            status,
+            said: self.said.take(),
+            is_stop_asked: self.is_stop_asked,
+            killed: self.killed,
+            has_memory_run_out,
+        };
+        let end = end::classify(evidence, self.tail.stderr());
+        let (job, generation) = (&self.key.0, self.key.1);
+        info!(job, generation, rank = self.rank, end = ?end, "trainer ended");
+        let summary_json = std::mem::take(&mut self.summary_json);
+        Ended { end, last_lines: self.tail.last(REPORTED_LINES), summary_json }
+    }
+}
+
+fn far_future() -> Instant {
+    // A year; tokio has no "never".
+    Instant::now() + Duration::from_secs(365 * 24 * 3600)
+}
