@@ -10,11 +10,16 @@ use std::path::Path;
 use common::spec;
 use tch::{Kind, Tensor};
 
+mod dropout;
 mod error;
 mod init;
 mod weights;
 
 pub use error::Error;
+
+use dropout::Dropout;
+
+use crate::rng;
 
 /// A leaf tensor of the model.
 #[derive(Debug)]
@@ -43,6 +48,14 @@ pub struct Model {
     parameters: Vec<Parameter>,
 }
 
+/// What a forward pass is for.
+#[derive(Debug)]
+pub enum Pass {
+    Evaluate,
+    /// Dropout draws its masks from this stream (`rng::dropout`).
+    Train(rng::Stream),
+}
+
 /// Makes the model of `spec` for `inputs` features and `outputs` predicted values. Its weights
 /// come from `spec.init_from`, else from `seed` alone: the same on every rank and machine.
 pub fn build(spec: &spec::Model, inputs: usize, outputs: usize, seed: u64) -> Result<Model, Error> {
@@ -64,23 +77,30 @@ pub fn build(spec: &spec::Model, inputs: usize, outputs: usize, seed: u64) -> Re
 }
 
 impl Model {
-    /// `x_btf` (fp32) to `y_bo`. With `train`, dropout is drawn from libtorch's generator: seed it
-    /// first (`rng::dropout_seed`).
-    pub fn forward(&self, x_btf: &Tensor, train: bool) -> Result<Tensor, Error> {
-        let batch = self.check_input(x_btf)?;
+    /// `x_btf` (fp32) to `y_bo`.
+    pub fn forward(&self, x_btf: &Tensor, pass: Pass) -> Result<Tensor, Error> {
+        self.check_input(x_btf)?;
+        let train = matches!(pass, Pass::Train(_));
+        let mut dropout = Dropout::new(pass);
         let (recurrent, head) = self.parameters.split_at(self.parameters.len() - 2);
-        let recurrent: Vec<&Tensor> = recurrent.iter().map(|p| &p.tensor).collect();
-        let out_btx = self.recur(x_btf, batch, &recurrent, train)?;
+        // libtorch's recurrent kernels work time-major; handing them that saves the turning round
+        // between layers.
+        let mut out_tbh =
+            x_btf.f_transpose(0, 1).map_err(|source| Error::torch("turn the input", source))?;
+        let per_layer = recurrent.len() / self.layers as usize;
+        for (layer, parameters) in recurrent.chunks_exact(per_layer).enumerate() {
+            if layer > 0 {
+                out_tbh = dropout.apply(out_tbh, self.dropout)?;
+            }
+            let parameters: Vec<&Tensor> = parameters.iter().map(|p| &p.tensor).collect();
+            out_tbh = self.recur(&out_tbh, &parameters, train)?;
+        }
         // The last time step of both directions, as torch's `out[:, -1]`: the reverse direction
         // has then seen one step only, which is what the torch models of this kind train with.
-        let mut last_bx =
-            out_btx.f_select(1, -1).map_err(|source| Error::torch("take the last step", source))?;
-        if train && self.head_dropout > 0.0 {
-            last_bx = last_bx
-                .f_dropout(self.head_dropout, true)
-                .map_err(|source| Error::torch("apply the head's dropout", source))?;
-        }
-        last_bx
+        let last_bh =
+            out_tbh.f_select(0, -1).map_err(|source| Error::torch("take the last step", source))?;
+        dropout
+            .apply(last_bh, self.head_dropout)?
             .f_linear(&head[0].tensor, Some(&head[1].tensor))
             .map_err(|source| Error::torch("apply `fc`", source))
     }
@@ -118,13 +138,13 @@ impl Model {
         })
     }
 
-    /// Returns the batch size. libtorch reports a wrong shape from deep inside; this names it.
-    fn check_input(&self, x_btf: &Tensor) -> Result<i64, Error> {
+    /// libtorch reports a wrong shape from deep inside; this names it.
+    fn check_input(&self, x_btf: &Tensor) -> Result<(), Error> {
         let size = x_btf.size();
         match size[..] {
             [batch, time, features] if batch > 0 && time > 0 && features == self.inputs => {
                 if x_btf.kind() == Kind::Float {
-                    return Ok(batch);
+                    return Ok(());
                 }
                 Err(Error::InputKind { found: x_btf.kind() })
             }
@@ -132,35 +152,22 @@ impl Model {
         }
     }
 
-    fn recur(
-        &self,
-        x_btf: &Tensor,
-        batch: i64,
-        parameters: &[&Tensor],
-        train: bool,
-    ) -> Result<Tensor, Error> {
-        let directions = if self.bidirectional { 2 } else { 1 };
-        let state_shape = [self.layers * directions, batch, self.hidden];
-        let state = Tensor::f_zeros(state_shape, (Kind::Float, x_btf.device()))
-            .map_err(|source| Error::torch("make the initial state", source))?;
-        let (layers, dropout, both_ways) = (self.layers, self.dropout, self.bidirectional);
+    /// One layer, with all its directions.
+    fn recur(&self, x_tbf: &Tensor, parameters: &[&Tensor], train: bool) -> Result<Tensor, Error> {
+        let (directions, batch) = (if self.bidirectional { 2 } else { 1 }, x_tbf.size()[1]);
+        let state =
+            Tensor::f_zeros([directions, batch, self.hidden], (Kind::Float, x_tbf.device()))
+                .map_err(|source| Error::torch("make the initial state", source))?;
+        // libtorch's own dropout acts between the layers of one call: here is only one.
+        let (dropout, both_ways) = (0.0, self.bidirectional);
         match self.kind {
-            spec::ModelKind::Lstm => x_btf
-                .f_lstm(
-                    &[&state, &state],
-                    parameters,
-                    true,
-                    layers,
-                    dropout,
-                    train,
-                    both_ways,
-                    true,
-                )
-                .map(|(out_btx, _, _)| out_btx)
+            spec::ModelKind::Lstm => x_tbf
+                .f_lstm(&[&state, &state], parameters, true, 1, dropout, train, both_ways, false)
+                .map(|(out_tbh, _, _)| out_tbh)
                 .map_err(|source| Error::torch("apply `lstm`", source)),
-            spec::ModelKind::Gru => x_btf
-                .f_gru(&state, parameters, true, layers, dropout, train, both_ways, true)
-                .map(|(out_btx, _)| out_btx)
+            spec::ModelKind::Gru => x_tbf
+                .f_gru(&state, parameters, true, 1, dropout, train, both_ways, false)
+                .map(|(out_tbh, _)| out_tbh)
                 .map_err(|source| Error::torch("apply `rnn`", source)),
         }
     }

@@ -1,5 +1,5 @@
 //! Chance, from seeds alone: streams of numbers that are the same on every rank, machine and
-//! build, and the seeds of dropout. Uses ChaCha8 keyed by a BLAKE3 hash of a purpose and its
+//! build, masks included. Uses ChaCha8 keyed by a BLAKE3 hash of a purpose and its
 //! numbers, and `libm` instead of the system's mathematics, so that no glibc or instruction set
 //! changes a bit. Knows no entropy and keeps no state of its own.
 
@@ -43,6 +43,12 @@ impl Stream {
         }
     }
 
+    /// 32 random bits each, fast.
+    pub fn fill(&mut self, bits: &mut [u32]) {
+        self.source.fill_bytes(bytemuck::cast_slice_mut(bits));
+        bits.iter_mut().for_each(|value| *value = u32::from_le(*value));
+    }
+
     /// Standard normal (Marsaglia's polar method).
     pub fn normal(&mut self) -> f64 {
         if let Some(spare) = self.spare_normal.take() {
@@ -61,13 +67,10 @@ impl Stream {
     }
 }
 
-/// The seed for libtorch's generator before the forward pass of one micro-step. libtorch's state
-/// cannot be saved, so it is set anew each time: a resumed run draws the masks that an
+/// The masks of dropout in one micro-step of one rank: a resumed run draws the masks that an
 /// uninterrupted one would have drawn.
-pub fn dropout_seed(seed: u64, rank: u32, step: u64, micro_step: u64) -> i64 {
-    let hash = hash("dropout", &[seed, u64::from(rank), step, micro_step]);
-    let bytes: [u8; 8] = hash[..8].try_into().expect("a hash has 32 bytes");
-    i64::from_le_bytes(bytes)
+pub fn dropout(seed: u64, rank: u32, step: u64, micro_step: u64) -> Stream {
+    Stream::new("dropout", &[seed, u64::from(rank), step, micro_step])
 }
 
 fn hash(purpose: &str, keys: &[u64]) -> [u8; 32] {

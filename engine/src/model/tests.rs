@@ -43,7 +43,7 @@ fn output_loss_and_gradients_equal_torch() {
         let fixture = fixture::load(name);
         let batch = fixture.batch();
         let model = build(&fixture.spec.model, 2, 2, 0).unwrap();
-        let output = model.forward(&batch["x"], true).unwrap();
+        let output = model.forward(&batch["x"], train()).unwrap();
         assert!(difference(&output, &batch["output"]) < 1e-6, "{name}: output");
         let loss = output.mse_loss(&batch["y"], tch::Reduction::Mean);
         assert!(difference(&loss.reshape([1]), &batch["loss"]) < 1e-6, "{name}: loss");
@@ -136,7 +136,7 @@ const PINNED_FIRST_LAYER: &str = "08701d21c7d66d87";
 fn a_parameter_pointed_at_other_storage_moves_the_model() {
     let mut model = build(&spec(ModelKind::Lstm), 3, 2, 1).unwrap();
     let x = Tensor::ones([4, 5, 3], (Kind::Float, Device::Cpu));
-    let before = model.forward(&x, false).unwrap();
+    let before = model.forward(&x, Pass::Evaluate).unwrap();
     let flat = Tensor::zeros([model.num_elements() as i64], (Kind::Float, Device::Cpu));
     let mut offset = 0;
     for parameter in model.parameters_mut() {
@@ -147,29 +147,52 @@ fn a_parameter_pointed_at_other_storage_moves_the_model() {
         offset += len;
     }
     assert!(model.parameters().iter().all(|p| p.tensor.is_leaf() && p.tensor.requires_grad()));
-    let moved = model.forward(&x, false).unwrap();
+    let moved = model.forward(&x, Pass::Evaluate).unwrap();
     assert_eq!(values(&before), values(&moved), "the same weights, elsewhere");
     let _ = flat.shallow_clone().fill_(0.0);
-    assert_eq!(values(&model.forward(&x, false).unwrap()), [0.0; 8], "the model reads the buffer");
+    assert_eq!(
+        values(&model.forward(&x, Pass::Evaluate).unwrap()),
+        [0.0; 8],
+        "the model reads the buffer"
+    );
 }
 
 #[test]
 fn dropout_acts_only_in_training_and_only_where_asked() {
     let x = Tensor::ones([8, 5, 3], (Kind::Float, Device::Cpu));
-    let varies = |dropout, head_dropout, train| {
+    let varies = |dropout, head_dropout, training| {
         let spec = Spec { dropout, head_dropout, ..spec(ModelKind::Gru) };
         let model = build(&spec, 3, 2, 1).unwrap();
-        let draw = |seed| {
-            tch::manual_seed(seed);
-            values(&model.forward(&x, train).unwrap())
+        let draw = |step| {
+            let pass =
+                if training { Pass::Train(rng::dropout(1, 0, step, 0)) } else { Pass::Evaluate };
+            values(&model.forward(&x, pass).unwrap())
         };
-        assert_eq!(draw(3), draw(3), "the seed determines the masks");
+        assert_eq!(draw(3), draw(3), "the stream determines the masks");
         draw(3) != draw(4)
     };
     assert!(varies(0.5, 0.0, true));
     assert!(varies(0.0, 0.5, true));
     assert!(!varies(0.0, 0.0, true));
     assert!(!varies(0.5, 0.5, false));
+}
+
+#[test]
+fn dropout_drops_its_share_keeps_the_mean_and_drops_the_same_gradients() {
+    for rate in [0.01, 0.2, 0.9] {
+        let x = Tensor::ones([50, 40, 64], (Kind::Float, Device::Cpu)).set_requires_grad(true);
+        let out = Dropout::new(train()).apply(x.shallow_clone(), rate).unwrap();
+        let dropped = out.eq(0.0).to_kind(Kind::Float).mean(Kind::Float).double_value(&[]);
+        assert!((dropped - rate).abs() < 0.005, "{dropped} of {rate}");
+        let kept = out.max().double_value(&[]);
+        assert!((kept - 1.0 / (1.0 - rate)).abs() < 1e-5, "{kept}");
+        out.sum(Kind::Float).backward();
+        assert_eq!(values(&x.grad()), values(&out.detach()));
+    }
+}
+
+fn train() -> Pass {
+    Pass::Train(rng::dropout(1, 0, 0, 0))
 }
 
 #[test]
@@ -240,10 +263,10 @@ fn impossible_settings_and_inputs_are_named() {
     let model = build(&good(), 3, 2, 1).unwrap();
     let x = |dims: &[i64]| Tensor::zeros(dims, (Kind::Float, Device::Cpu));
     for wrong in [x(&[5, 3]), x(&[4, 5, 2]), x(&[0, 5, 3])] {
-        assert!(matches!(model.forward(&wrong, false), Err(Error::InputShape { .. })));
+        assert!(matches!(model.forward(&wrong, Pass::Evaluate), Err(Error::InputShape { .. })));
     }
     let doubles = x(&[4, 5, 3]).to_kind(Kind::Double);
-    assert!(matches!(model.forward(&doubles, false), Err(Error::InputKind { .. })));
+    assert!(matches!(model.forward(&doubles, Pass::Evaluate), Err(Error::InputKind { .. })));
 }
 
 /// The samples of the fixtures' file are those that the script made, so that the losses of its
@@ -256,7 +279,7 @@ fn the_first_losses_equal_torch() {
         let model = build(&fixture.spec.model, 2, dataset.output_features, 0).unwrap();
         let batch = fixture.spec.training.batch.batch_size.as_ref().unwrap().value as u32;
         let (x_btf, y_bo) = dataset.train.batch(&(0..batch).collect::<Vec<_>>()).unwrap();
-        let loss = model.forward(&x_btf, true).unwrap().mse_loss(&y_bo, tch::Reduction::Mean);
+        let loss = model.forward(&x_btf, train()).unwrap().mse_loss(&y_bo, tch::Reduction::Mean);
         let expected = fixture.expected.losses[0];
         let relative = (loss.double_value(&[]) - expected).abs() / expected;
         assert!(relative < 1e-6, "{name}: {relative}");
