@@ -13,6 +13,14 @@ pub enum Error {
     #[error("ZeRO stage {stage} does not exist yet: zero_optimization.stage takes 0, 1 or 2")]
     Stage { stage: u8 },
     #[error(transparent)]
+    Plan(#[from] crate::train::PlanError),
+    #[error(transparent)]
+    Data(#[from] crate::data::Error),
+    #[error(
+        "the ranks' data differ: from {least} to {most} {what}; every node must read the same files"
+    )]
+    DifferentData { what: &'static str, least: u64, most: u64 },
+    #[error(transparent)]
     Model(#[from] crate::model::Error),
     #[error("{operation}")]
     Torch { operation: &'static str, source: TchError },
@@ -28,6 +36,18 @@ pub enum Error {
     NotFinite { step: u64, what: String, loss: f64 },
     #[error("write `{}`", path.display())]
     Output { path: PathBuf, source: std::io::Error },
+    #[error("write `{}`", path.display())]
+    EffectiveJob { path: PathBuf, source: toml::ser::Error },
+    #[error(transparent)]
+    Monitor(#[from] crate::monitor::Error),
+    #[error("start the {name} thread")]
+    Thread { name: &'static str, source: std::io::Error },
+    #[error("the {name} thread has ended before its time")]
+    ThreadEnded { name: &'static str },
+    #[error("save the checkpoint of step {step}")]
+    Save { step: u64, source: crate::save::SaveError },
+    #[error("a checkpoint is being written for {after:?}: the file system hangs")]
+    SaveHangs { after: std::time::Duration },
 }
 
 impl Error {
@@ -53,7 +73,14 @@ impl Error {
             Self::Model(error) if error.is_configuration() => FailureKind::Configuration,
             Self::Communication { .. } => FailureKind::Communication,
             Self::NotFinite { .. } => FailureKind::NotFinite,
-            Self::Output { .. } => FailureKind::Engine,
+            Self::Plan(_) => FailureKind::Configuration,
+            Self::Data(_) | Self::DifferentData { .. } => FailureKind::Data,
+            Self::Save { .. } | Self::SaveHangs { .. } => FailureKind::Checkpoint,
+            Self::Output { .. }
+            | Self::EffectiveJob { .. }
+            | Self::Monitor(_)
+            | Self::Thread { .. }
+            | Self::ThreadEnded { .. } => FailureKind::Engine,
             Self::Model(_) | Self::Torch { .. } | Self::Native(_) => match is_out_of_memory(self) {
                 true => FailureKind::OutOfMemory,
                 false => FailureKind::Engine,
@@ -77,7 +104,7 @@ fn is_out_of_memory(error: &Error) -> bool {
 }
 
 /// The error and its sources, joined by `: `; of libtorch's messages without the C++ stack.
-fn chain(error: &dyn std::error::Error) -> String {
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = first_paragraph(&error.to_string());
     let mut source = error.source();
     while let Some(cause) = source {

@@ -21,11 +21,20 @@ pub mod monitor;
 pub mod rng;
 
 mod error;
+mod evaluate;
 #[cfg(test)]
 mod fixture;
 mod native;
 mod optimizer;
+mod output;
+mod report;
+mod save;
 mod schedule;
+mod start;
+mod summary;
+#[cfg(test)]
+mod tests;
+mod train;
 mod zero;
 
 pub use error::Error;
@@ -92,6 +101,5 @@ pub struct Outcome {
 /// Trains one rank of a job to its end. Blocks; call it on a thread of its own, the same number of
 /// ranks in the same attempt. A peer that vanishes ends it with [`Error::Communication`].
 pub fn run(context: RankContext) -> Result<Outcome, Error> {
-    let _ = context;
-    todo!()
+    start::run(context)
 }

@@ -1,1 +1,305 @@
-mod layout;
+//! ZeRO stages 0, 1 and 2: who holds which part of parameters, gradients and moments, and the
+//! communication that this takes.
+//!
+//! | stage | gradients | moments | traffic of a step |
+//! |---|---|---|---|
+//! | 0 | whole, all-reduced | whole | all-reduce of gradients |
+//! | 1 | whole, reduce-scattered once a step | sharded | reduce-scatter, all-gather of parameters |
+//! | 2 | sharded, reduce-scattered every micro-step | sharded | as 1, per micro-step |
+//!
+//! Promise: the same world gives the same bits at every stage (with one micro-step a step, where
+//! sums have one order), because sums go in rank order, every norm is made of the same shards and
+//! the update is element by element. Refusal: the model does not know; it sees its parameters,
+//! which are views of flat buffers here.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+
+use collectives::Communicator;
+use common::spec::JobSpec;
+use tch::Tensor;
+
+use crate::error::Error;
+use crate::model::Model;
+use crate::native::GradientHooks;
+use crate::optimizer::{Adam, Shard, Update, sum_of_squares};
+use crate::zero::flat::Flat;
+use crate::zero::layout::{Extent, Layout, Slice, bucket_size};
+use crate::zero::link::Link;
+use crate::zero::reducer::Reducer;
+
+mod flat;
+pub(crate) mod layout;
+mod link;
+mod reducer;
+
+pub(crate) use reducer::MicroStep;
+
+/// The state of one rank: parameters, moments, and its way to the others.
+pub(crate) struct Zero {
+    stage: u8,
+    rank: usize,
+    layout: Layout,
+    adam: Adam,
+    // They come off before the reducer goes.
+    _hooks: GradientHooks,
+    reducer: Rc<RefCell<Reducer>>,
+    names: Vec<String>,
+    shapes: Vec<Vec<i64>>,
+    parameters: Vec<Flat>,
+    moments: Vec<Moments>,
+    /// The updated shard of a bucket on its way to the others; at stage 0 unused.
+    updated: Vec<f32>,
+}
+
+/// Adam's moments of a bucket: whole at stage 0, this rank's shard else.
+#[derive(Debug, Clone)]
+struct Moments {
+    exp_avg: Vec<f32>,
+    exp_avg_sq: Vec<f32>,
+}
+
+/// What a slice of the state belongs to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum StateKind {
+    Parameter,
+    ExpAvg,
+    ExpAvgSq,
+}
+
+impl StateKind {
+    pub(crate) const ALL: [Self; 3] = [Self::Parameter, Self::ExpAvg, Self::ExpAvgSq];
+}
+
+impl Zero {
+    /// Moves the model's parameters into flat buffers, with rank 0's values, and hooks their
+    /// gradients. Collective.
+    pub(crate) fn new(
+        model: &mut Model,
+        spec: &JobSpec,
+        communicator: Communicator,
+    ) -> Result<Self, Error> {
+        let stage = spec.zero.stage;
+        if stage > 2 {
+            return Err(Error::Stage { stage });
+        }
+        let (rank, world) = (communicator.rank() as usize, communicator.world() as usize);
+        let extents: Vec<Extent> = model
+            .parameters()
+            .iter()
+            .map(|p| Extent { unit: p.unit, len: p.tensor.numel() })
+            .collect();
+        let size =
+            bucket_size(spec.zero.reduce_bucket_size, spec.zero.overlap_comm, model.num_elements());
+        let layout = Layout::plan(&extents, world, size);
+        let parameters = flatten(model, &layout)?;
+        let link = Link::new(communicator, spec.zero.overlap_comm)
+            .map_err(Error::communication("start the communication thread", 0))?;
+        let reducer = Rc::new(RefCell::new(Reducer::new(stage, layout.clone(), rank, link)));
+        let leaves = model.parameters().iter().map(|p| p.tensor.shallow_clone()).collect();
+        let hooks = GradientHooks::install(leaves, reducer.clone())?;
+        let held = |len: usize| if stage == 0 { len } else { len / world };
+        let moments = layout
+            .buckets
+            .iter()
+            .map(|b| Moments { exp_avg: vec![0.0; held(b.len)], exp_avg_sq: vec![0.0; held(b.len)] })
+            .collect();
+        let mut zero = Self {
+            stage,
+            rank,
+            adam: Adam::new(&spec.training.optimizer),
+            _hooks: hooks,
+            reducer,
+            names: model.parameters().iter().map(|p| p.name.clone()).collect(),
+            shapes: model.parameters().iter().map(|p| p.tensor.size()).collect(),
+            parameters,
+            moments,
+            updated: Vec::new(),
+            layout,
+        };
+        zero.broadcast_parameters()?;
+        Ok(zero)
+    }
+
+    /// Every rank starts from the same bits, even where the files of initial weights differ.
+    fn broadcast_parameters(&mut self) -> Result<(), Error> {
+        let link = &mut self.reducer.borrow_mut().link;
+        for flat in &mut self.parameters {
+            link.broadcast(bytemuck::cast_slice_mut(flat.as_mut_slice()))
+                .map_err(Error::communication("broadcast initial weights", 0))?;
+        }
+        Ok(())
+    }
+
+    /// Before a backward: its gradients will be collected as a part of the step's.
+    pub(crate) fn begin_micro_step(&self, micro_step: MicroStep) {
+        self.reducer.borrow_mut().begin(micro_step);
+    }
+
+    /// After it. Once the last micro-step of a step has ended, the sums over ranks are there.
+    pub(crate) fn end_micro_step(&self) -> Result<(), collectives::Error> {
+        self.reducer.borrow_mut().end()
+    }
+
+    /// The training communicator, for small reductions between steps.
+    pub(crate) fn with_link<T>(&self, body: impl FnOnce(&mut Link) -> T) -> T {
+        body(&mut self.reducer.borrow_mut().link)
+    }
+
+    /// This rank's part of the squared norm of the summed gradients.
+    pub(crate) fn gradient_squares(&self) -> f64 {
+        let reducer = self.reducer.borrow();
+        (0..self.layout.buckets.len()).map(|bucket| sum_of_squares(reducer.shard(bucket))).sum()
+    }
+
+    /// The first parameter of which this rank's part of the summed gradient is not finite.
+    pub(crate) fn first_bad_gradient(&self) -> Option<usize> {
+        let reducer = self.reducer.borrow();
+        self.layout
+            .slices(self.rank)
+            .into_iter()
+            .filter(|s| {
+                let values = &reducer.shard(s.bucket)[s.shard_offset..s.shard_offset + s.len];
+                values.iter().any(|value| !value.is_finite())
+            })
+            .map(|s| s.parameter)
+            .min()
+    }
+
+    pub(crate) fn name(&self, parameter: usize) -> &str {
+        &self.names[parameter]
+    }
+
+    pub(crate) fn num_parameters(&self) -> usize {
+        self.names.len()
+    }
+
+    pub(crate) fn shape(&self, parameter: usize) -> &[i64] {
+        &self.shapes[parameter]
+    }
+
+    /// Updates the parameters from the summed gradients; at stages 1 and 2 each rank its shard,
+    /// then all gather. Collective.
+    pub(crate) fn update(&mut self, update: Update) -> Result<(), collectives::Error> {
+        let mut reducer = self.reducer.borrow_mut();
+        for (index, bucket) in self.layout.buckets.iter().enumerate() {
+            let whole = self.parameters[index].as_mut_slice();
+            let Moments { exp_avg, exp_avg_sq } = &mut self.moments[index];
+            if self.stage == 0 {
+                let gradients = reducer.sums(index);
+                self.adam.apply(
+                    update,
+                    &mut Shard { parameters: whole, gradients, exp_avg, exp_avg_sq },
+                );
+                continue;
+            }
+            self.updated.clear();
+            self.updated.extend_from_slice(&whole[bucket.shard(self.layout.world, self.rank)]);
+            self.adam.apply(
+                update,
+                &mut Shard {
+                    parameters: &mut self.updated,
+                    gradients: reducer.shard(index),
+                    exp_avg,
+                    exp_avg_sq,
+                },
+            );
+            reducer.link.all_gather(&self.updated, whole)?;
+        }
+        Ok(())
+    }
+
+    /// The parts of the state that this rank owns, whatever the stage.
+    pub(crate) fn owned(&self) -> Vec<Slice> {
+        self.layout.slices(self.rank)
+    }
+
+    /// Every part of the state that this rank holds: what loading a checkpoint must fill.
+    /// Parameters are whole on every rank, moments at stage 0.
+    pub(crate) fn held(&self, kind: StateKind) -> Vec<Slice> {
+        if kind != StateKind::Parameter && self.stage > 0 {
+            return self.owned();
+        }
+        // One rank's shard of a world of one is everything.
+        Layout { world: 1, buckets: self.layout.buckets.clone() }.slices(0)
+    }
+
+    /// The elements of a slice of [`Zero::owned`].
+    pub(crate) fn read(&self, kind: StateKind, slice: &Slice) -> &[f32] {
+        let shard = self.layout.buckets[slice.bucket].shard(self.layout.world, self.rank);
+        let moments = &self.moments[slice.bucket];
+        let (values, base) = match kind {
+            StateKind::Parameter => (self.parameters[slice.bucket].as_slice(), shard.start),
+            StateKind::ExpAvg => (&*moments.exp_avg, self.held_base(shard.start)),
+            StateKind::ExpAvgSq => (&*moments.exp_avg_sq, self.held_base(shard.start)),
+        };
+        &values[base + slice.shard_offset..][..slice.len]
+    }
+
+    /// The elements of a slice of [`Zero::owned`] in a snapshot.
+    pub(crate) fn read_from<'a>(&self, snapshot: &'a [Vec<f32>], slice: &Slice) -> &'a [f32] {
+        let shard = self.layout.buckets[slice.bucket].shard(self.layout.world, self.rank);
+        &snapshot[slice.bucket][shard.start + slice.shard_offset..][..slice.len]
+    }
+
+    /// The elements of a slice of [`Zero::held`].
+    pub(crate) fn write(&mut self, kind: StateKind, slice: &Slice) -> &mut [f32] {
+        let moments = &mut self.moments[slice.bucket];
+        let values = match kind {
+            StateKind::Parameter => self.parameters[slice.bucket].as_mut_slice(),
+            StateKind::ExpAvg => &mut *moments.exp_avg,
+            StateKind::ExpAvgSq => &mut *moments.exp_avg_sq,
+        };
+        &mut values[slice.shard_offset..][..slice.len]
+    }
+
+    fn held_base(&self, shard_start: usize) -> usize {
+        if self.stage == 0 { shard_start } else { 0 }
+    }
+
+    /// A copy of all parameters, to come back to.
+    pub(crate) fn snapshot(&self) -> Vec<Vec<f32>> {
+        self.parameters.iter().map(|flat| flat.as_slice().to_vec()).collect()
+    }
+
+    /// Exchanges the parameters with a snapshot's.
+    pub(crate) fn swap(&mut self, snapshot: &mut [Vec<f32>]) {
+        for (flat, values) in self.parameters.iter_mut().zip(snapshot) {
+            flat.as_mut_slice().swap_with_slice(values);
+        }
+    }
+}
+
+impl std::fmt::Debug for Zero {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Zero")
+            .field("stage", &self.stage)
+            .field("rank", &self.rank)
+            .field("buckets", &self.layout.buckets.len())
+            .finish_non_exhaustive()
+    }
+}
+
+/// Points every parameter at its place in a flat buffer that has its values.
+fn flatten(model: &mut Model, layout: &Layout) -> Result<Vec<Flat>, Error> {
+    let mut buffers = Vec::with_capacity(layout.buckets.len());
+    for bucket in &layout.buckets {
+        let flat = Flat::zeros(bucket.len).map_err(Error::torch("allocate a flat buffer"))?;
+        for piece in &bucket.pieces {
+            let leaf = &mut model.parameters_mut()[piece.parameter].tensor;
+            repoint(leaf, &flat, piece.offset)
+                .map_err(Error::torch("move a parameter into its flat buffer"))?;
+        }
+        buffers.push(flat);
+    }
+    Ok(buffers)
+}
+
+fn repoint(leaf: &mut Tensor, flat: &Flat, offset: usize) -> Result<(), tch::TchError> {
+    let mut view = flat.view(offset, &leaf.size())?;
+    view.f_copy_(&leaf.f_detach()?)?;
+    leaf.f_set_data(&view)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,155 @@
+//! What a rank tells while it trains: to its reporter at once, to rank 0's files by a thread of
+//! its own.
+//!
+//! Promise: a step never waits for a disk, unless the disk is so slow that [`MAX_QUEUED`] records
+//! pile up; a file that cannot be written ends the writing with a note, never the training.
+//! Refusal: decides nothing about training.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use common::metric;
+use common::spec;
+use common::status::{Live, MetricPoint, UnixMillis};
+
+use crate::Reporter;
+use crate::error::Error;
+use crate::monitor::{Monitors, Position, Scalar, StepRecord, ValidationRecord};
+use crate::report::recorder::{Record, Recorder};
+
+mod recorder;
+
+pub(crate) use recorder::MAX_QUEUED;
+
+/// Memory changes slowly and costs a read of /proc.
+const MEMORY_INTERVAL: Duration = Duration::from_secs(1);
+
+pub(crate) struct Report {
+    reporter: Arc<dyn Reporter>,
+    /// On rank 0 alone.
+    recorder: Option<Recorder>,
+    is_first_rank: bool,
+    memory_told: Option<Instant>,
+}
+
+impl Report {
+    pub(crate) fn new(reporter: Arc<dyn Reporter>, is_first_rank: bool) -> Self {
+        Self { reporter, recorder: None, is_first_rank, memory_told: None }
+    }
+
+    /// Rank 0 opens its files where the run continues.
+    pub(crate) fn open_files(
+        &mut self,
+        run_dir: &Path,
+        spec: &spec::Monitor,
+        from: Position,
+    ) -> Result<(), Error> {
+        if self.is_first_rank {
+            let monitors = Monitors::open(run_dir, spec, from, now())?;
+            self.recorder = Some(Recorder::start(monitors)?);
+        }
+        Ok(())
+    }
+
+    /// A sentence for people; ranks other than 0 know nothing that rank 0 does not.
+    pub(crate) fn note(&self, text: String) {
+        if self.is_first_rank {
+            tracing::warn!("{text}");
+            self.reporter.note(text);
+        }
+    }
+
+    pub(crate) fn progress(&self, live: Live) {
+        self.reporter.progress(live);
+    }
+
+    pub(crate) fn step(&mut self, record: StepRecord) {
+        self.memory(record.step, record.samples);
+        if !self.is_first_rank {
+            return;
+        }
+        let values = [
+            (metric::TRAIN_LOSS, record.train_loss),
+            (metric::LEARNING_RATE, record.learning_rate),
+            (metric::GRAD_NORM, record.grad_norm),
+            (metric::SAMPLES_PER_SECOND, record.samples_per_second),
+            (metric::STEP_SECONDS, record.step_seconds),
+        ];
+        for (metric, value) in values {
+            let StepRecord { step, samples, time, .. } = record;
+            self.reporter.metric(metric.name, MetricPoint { step, samples, value, time });
+        }
+        self.record(Record::Step(record));
+    }
+
+    pub(crate) fn validation(&mut self, record: ValidationRecord) {
+        if !self.is_first_rank {
+            return;
+        }
+        let ValidationRecord { step, samples, val_loss: value, time, .. } = record;
+        self.reporter.metric(metric::VAL_LOSS.name, MetricPoint { step, samples, value, time });
+        self.record(Record::Validation(record));
+    }
+
+    fn memory(&mut self, step: u64, samples: u64) {
+        if self.memory_told.is_some_and(|told| told.elapsed() < MEMORY_INTERVAL) {
+            return;
+        }
+        self.memory_told = Some(Instant::now());
+        let Some(bytes) = resident_bytes() else { return };
+        let (value, time) = (bytes as f64, now());
+        self.reporter
+            .metric(metric::RSS_BYTES.name, MetricPoint { step, samples, value, time });
+        if self.is_first_rank {
+            let metric = metric::RSS_BYTES;
+            self.record(Record::Scalar(Scalar { metric, samples, value, time }));
+        }
+    }
+
+    fn record(&mut self, record: Record) {
+        let failure = self.recorder.as_mut().and_then(|recorder| recorder.push(record));
+        if let Some(failure) = failure {
+            self.note(failure);
+        }
+    }
+
+    /// Writes what is left. The files are complete afterwards, or a note says why not.
+    pub(crate) fn close(&mut self) {
+        let failure = self.recorder.take().and_then(Recorder::close);
+        if let Some(failure) = failure {
+            self.note(failure);
+        }
+    }
+}
+
+impl std::fmt::Debug for Report {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Report").field("recorder", &self.recorder).finish_non_exhaustive()
+    }
+}
+
+pub(crate) fn now() -> UnixMillis {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    // A clock before 1970 is told as 1970.
+    since.map_or(0, |since| since.as_millis() as UnixMillis)
+}
+
+/// Of this process; None where /proc does not tell.
+fn resident_bytes() -> Option<u64> {
+    status_kibibytes("VmRSS:")
+}
+
+/// The most that this process ever had resident.
+pub(crate) fn peak_resident_bytes() -> Option<u64> {
+    status_kibibytes("VmHWM:")
+}
+
+fn status_kibibytes(key: &str) -> Option<u64> {
+    let status = fs_err::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix(key))?;
+    line.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok().map(|kib| kib * 1024)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,144 @@
+//! The thread that writes rank 0's monitors.
+
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use crate::error::Error;
+use crate::monitor::{self, Monitors, Scalar, StepRecord, ValidationRecord};
+
+/// Records that may wait for the disk, about 8 MB; beyond it a step waits.
+pub(crate) const MAX_QUEUED: usize = 100_000;
+/// How long a record may stay in memory. Larger batches mean fewer wake-ups beside training.
+const WRITE_INTERVAL: Duration = Duration::from_millis(250);
+
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Record {
+    Step(StepRecord),
+    Validation(ValidationRecord),
+    Scalar(Scalar),
+}
+
+#[derive(Debug)]
+pub(super) struct Recorder {
+    shared: Arc<Shared>,
+    thread: Option<JoinHandle<()>>,
+    is_failure_told: bool,
+}
+
+#[derive(Debug)]
+struct Shared {
+    /// Held for a push or a swap, never while writing.
+    queue: Mutex<Queue>,
+    changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct Queue {
+    records: Vec<Record>,
+    is_closed: bool,
+    failure: Option<String>,
+    lost: u64,
+}
+
+impl Recorder {
+    pub(super) fn start(monitors: Monitors) -> Result<Self, Error> {
+        let shared =
+            Arc::new(Shared { queue: Mutex::new(Queue::default()), changed: Condvar::new() });
+        let of_thread = Arc::clone(&shared);
+        let thread = std::thread::Builder::new()
+            .name("records".to_owned())
+            .spawn(move || write_until_closed(&of_thread, monitors))
+            .map_err(|source| Error::Thread { name: "records", source })?;
+        Ok(Self { shared, thread: Some(thread), is_failure_told: false })
+    }
+
+    /// Returns what went wrong with an earlier record, once.
+    pub(super) fn push(&mut self, record: Record) -> Option<String> {
+        let mut queue = self.shared.lock();
+        // Bounded: the writer takes everything or, after a failure, throws it away.
+        while queue.records.len() >= MAX_QUEUED {
+            self.shared.changed.notify_all();
+            (queue, _) = self
+                .shared
+                .changed
+                .wait_timeout(queue, WRITE_INTERVAL)
+                .unwrap_or_else(std::sync::PoisonError::into_inner);
+        }
+        queue.records.push(record);
+        let failure = queue.failure.clone().filter(|_| !self.is_failure_told);
+        self.is_failure_told |= failure.is_some();
+        failure
+    }
+
+    /// Writes what is left; returns what a person should know about the files.
+    pub(super) fn close(mut self) -> Option<String> {
+        self.end();
+        let queue = self.shared.lock();
+        let failure = queue.failure.as_ref()?;
+        Some(format!("{} records are missing from the metrics files: {failure}", queue.lost))
+    }
+
+    fn end(&mut self) {
+        self.shared.lock().is_closed = true;
+        self.shared.changed.notify_all();
+        if let Some(thread) = self.thread.take() {
+            // A panic of the writer has been printed by its own hook; training is not its victim.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Drop for Recorder {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, Queue> {
+        // The queue is whole at every point where a holder could panic.
+        self.queue.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
+
+fn write_until_closed(shared: &Shared, mut monitors: Monitors) {
+    loop {
+        let mut queue = shared.lock();
+        if !queue.is_closed && queue.records.len() < MAX_QUEUED {
+            (queue, _) = shared
+                .changed
+                .wait_timeout(queue, WRITE_INTERVAL)
+                .unwrap_or_else(std::sync::PoisonError::into_inner);
+        }
+        let records = std::mem::take(&mut queue.records);
+        let (is_closed, has_failed) = (queue.is_closed, queue.failure.is_some());
+        drop(queue);
+        shared.changed.notify_all();
+        let written = if has_failed { Ok(()) } else { write(&mut monitors, &records) };
+        let mut queue = shared.lock();
+        if let Err(error) = written {
+            queue.failure = Some(crate::error::chain(&error));
+        }
+        if queue.failure.is_some() {
+            queue.lost += records.len() as u64;
+        }
+        if is_closed && queue.records.is_empty() {
+            return;
+        }
+    }
+}
+
+fn write(monitors: &mut Monitors, records: &[Record]) -> Result<(), monitor::Error> {
+    let (mut steps, mut validations, mut scalars) = (Vec::new(), Vec::new(), Vec::new());
+    for record in records {
+        match record {
+            Record::Step(record) => steps.push(*record),
+            Record::Validation(record) => validations.push(*record),
+            Record::Scalar(scalar) => scalars.push(*scalar),
+        }
+    }
+    monitors.steps(&steps)?;
+    monitors.validations(&validations)?;
+    monitors.scalars(&scalars)
+}

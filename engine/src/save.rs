@@ -1,0 +1,191 @@
+//! Checkpoints while training goes on: the training thread copies this rank's part of the state at
+//! a step boundary; a save thread writes it, votes with the other ranks on a communicator of its
+//! own, and rank 0 commits.
+//!
+//! Promise: at most one save is in flight, the next waits for it, and the stall is measured; what
+//! was not written, synced and hashed by every rank is never committed (A9). A periodic save that
+//! fails is told and counted, the run goes on; the last one fails the run. Refusal: decides not
+//! when to save.
+
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use crate::error::Error;
+use crate::save::copy::StateCopy;
+use crate::train::State;
+use crate::zero::Zero;
+
+mod copy;
+mod resume;
+mod root;
+mod thread;
+pub(crate) mod wire;
+
+pub(crate) use copy::BEST_PREFIX;
+pub(crate) use resume::resume;
+pub(crate) use root::{Root, Start, open};
+pub(crate) use thread::{SaveError, SaveThread, Saved};
+
+/// The save thread's waits are the communicator's, a few in a row; beyond this many timeouts the
+/// thread hangs in the file system.
+const PATIENCE: u32 = 10;
+
+/// Whether the run can do without this save.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Urgency {
+    Periodic,
+    /// The state that the run leaves behind.
+    Final,
+}
+
+/// The training thread's end of the save thread.
+#[derive(Debug)]
+pub(crate) struct Saver {
+    requests: Option<SyncSender<Request>>,
+    results: Receiver<Saved>,
+    thread: Option<JoinHandle<()>>,
+    in_flight: Option<Instant>,
+    is_asynchronous: bool,
+    deadline: Duration,
+    /// The newest step whose checkpoint is committed.
+    saved_step: Option<u64>,
+    failures: u64,
+    notes: Vec<String>,
+    stall: Duration,
+}
+
+/// One state to save.
+#[derive(Debug)]
+pub(crate) struct Request {
+    copy: StateCopy,
+    state: State,
+}
+
+impl Saver {
+    /// `saved_step` is the step of the checkpoint that the run continues from.
+    pub(crate) fn start(
+        thread: SaveThread,
+        is_asynchronous: bool,
+        collective_timeout: Duration,
+        saved_step: Option<u64>,
+    ) -> Result<Self, Error> {
+        // One request: the training thread waits for its result before it sends another.
+        let (requests, to_save) = sync_channel(1);
+        let (from_save, results) = sync_channel(1);
+        let thread = std::thread::Builder::new()
+            .name("save".to_owned())
+            .spawn(move || thread.serve(&to_save, &from_save))
+            .map_err(|source| Error::Thread { name: "save", source })?;
+        Ok(Self {
+            requests: Some(requests),
+            results,
+            thread: Some(thread),
+            in_flight: None,
+            is_asynchronous,
+            deadline: collective_timeout.saturating_mul(PATIENCE),
+            saved_step,
+            failures: 0,
+            notes: Vec::new(),
+            stall: Duration::ZERO,
+        })
+    }
+
+    /// Every rank saves the same steps. `best` are the weights of the best validation, where they
+    /// are not the present ones.
+    pub(crate) fn save(
+        &mut self,
+        zero: &Zero,
+        state: &State,
+        best: Option<&[Vec<f32>]>,
+        urgency: Urgency,
+    ) -> Result<(), Error> {
+        let started = Instant::now();
+        let saved = self.save_now_or_later(zero, state, best, urgency);
+        self.stall += started.elapsed();
+        saved
+    }
+
+    fn save_now_or_later(
+        &mut self,
+        zero: &Zero,
+        state: &State,
+        best: Option<&[Vec<f32>]>,
+        urgency: Urgency,
+    ) -> Result<(), Error> {
+        let earlier = self.wait()?;
+        self.take(earlier, Urgency::Periodic)?;
+        if self.saved_step == Some(state.step) {
+            return Ok(());
+        }
+        let request = Request { copy: StateCopy::of(zero, best), state: state.clone() };
+        let sender = self.requests.as_ref().expect("the channel is closed only on drop");
+        if sender.send(request).is_err() {
+            return Err(Error::ThreadEnded { name: "save" });
+        }
+        self.in_flight = Some(Instant::now());
+        if self.is_asynchronous && urgency == Urgency::Periodic {
+            return Ok(());
+        }
+        let result = self.wait()?;
+        self.take(result, urgency)
+    }
+
+    fn wait(&mut self) -> Result<Option<Saved>, Error> {
+        let Some(since) = self.in_flight else { return Ok(None) };
+        match self.results.recv_timeout(self.deadline) {
+            Ok(saved) => {
+                self.in_flight = None;
+                Ok(Some(saved))
+            }
+            Err(RecvTimeoutError::Disconnected) => Err(Error::ThreadEnded { name: "save" }),
+            Err(RecvTimeoutError::Timeout) => Err(Error::SaveHangs { after: since.elapsed() }),
+        }
+    }
+
+    fn take(&mut self, saved: Option<Saved>, urgency: Urgency) -> Result<(), Error> {
+        let Some(Saved { step, result, notes }) = saved else { return Ok(()) };
+        self.notes.extend(notes);
+        match result {
+            Ok(()) => {
+                self.saved_step = Some(step);
+                Ok(())
+            }
+            Err(source) if urgency == Urgency::Final || source.ends_the_run() => {
+                Err(Error::Save { step, source })
+            }
+            Err(source) => {
+                self.failures += 1;
+                let why = crate::error::chain(&source);
+                self.notes.push(format!(
+                    "the checkpoint of step {step} was not saved ({} so far): {why}",
+                    self.failures
+                ));
+                Ok(())
+            }
+        }
+    }
+
+    /// What a person should know, since the last call.
+    pub(crate) fn notes(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.notes)
+    }
+
+    /// How long training stood still for saving.
+    pub(crate) fn stall(&self) -> Duration {
+        self.stall
+    }
+}
+
+impl Drop for Saver {
+    fn drop(&mut self) {
+        self.requests = None;
+        // A save that is in flight ends by itself: its waits have deadlines, and a mesh that is
+        // aborted ends them at once. One that hangs in the file system is left to the process.
+        let hangs = matches!(self.wait(), Err(Error::SaveHangs { .. }));
+        if let Some(thread) = self.thread.take().filter(|_| !hangs) {
+            // A panic of the thread was printed by its hook and told by `ThreadEnded`.
+            let _ = thread.join();
+        }
+    }
+}

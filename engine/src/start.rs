@@ -1,0 +1,167 @@
+//! From a context to a trainer, and from its end to an outcome. Every step here is taken by all
+//! ranks in the same order.
+
+use std::time::Instant;
+
+use collectives::Communicator;
+
+
+use crate::data::{self, Dataset};
+use crate::error::Error;
+use crate::model;
+use crate::monitor::Position;
+use crate::report::{Report, peak_resident_bytes};
+use crate::save::{self, SaveThread, Saver, Start};
+use crate::schedule::Schedule;
+use crate::summary::{Measured, summarise};
+use crate::train::{End, Plan, Trainer};
+use crate::zero::Zero;
+use crate::{Outcome, RankContext, native, output};
+
+/// Trains one rank.
+pub(crate) fn run(context: RankContext) -> Result<Outcome, Error> {
+    // The thread that called owns every tensor (A8), so its setting is the rank's.
+    let threads = context.spec.resources.threads_per_rank;
+    tch::set_num_threads(i32::try_from(threads).unwrap_or(i32::MAX));
+    let mut trainer = prepare(context)?;
+    let end = trainer.trainer.train()?;
+    finish(&mut trainer, end)
+}
+
+struct Prepared {
+    trainer: Trainer,
+    run_dir: std::path::PathBuf,
+}
+
+fn prepare(context: RankContext) -> Result<Prepared, Error> {
+    let started = Instant::now();
+    let RankContext { spec, job_id, generation, run_dir, worker, reporter, stop, .. } = context;
+    let (rank, world, seed) = (context.rank.0, context.world, spec.job.seed);
+    let mut report = Report::new(reporter.clone(), rank == 0);
+    spec.notes.iter().for_each(|note| report.note(note.clone()));
+    if rank == 0 {
+        output::write_effective(&run_dir, &spec)?;
+    }
+    let data = data::load(&spec.data, seed)?;
+    let plan = Plan::new(&spec, world, data.train.len() as u64)?;
+    let schedule = Schedule::new(
+        spec.training.optimizer.learning_rate,
+        &spec.training.schedule,
+        plan.total_steps,
+    );
+    let notes = data.notes.iter().cloned().chain(plan.batch.note.clone());
+    notes.chain(schedule.warning(plan.total_steps)).for_each(|note| report.note(note));
+    let mut model = model::build(&spec.model, data.input_features, data.output_features, seed)?;
+    let mut zero = Zero::new(&mut model, &spec, context.communicator)?;
+    agree_on_data(&zero, &data)?;
+    let mut votes: Communicator = context.save_communicator;
+    let start = Start {
+        spec: &spec,
+        job_id,
+        generation,
+        run_dir: &run_dir,
+        worker: &worker,
+        model: model.describe(),
+        instruction_set: native::cpu_capability()?,
+        reporter,
+    };
+    let root = save::open(start, &mut votes)?;
+    let resumed = save::resume(&root, &spec.checkpoint.resume, &mut zero, &mut votes)?;
+    root.notes().chain(resumed.notes).for_each(|note| report.note(note));
+    let state = resumed.state;
+    report.open_files(
+        &run_dir,
+        &spec.monitor,
+        Position { step: state.step, samples: state.samples },
+    )?;
+    let saver = Saver::start(
+        SaveThread::new(root, votes),
+        spec.checkpoint.asynchronous,
+        spec.job.collective_timeout,
+        resumed.is_from_root.then_some(state.step),
+    )?;
+    let (best_weights, pace) = (resumed.best_weights, crate::train::Pace::default());
+    let trainer = Trainer {
+        rank,
+        world,
+        plan,
+        schedule,
+        data,
+        model,
+        zero,
+        state,
+        best_weights,
+        report,
+        saver,
+        stop,
+        pace,
+        started,
+        spec,
+    };
+    trainer.report.progress(trainer.live());
+    Ok(Prepared { trainer, run_dir })
+}
+
+/// Ranks that read different files would train on nonsense without a word.
+fn agree_on_data(zero: &Zero, data: &Dataset) -> Result<(), Error> {
+    let len = |part: &Option<data::Samples>| part.as_ref().map_or(0, data::Samples::len);
+    let sizes = [data.train.len(), len(&data.validation), len(&data.test), data.input_features];
+    // The smallest of a size and of its negative are the smallest and the largest.
+    let mut bounds: Vec<f64> = sizes.iter().flat_map(|n| [*n as f64, -(*n as f64)]).collect();
+    zero.with_link(|link| link.min_f64(&mut bounds))
+        .map_err(Error::communication("compare the ranks' data", 0))?;
+    let parts = ["training samples", "validation samples", "test samples", "input columns"];
+    for (what, bounds) in parts.into_iter().zip(bounds.chunks_exact(2)) {
+        let (least, most) = (bounds[0] as u64, -bounds[1] as u64);
+        if least != most {
+            return Err(Error::DifferentData { what, least, most });
+        }
+    }
+    Ok(())
+}
+
+fn finish(prepared: &mut Prepared, end: End) -> Result<Outcome, Error> {
+    let trainer = &mut prepared.trainer;
+    let was_stopped = end == End::Stopped;
+    let test = if was_stopped { None } else { trainer.test()? };
+    let peak_rss_bytes = gather_peaks(trainer)?;
+    let measured = Measured {
+        world: trainer.world,
+        stage: trainer.spec.zero.stage,
+        precision: precision_name(trainer),
+        trained_samples: trainer.pace.trained_samples,
+        trained_seconds: trainer.pace.trained_seconds,
+        duration_seconds: trainer.state.seconds_before + trainer.started.elapsed().as_secs_f64(),
+        peak_rss_bytes,
+        checkpoint_stall_seconds: trainer.saver.stall().as_secs_f64(),
+        test,
+        was_stopped,
+    };
+    let summary = (trainer.rank == 0).then(|| summarise(&trainer.state, measured));
+    trainer.report.close();
+    if let Some(summary) = &summary {
+        output::write_summary(&prepared.run_dir, summary)?;
+    }
+    Ok(Outcome { summary, stopped: was_stopped })
+}
+
+fn gather_peaks(trainer: &Trainer) -> Result<Vec<u64>, Error> {
+    // Each rank fills its own place; the sum is the list. f64 counts bytes exactly to 9 PB.
+    let mut peaks = vec![0.0; trainer.world as usize];
+    peaks[trainer.rank as usize] = peak_resident_bytes().unwrap_or(0) as f64;
+    trainer
+        .zero
+        .with_link(|link| link.sum_f64(&mut peaks))
+        .map_err(Error::communication("gather peak memory", trainer.state.step))?;
+    Ok(peaks.into_iter().map(|bytes| bytes as u64).collect())
+}
+
+/// The job file's word: `fp32`.
+fn precision_name(trainer: &Trainer) -> String {
+    match trainer.spec.training.precision.effective {
+        common::spec::PrecisionKind::Fp32 => "fp32",
+        common::spec::PrecisionKind::Bf16 => "bf16",
+        common::spec::PrecisionKind::Fp16 => "fp16",
+    }
+    .to_owned()
+}

@@ -1,0 +1,75 @@
+//! The end of a run in numbers.
+//!
+//! Promise: pure; made of the state that a checkpoint holds and of what this attempt measured.
+
+use common::status::{Summary, TestResult};
+
+use crate::train::State;
+
+/// What this attempt measured itself.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Measured {
+    pub(crate) world: u32,
+    pub(crate) stage: u8,
+    pub(crate) precision: String,
+    /// Samples of all ranks, and the seconds that their steps took (no validation, no saving).
+    pub(crate) trained_samples: u64,
+    pub(crate) trained_seconds: f64,
+    pub(crate) duration_seconds: f64,
+    pub(crate) peak_rss_bytes: Vec<u64>,
+    pub(crate) checkpoint_stall_seconds: f64,
+    pub(crate) test: Option<TestResult>,
+    pub(crate) was_stopped: bool,
+}
+
+pub(crate) fn summarise(state: &State, measured: Measured) -> Summary {
+    let best = state.best;
+    let per_second = measured.trained_samples as f64 / measured.trained_seconds;
+    Summary {
+        initial_loss: state.initial_loss,
+        final_loss: state.last_loss,
+        loss_reduction_percent: reduction(state.initial_loss, state.last_loss),
+        initial_val_loss: state.initial_val_loss,
+        best_val_loss: best.map(|best| best.val_loss),
+        best_val_step: best.map(|best| best.step),
+        val_loss_reduction_percent: reduction(
+            state.initial_val_loss,
+            best.map(|best| best.val_loss),
+        ),
+        quality: best.map(|best| best.val_loss).or(state.last_loss).map(quality),
+        test: measured.test,
+        steps: state.step,
+        epochs: state.epoch,
+        samples: state.samples,
+        // An attempt that resumed a finished run trained nothing.
+        samples_per_second: if per_second.is_finite() { per_second } else { 0.0 },
+        duration_seconds: measured.duration_seconds,
+        world_size: measured.world,
+        zero_stage: measured.stage,
+        precision: measured.precision,
+        stopped_early: state.stopped_early,
+        cancelled: measured.was_stopped,
+        peak_rss_bytes: measured.peak_rss_bytes,
+        gradient_norms: state.gradients.clone(),
+        checkpoint_stall_seconds: measured.checkpoint_stall_seconds,
+    }
+}
+
+fn reduction(from: Option<f64>, to: Option<f64>) -> Option<f64> {
+    let percent = (1.0 - to? / from?) * 100.0;
+    percent.is_finite().then_some(percent)
+}
+
+/// Words for a mean squared error on normalised data.
+fn quality(loss: f64) -> String {
+    let word = match loss {
+        loss if loss < 0.05 => "Excellent",
+        loss if loss < 0.1 => "Good",
+        loss if loss < 0.2 => "Fair",
+        _ => "Poor",
+    };
+    word.to_owned()
+}
+
+#[cfg(test)]
+mod tests;

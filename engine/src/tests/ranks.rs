@@ -1,0 +1,168 @@
+//! Runs a job with its ranks as threads, each with its own mesh on loopback.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use collectives::{Listener, Mesh, MeshConfig, PeerAddress, Transport};
+use common::ids::{AttemptId, Generation, Rank};
+use common::spec::JobSpec;
+use common::status::{CheckpointRow, Live, MetricPoint};
+
+use crate::{Error, Outcome, RankContext, Reporter};
+
+/// What one rank told.
+#[derive(Debug, Default)]
+pub(crate) struct Heard {
+    pub(crate) notes: Mutex<Vec<String>>,
+    pub(crate) losses: Mutex<Vec<f64>>,
+    pub(crate) checkpoints: Mutex<Vec<(CheckpointRow, Vec<String>)>>,
+    /// Asks for a graceful stop once this step has been told.
+    stop_after: Option<u64>,
+    stop: Arc<AtomicBool>,
+}
+
+impl Reporter for Heard {
+    fn progress(&self, live: Live) {
+        if self.stop_after.is_some_and(|step| live.step >= step) {
+            self.stop.store(true, Ordering::Relaxed);
+        }
+    }
+    fn metric(&self, name: &'static str, point: MetricPoint) {
+        if name == common::metric::TRAIN_LOSS.name {
+            self.losses.lock().unwrap().push(point.value);
+        }
+    }
+    fn note(&self, text: String) {
+        self.notes.lock().unwrap().push(text);
+    }
+    fn checkpoint(&self, row: CheckpointRow, removed: Vec<String>) {
+        self.checkpoints.lock().unwrap().push((row, removed));
+    }
+}
+
+/// One attempt at a job.
+#[derive(Debug, Clone)]
+pub(crate) struct Attempt {
+    pub(crate) spec: JobSpec,
+    pub(crate) world: u32,
+    pub(crate) generation: u64,
+    /// One folder for all ranks, or one each (nodes that share no disk).
+    pub(crate) run_dirs: Vec<PathBuf>,
+    pub(crate) stop_after: Option<u64>,
+}
+
+/// How it went, by rank.
+#[derive(Debug)]
+pub(crate) struct Ended {
+    pub(crate) outcomes: Vec<Result<Outcome, Error>>,
+    pub(crate) heard: Vec<Arc<Heard>>,
+}
+
+impl Attempt {
+    pub(crate) fn new(spec: JobSpec, world: u32, run_dir: &Path) -> Self {
+        let run_dirs = vec![run_dir.to_owned(); world as usize];
+        Self { spec, world, generation: 1, run_dirs, stop_after: None }
+    }
+
+    pub(crate) fn generation(mut self, generation: u64) -> Self {
+        self.generation = generation;
+        self
+    }
+
+    pub(crate) fn stop_after(mut self, step: u64) -> Self {
+        self.stop_after = Some(step);
+        self
+    }
+
+    pub(crate) fn run(self) -> Ended {
+        let heard: Vec<_> = (0..self.world)
+            .map(|_| Arc::new(Heard { stop_after: self.stop_after, ..Heard::default() }))
+            .collect();
+        let meshes = meshes(self.world, &self.spec);
+        let outcomes = std::thread::scope(|scope| {
+            let ranks: Vec<_> = (0_u32..)
+                .zip(meshes.into_iter().zip(&heard))
+                .map(|(rank, (mesh, heard))| {
+                    let attempt = &self;
+                    std::thread::Builder::new()
+                        .name(format!("rank-{rank}"))
+                        .spawn_scoped(scope, move || attempt.run_rank(rank, &mesh, heard))
+                        .unwrap()
+                })
+                .collect();
+            ranks.into_iter().map(|rank| rank.join().unwrap()).collect()
+        });
+        Ended { outcomes, heard }
+    }
+
+    fn run_rank(&self, rank: u32, mesh: &Mesh, heard: &Arc<Heard>) -> Result<Outcome, Error> {
+        let outcome = crate::run(RankContext {
+            spec: self.spec.clone(),
+            job_id: "test-abc123".parse().unwrap(),
+            attempt: AttemptId(self.generation as u32),
+            generation: Generation(self.generation),
+            rank: Rank(rank),
+            world: self.world,
+            run_dir: self.run_dirs[rank as usize].clone(),
+            worker: format!("worker-{rank}"),
+            communicator: mesh.communicator(0).unwrap(),
+            save_communicator: mesh.communicator(1).unwrap(),
+            reporter: heard.clone(),
+            stop: heard.stop.clone(),
+        });
+        if let Err(error) = &outcome {
+            // As a trainer does: one failure ends the attempt everywhere.
+            mesh.abort_handle().abort(&error.to_string());
+        }
+        outcome
+    }
+}
+
+impl Ended {
+    /// Every rank finished; what rank 0 told.
+    pub(crate) fn unwrap(self) -> (Outcome, Arc<Heard>) {
+        let mut outcomes: Vec<_> = self.outcomes.into_iter().map(Result::unwrap).collect();
+        (outcomes.swap_remove(0), self.heard[0].clone())
+    }
+}
+
+fn meshes(world: u32, spec: &JobSpec) -> Vec<Mesh> {
+    if world == 1 {
+        return vec![Mesh::solo(2)];
+    }
+    let listeners: Vec<_> =
+        (0..world).map(|_| Listener::bind(IpAddr::V4(Ipv4Addr::LOCALHOST)).unwrap()).collect();
+    let peers: Vec<_> = (0_u32..)
+        .zip(&listeners)
+        .map(|(rank, listener)| PeerAddress {
+            rank,
+            address: listener.address(),
+            unix_name: listener.unix_name().to_owned(),
+            worker: format!("worker-{rank}"),
+        })
+        .collect();
+    let connect = |rank: u32, listener: Listener| {
+        let config = MeshConfig {
+            rank,
+            world,
+            token: [7; 16],
+            peers: peers.clone(),
+            transport: Transport::Auto,
+            connect_timeout: Duration::from_secs(20),
+            collective_timeout: spec.job.collective_timeout,
+            channels: 2,
+        };
+        Mesh::connect(Some(listener), config).unwrap()
+    };
+    let connect = &connect;
+    std::thread::scope(|scope| {
+        let ranks: Vec<_> = (0_u32..)
+            .zip(listeners)
+            .map(|(rank, listener)| scope.spawn(move || connect(rank, listener)))
+            .collect();
+        ranks.into_iter().map(|rank| rank.join().unwrap()).collect()
+    })
+}

@@ -1,0 +1,134 @@
+//! Builds jobs for tests: a tiny model on the sine data, no dropout, no monitors.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use common::spec::*;
+
+pub(crate) struct Builder(JobSpec);
+
+pub(crate) fn job() -> Builder {
+    Builder(JobSpec {
+        job: Job {
+            name: "test".to_owned(),
+            seed: 7,
+            priority: 0,
+            output_dir: PathBuf::from("/nowhere"),
+            labels: Default::default(),
+            env: Default::default(),
+            collective_timeout: Duration::from_secs(20),
+        },
+        resources: Resources {
+            world_size: None,
+            workers: None,
+            device: Device::Cpu,
+            threads_per_rank: 1,
+            transport: Transport::Auto,
+        },
+        model: Model {
+            kind: ModelKind::Lstm,
+            hidden_size: 8,
+            num_layers: 1,
+            dropout: 0.0,
+            head_dropout: 0.0,
+            bidirectional: false,
+            init_from: None,
+        },
+        data: Data {
+            source: DataSource::Sine { samples: 96, validation_samples: 40, noise: 0.1 },
+            window: 12,
+            horizon: 1,
+            shuffle: true,
+            drop_last: true,
+        },
+        training: training(),
+        zero: Zero {
+            stage: 0,
+            overlap_comm: false,
+            reduce_bucket_size: 500_000_000,
+            allgather_bucket_size: 500_000_000,
+        },
+        checkpoint: Checkpoint {
+            dir: None,
+            every_steps: None,
+            every_epochs: Some(1),
+            keep_last: 2,
+            keep_best: 1,
+            asynchronous: true,
+            resume: Resume::Auto,
+            layout: Layout::Auto,
+        },
+        monitor: Monitor {
+            tensorboard: false,
+            csv: true,
+            deepspeed_tensorboard_dir: None,
+            deepspeed_csv_dir: None,
+        },
+        notes: Vec::new(),
+    })
+}
+
+fn training() -> Training {
+    let sourced = |value| Some(Sourced { value, origin: "test".to_owned() });
+    Training {
+        epochs: 2,
+        max_steps: None,
+        max_eval_steps: None,
+        validate: Validate::EveryEpochs(1),
+        early_stopping: None,
+        batch: Batch {
+            batch_size: sourced(16),
+            micro_batch_size: sourced(8),
+            gradient_accumulation: None,
+            mismatch: BatchMismatch::Adapt,
+        },
+        optimizer: Optimizer {
+            kind: OptimizerKind::AdamW,
+            learning_rate: 0.01,
+            betas: [0.9, 0.999],
+            eps: 1e-8,
+            weight_decay: 0.01,
+            decoupled_decay: true,
+            bias_correction: true,
+        },
+        schedule: Schedule::Constant,
+        gradient_clipping: 1.0,
+        precision: Precision { asked: PrecisionKind::Fp32, effective: PrecisionKind::Fp32 },
+        steps_per_print: None,
+    }
+}
+
+impl Builder {
+    pub(crate) fn batch(self, batch_size: u64, micro: u64) -> Self {
+        let sourced = |value| Some(Sourced { value, origin: "test".to_owned() });
+        self.with(|spec| {
+            spec.training.batch.batch_size = sourced(batch_size);
+            spec.training.batch.micro_batch_size = sourced(micro);
+        })
+    }
+
+    pub(crate) fn epochs(self, epochs: u32) -> Self {
+        self.with(|spec| spec.training.epochs = epochs)
+    }
+
+    pub(crate) fn max_steps(self, steps: u64) -> Self {
+        self.with(|spec| spec.training.max_steps = Some(steps))
+    }
+
+    pub(crate) fn drop_last(self, drop_last: bool) -> Self {
+        self.with(|spec| spec.data.drop_last = drop_last)
+    }
+
+    pub(crate) fn stage(self, stage: u8) -> Self {
+        self.with(|spec| spec.zero.stage = stage)
+    }
+
+    pub(crate) fn with(mut self, change: impl FnOnce(&mut JobSpec)) -> Self {
+        change(&mut self.0);
+        self
+    }
+
+    pub(crate) fn build(self) -> JobSpec {
+        self.0
+    }
+}

@@ -1,0 +1,99 @@
+//! How a run is cut: epochs into steps, steps into micro-steps, micro-steps into the runs of ranks.
+//!
+//! Promise: pure, and the same on every rank; the global batches of an epoch do not depend on the
+//! world. Refusal: holds no data.
+
+use std::ops::Range;
+
+use common::batch::{self, BatchPlan};
+use common::spec::JobSpec;
+
+/// A job that cannot make one step.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Error {
+    #[error(transparent)]
+    Batch(#[from] batch::Error),
+    #[error(
+        "the training part has {samples} samples, fewer than one global batch of {batch_size}; \
+         lower batch-size to at most {samples}, or set data.drop-last = false"
+    )]
+    NoFullBatch { samples: u64, batch_size: u64 },
+}
+
+/// A run's shape.
+#[derive(Debug, Clone)]
+pub(crate) struct Plan {
+    pub(crate) batch: BatchPlan,
+    train_samples: u64,
+    drop_last: bool,
+    pub(crate) epochs: u32,
+    pub(crate) steps_per_epoch: u64,
+    /// The job ends after it.
+    pub(crate) total_steps: u64,
+}
+
+/// One global batch: consecutive samples of the epoch's order, and its micro-steps.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct GlobalBatch {
+    pub(crate) samples: Range<u64>,
+    pub(crate) micro_steps: u64,
+    world: u32,
+}
+
+impl Plan {
+    pub(crate) fn new(spec: &JobSpec, world: u32, train_samples: u64) -> Result<Self, Error> {
+        let batch = batch::plan(&spec.training.batch, world)?;
+        let batch_size = batch.batch_size.value;
+        let drop_last = spec.data.drop_last;
+        let steps_per_epoch = if drop_last {
+            train_samples / batch_size
+        } else {
+            train_samples.div_ceil(batch_size)
+        };
+        if steps_per_epoch == 0 {
+            return Err(Error::NoFullBatch { samples: train_samples, batch_size });
+        }
+        let epochs = spec.training.epochs;
+        let total_steps = (steps_per_epoch * u64::from(epochs))
+            .min(spec.training.max_steps.unwrap_or(u64::MAX));
+        Ok(Self { batch, train_samples, drop_last, epochs, steps_per_epoch, total_steps })
+    }
+
+    /// The batch that starts at sample `from` of an epoch's order; None at the epoch's end.
+    pub(crate) fn batch_at(&self, from: u64) -> Option<GlobalBatch> {
+        let size = self.batch.batch_size.value;
+        let left = self.train_samples.saturating_sub(from);
+        if left == 0 || (self.drop_last && left < size) {
+            return None;
+        }
+        let len = left.min(size);
+        let micro_steps = if len == size {
+            self.batch.gradient_accumulation.value
+        } else {
+            len.div_ceil(self.batch.micro_batch_size.value * u64::from(self.batch.world))
+        };
+        Some(GlobalBatch { samples: from..from + len, micro_steps, world: self.batch.world })
+    }
+
+    /// Samples that all ranks together take in one batch of an evaluation.
+    pub(crate) fn evaluation_batch(&self) -> u64 {
+        self.batch.micro_batch_size.value.saturating_mul(u64::from(self.batch.world))
+    }
+}
+
+impl GlobalBatch {
+    pub(crate) fn len(&self) -> u64 {
+        self.samples.end - self.samples.start
+    }
+
+    /// What `rank` takes in micro-step `index`, as positions in the epoch's order. May be empty.
+    pub(crate) fn run(&self, index: u64, rank: u32) -> Range<usize> {
+        let micro_step = batch::run(self.len(), self.micro_steps, index);
+        let run = batch::rank_run(micro_step, self.world, rank);
+        // Positions index a `Vec`, so they fit.
+        (self.samples.start + run.start) as usize..(self.samples.start + run.end) as usize
+    }
+}
+
+#[cfg(test)]
+mod tests;

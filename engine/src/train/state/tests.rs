@@ -1,0 +1,65 @@
+use common::spec::EarlyStopping;
+
+use super::{State, Verdict};
+
+#[test]
+fn norms_are_counted_and_warned_of_at_powers_of_ten() {
+    let mut state = State::default();
+    let norms = [0.5, 20.0, 5.0, 0.0001, 1.0, 0.01];
+    let warnings: Vec<_> = norms.iter().filter_map(|n| state.on_step(4, 1.0, *n)).collect();
+    assert_eq!(warnings.len(), 2, "{warnings:?}");
+    assert!(warnings[0].starts_with("step 2: gradient norm 2.000e1 is above 10"), "{warnings:?}");
+    assert!(warnings[1].contains("below 0.001"), "{warnings:?}");
+    let health = &state.gradients;
+    assert_eq!(
+        (health.healthy, health.exploding, health.vanishing, health.other, health.max),
+        (3, 1, 1, 1, 20.0)
+    );
+    let later = (0..99).filter_map(|_| state.on_step(4, 1.0, 11.0)).count();
+    assert_eq!(later, 2, "the 10th and the 100th");
+}
+
+#[test]
+fn early_stopping_counts_misses_by_more_than_its_delta() {
+    let stopping = Some(EarlyStopping { patience: 2, min_delta: 0.1 });
+    let mut state = State::default();
+    let verdicts = [1.0, 0.95, 0.8, 0.79, 0.78].map(|loss| state.on_validation(loss, stopping));
+    let verdict = |is_best, stops| Verdict { is_best, stops };
+    assert_eq!(
+        verdicts,
+        [
+            verdict(true, false),
+            verdict(true, false),
+            verdict(true, false),
+            verdict(true, false),
+            verdict(true, true)
+        ]
+    );
+    assert!(state.stopped_early);
+    assert_eq!((state.initial_val_loss, state.last_val_loss), (Some(1.0), Some(0.78)));
+}
+
+#[test]
+fn without_early_stopping_a_run_goes_on_and_still_knows_its_best() {
+    let mut state = State { step: 9, ..State::default() };
+    assert!(state.on_validation(0.5, None).is_best);
+    state.step = 12;
+    assert_eq!(state.on_validation(0.7, None), Verdict { is_best: false, stops: false });
+    let best = state.best.unwrap();
+    assert_eq!((best.val_loss, best.step), (0.5, 9));
+    assert_eq!(state.validation_here(), Some(0.7));
+    state.step = 13;
+    assert_eq!(state.validation_here(), None);
+}
+
+/// A resumed run must be the uninterrupted one, so floats keep every bit.
+#[test]
+fn the_state_survives_json_bit_for_bit() {
+    let mut state = State::default();
+    state.on_step(32, 0.1 + 0.2, 1.0 / 3.0);
+    state.on_validation(2.0_f64.sqrt() * 1e-7, None);
+    state.seconds_before = 1.0e-9_f64.exp();
+    let value = serde_json::to_value(&state).unwrap();
+    let text = serde_json::to_string(&value).unwrap();
+    assert_eq!(serde_json::from_str::<State>(&text).unwrap(), state);
+}

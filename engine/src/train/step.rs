@@ -1,0 +1,148 @@
+//! One optimizer step.
+
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+
+use tch::{Reduction, Tensor};
+
+use super::{GlobalBatch, Trainer};
+use crate::error::Error;
+use crate::model::Pass;
+use crate::monitor::StepRecord;
+use crate::optimizer::{Update, clip_coefficient};
+use crate::report::now;
+use crate::rng;
+use crate::zero::MicroStep;
+
+/// What the ranks agree on once a step, by one small sum in rank order.
+#[derive(Debug, Clone, Copy)]
+struct Agreement {
+    /// Mean over the global batch, before the update.
+    loss: f64,
+    grad_norm: f64,
+    stop_asked: bool,
+}
+
+impl Trainer {
+    /// Returns whether any rank was asked to stop.
+    pub(super) fn step(&mut self, order: &[u32], batch: &GlobalBatch) -> Result<bool, Error> {
+        let started = Instant::now();
+        let loss = self.accumulate(order, batch)?;
+        let agreement = self.agree(loss)?;
+        self.check_finite(agreement)?;
+        let clipping = self.spec.training.gradient_clipping;
+        let rate = self.schedule.rate(self.state.step);
+        let update = Update {
+            number: self.state.step + 1,
+            rate,
+            gradient_scale: clip_coefficient(clipping, agreement.grad_norm),
+        };
+        self.zero
+            .update(update)
+            .map_err(Error::communication("gather the updated parameters", self.state.step + 1))?;
+        self.tell_step(batch, agreement, rate, started);
+        Ok(agreement.stop_asked)
+    }
+
+    /// Runs the micro-steps; afterwards the summed gradients are with `zero`. Returns this rank's
+    /// part of the global mean loss.
+    fn accumulate(&mut self, order: &[u32], batch: &GlobalBatch) -> Result<f64, Error> {
+        let mut loss = 0.0;
+        for index in 0..batch.micro_steps {
+            let micro_step =
+                MicroStep { is_first: index == 0, is_last: index + 1 == batch.micro_steps };
+            self.zero.begin_micro_step(micro_step);
+            // A rank without samples in this micro-step still takes part in its sums.
+            let run = batch.run(index, self.rank);
+            if !run.is_empty() {
+                // Dropout depends on the place in the run alone, so a resumed one draws the same.
+                let (seed, step) = (self.spec.job.seed, self.state.step);
+                let pass = Pass::Train(rng::dropout(seed, self.rank, step, index));
+                let weight = run.len() as f64 / batch.len() as f64;
+                loss += self.forward_backward(&order[run], weight, pass)?;
+            }
+            self.zero
+                .end_micro_step()
+                .map_err(Error::communication("sum gradients", self.state.step + 1))?;
+        }
+        Ok(loss)
+    }
+
+    /// Weighted by its share of the global batch, so that the ranks' and micro-steps' gradients
+    /// add up to that of the mean, however uneven their runs are.
+    fn forward_backward(&self, indices: &[u32], weight: f64, pass: Pass) -> Result<f64, Error> {
+        let (x_btf, y_bo) = self.data.train.batch(indices)?;
+        let predicted_bo = self.model.forward(&x_btf, pass)?;
+        let loss = predicted_bo
+            .f_mse_loss(&y_bo, Reduction::Mean)
+            .and_then(|loss: Tensor| loss.f_mul_scalar(weight))
+            .map_err(Error::torch("compute the loss"))?;
+        loss.f_backward().map_err(Error::torch("run backward"))?;
+        loss.f_double_value(&[]).map_err(Error::torch("read the loss"))
+    }
+
+    fn agree(&self, loss: f64) -> Result<Agreement, Error> {
+        let stop = f64::from(u8::from(self.stop.load(Ordering::Relaxed)));
+        let mut sums = [loss, self.zero.gradient_squares(), stop];
+        self.zero
+            .with_link(|link| link.sum_f64(&mut sums))
+            .map_err(Error::communication("agree on the step", self.state.step + 1))?;
+        let [loss, squares, stop] = sums;
+        Ok(Agreement { loss, grad_norm: squares.sqrt(), stop_asked: stop > 0.0 })
+    }
+
+    /// Before anything is changed: weights, moments and checkpoints stay as they were.
+    fn check_finite(&self, agreement: Agreement) -> Result<(), Error> {
+        if agreement.loss.is_finite() && agreement.grad_norm.is_finite() {
+            return Ok(());
+        }
+        let step = self.state.step + 1;
+        let nothing = i64::MAX;
+        let mut first = [self.zero.first_bad_gradient().map_or(nothing, |index| index as i64)];
+        self.zero
+            .with_link(|link| link.min_i64(&mut first))
+            .map_err(Error::communication("find the first bad gradient", step))?;
+        let what = match first {
+            [index] if index != nothing => {
+                format!("the gradient of `{}`", self.zero.name(index as usize))
+            }
+            _ => "the loss".to_owned(),
+        };
+        Err(Error::NotFinite { step, what, loss: agreement.loss })
+    }
+
+    fn tell_step(&mut self, batch: &GlobalBatch, agreed: Agreement, rate: f64, started: Instant) {
+        let epoch = self.state.epoch + 1;
+        let warning = self.state.on_step(batch.len(), agreed.loss, agreed.grad_norm);
+        if let Some(warning) = warning {
+            self.report.note(warning);
+        }
+        let end = Instant::now();
+        let step_seconds = (end - started).as_secs_f64();
+        self.pace.on_step(end, batch.len(), step_seconds, agreed.grad_norm);
+        let record = StepRecord {
+            step: self.state.step,
+            samples: self.state.samples,
+            epoch,
+            train_loss: agreed.loss,
+            learning_rate: rate,
+            grad_norm: agreed.grad_norm,
+            step_seconds,
+            samples_per_second: batch.len() as f64 / step_seconds,
+            time: now(),
+        };
+        self.report.step(record);
+        self.report.progress(self.live());
+        let prints = self.spec.training.steps_per_print;
+        if prints.is_some_and(|n| self.state.step.is_multiple_of(n.max(1))) && self.rank == 0 {
+            tracing::info!(
+                step = record.step,
+                loss = record.train_loss,
+                lr = record.learning_rate,
+                grad_norm = record.grad_norm,
+                samples_per_second = record.samples_per_second,
+                "trained"
+            );
+        }
+    }
+}
