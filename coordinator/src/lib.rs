@@ -1,1 +1,21 @@
+//! The coordinator: the daemon around `control`'s decisions. Store, queue of events, gRPC front.
+//! It decides nothing itself and never trains.
 
+mod archive;
+mod blobs;
+mod clock;
+mod codec;
+mod core;
+mod daemon;
+mod door;
+mod fetch;
+mod rpc;
+mod settings;
+mod store;
+mod views;
+
+#[cfg(test)]
+mod tests;
+
+pub use daemon::{Coordinator, Error};
+pub use settings::{Flags, Mistakes, Settings};

@@ -1,2 +1,146 @@
-//! Not built yet.
-fn main() {}
+//! `coordinator serve`: the master node.
+
+use std::io::{Read, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::thread;
+
+use anyhow::Context;
+use clap::{Args, Parser, Subcommand};
+
+use common::exit;
+use coordinator::{Coordinator, Flags, Settings};
+use service::exit::Failure;
+use service::layers::{self, Loaded};
+use service::shutdown::Shutdown;
+use service::telemetry::{self, LogFormat};
+
+/// Decides what trains where: queue, placement, rendezvous, failures, checkpoints.
+#[derive(Debug, Parser)]
+#[command(name = "coordinator", version, about)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Runs the coordinator in the foreground until SIGTERM or Ctrl-C.
+    #[command(after_help = EXAMPLES)]
+    Serve(Serve),
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  coordinator serve                                   # 0.0.0.0:29500, state in the data folder
+  coordinator serve --listen 127.0.0.1:0              # a free port, printed as the first line
+  coordinator serve --data-dir /var/lib/rustspeed     # state that survives a restart, there
+  coordinator serve --config coordinator.toml --print-config
+
+The first line on stdout is `listening ADDRESS`. Every key of the configuration file is also an
+environment variable: RUSTSPEED_LISTEN, RUSTSPEED_DATA_DIR, RUSTSPEED_LEASE, ...
+Stopping the coordinator stops no training: workers go on and come back.";
+
+#[derive(Debug, Args)]
+struct Serve {
+    /// Address for clients and workers; port 0 takes a free one [default: 0.0.0.0:29500]
+    #[arg(long, value_name = "IP:PORT")]
+    listen: Option<String>,
+    /// Folder for jobs, metrics, log tails and uploads [default: in $XDG_STATE_HOME]
+    #[arg(long, value_name = "DIR")]
+    data_dir: Option<PathBuf>,
+    /// TOML file; environment variables and flags win over it
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// A worker that is silent for this long is lost, such as 5s
+    #[arg(long, value_name = "DURATION")]
+    lease: Option<String>,
+    /// How log lines look [default: text]
+    #[arg(long, value_enum)]
+    log_format: Option<LogFormat>,
+    /// Print the effective configuration with the origin of each value, and exit
+    #[arg(long)]
+    print_config: bool,
+    /// Check the configuration and exit: 0, or 78
+    #[arg(long)]
+    check_config: bool,
+    /// Stop when stdin ends: for private clusters
+    #[arg(long, hide = true)]
+    exit_with_stdin: bool,
+}
+
+fn main() -> ExitCode {
+    let Command::Serve(serve) = Cli::parse().command;
+    service::exit::finish(run(&serve))
+}
+
+fn run(serve: &Serve) -> Result<exit::ExitCode, Failure> {
+    let flags = Flags {
+        listen: serve.listen.clone(),
+        data_dir: serve.data_dir.clone(),
+        log_format: serve.log_format,
+        lease: serve.lease.clone(),
+    };
+    let loaded: Loaded<Settings> = layers::load(serve.config.as_deref(), &flags)?;
+    let settings = &loaded.value;
+    settings
+        .check()
+        .map_err(|mistakes| Failure::new(exit::ExitCode::BadConfiguration, mistakes))?;
+    if serve.print_config {
+        let text = loaded.render(&Settings::reasons()).map_err(failed)?;
+        return say(&text);
+    }
+    if serve.check_config {
+        return Ok(exit::ExitCode::Done);
+    }
+    telemetry::init(&settings.log_config())
+        .map_err(|error| Failure::new(exit::ExitCode::BadConfiguration, error))?;
+    // Two threads serve thousands of idle streams; blocking work has its own.
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .map_err(failed)?;
+    runtime.block_on(serve_until_stopped(settings, serve.exit_with_stdin))
+}
+
+async fn serve_until_stopped(
+    settings: &Settings,
+    exit_with_stdin: bool,
+) -> Result<exit::ExitCode, Failure> {
+    let shutdown = Shutdown::on_signals().map_err(failed)?;
+    if exit_with_stdin {
+        stop_with_stdin(shutdown.clone()).map_err(failed)?;
+    }
+    let coordinator = Coordinator::build(settings).await?;
+    say(&format!("listening {}\n", coordinator.address()))?;
+    coordinator.run(shutdown).await?;
+    Ok(exit::ExitCode::Done)
+}
+
+/// Whoever started us holds the other end; its end is ours, whatever ended it.
+fn stop_with_stdin(shutdown: Shutdown) -> std::io::Result<()> {
+    let watching = thread::Builder::new().name("stdin".to_owned());
+    watching.spawn(move || {
+        let mut buffer = [0; 256];
+        let mut stdin = std::io::stdin().lock();
+        while matches!(stdin.read(&mut buffer), Ok(read) if read > 0) {}
+        shutdown.request("stdin ended");
+    })?;
+    Ok(())
+}
+
+/// Data for scripts goes to stdout, at once.
+fn say(text: &str) -> Result<exit::ExitCode, Failure> {
+    let mut stdout = std::io::stdout().lock();
+    stdout
+        .write_all(text.as_bytes())
+        .and_then(|()| stdout.flush())
+        .context("write to stdout")
+        .map_err(|error| Failure::new(exit::ExitCode::Failed, error))?;
+    Ok(exit::ExitCode::Done)
+}
+
+fn failed(error: impl Into<anyhow::Error>) -> Failure {
+    Failure::new(exit::ExitCode::Failed, error)
+}

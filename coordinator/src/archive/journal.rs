@@ -1,0 +1,245 @@
+//! An append-only file in segments: `00000001.bin`, `00000002.bin`, ... Each entry is length,
+//! crc32c and a protobuf `BulkBatch` whose head says which batch of whom it is.
+
+use std::collections::BTreeMap;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use fs_err as fs;
+use prost::Message;
+
+use proto::v1;
+
+/// Length and crc32c, little-endian.
+pub(super) const HEADER: usize = 8;
+
+/// Larger than any batch: a length beyond it is damage.
+pub(super) const MAX_ENTRY: usize = service::transport::MAX_MESSAGE_BYTES;
+
+/// Lives of workers that are remembered per journal: a rank moves between a few at most.
+const MAX_LIVES: usize = 64;
+
+/// A worker's uuid and incarnation.
+pub(super) type Life = (String, u64);
+
+/// One batch of one worker's life.
+#[derive(Debug, Clone)]
+pub(super) struct Mark {
+    pub(super) life: Life,
+    pub(super) sequence: u64,
+}
+
+#[derive(Debug)]
+pub(super) struct Journal {
+    folder: PathBuf,
+    /// Index and length, oldest first; the last one is written to.
+    segments: Vec<(u64, u64)>,
+    /// The newest batch of each life that is in here.
+    marks: BTreeMap<Life, u64>,
+    /// The segment that has unsynced bytes.
+    open: Option<fs::File>,
+}
+
+impl Journal {
+    /// Opens a journal, cutting off an entry that a crash left incomplete.
+    pub(super) fn open(folder: &Path) -> io::Result<Self> {
+        fs::create_dir_all(folder)?;
+        let mut journal = Self {
+            folder: folder.to_owned(),
+            segments: Vec::new(),
+            marks: BTreeMap::new(),
+            open: None,
+        };
+        for index in indices(folder)? {
+            let path = segment_path(folder, index);
+            let bytes = fs::read(&path)?;
+            let whole = journal.scan(&bytes);
+            if whole < bytes.len() {
+                tracing::warn!(path = %path.display(), cut = bytes.len() - whole, "incomplete end cut off");
+                fs::OpenOptions::new().write(true).open(&path)?.set_len(whole as u64)?;
+            }
+            journal.segments.push((index, whole as u64));
+        }
+        if journal.segments.is_empty() {
+            journal.segments.push((1, 0));
+        }
+        Ok(journal)
+    }
+
+    /// Takes the marks of a segment; gives the length of its whole entries.
+    fn scan(&mut self, bytes: &[u8]) -> usize {
+        let mut at = 0;
+        while let Some(entry) = entry_at(bytes, at) {
+            if let Ok(batch) = v1::BulkBatch::decode(entry) {
+                self.mark(&Mark {
+                    life: (batch.uuid, batch.incarnation),
+                    sequence: batch.sequence,
+                });
+            }
+            at += HEADER + entry.len();
+        }
+        at
+    }
+
+    fn mark(&mut self, mark: &Mark) {
+        let newest = self.marks.entry(mark.life.clone()).or_default();
+        *newest = mark.sequence.max(*newest);
+        if self.marks.len() > MAX_LIVES {
+            // The oldest life of some worker; its spool is long gone.
+            let oldest = self.marks.keys().min_by_key(|(_, incarnation)| *incarnation).cloned();
+            if let Some(oldest) = oldest {
+                self.marks.remove(&oldest);
+            }
+        }
+    }
+
+    /// Appends an entry unless the journal has it; whether it was new. Durable after
+    /// [`Journal::sync`].
+    pub(super) fn append(&mut self, mark: &Mark, entry: &[u8]) -> io::Result<bool> {
+        if self.marks.get(&mark.life).is_some_and(|newest| *newest >= mark.sequence) {
+            return Ok(false);
+        }
+        let (index, len) = *self.current();
+        let path = segment_path(&self.folder, index);
+        let file = match &mut self.open {
+            Some(file) => file,
+            None => {
+                let is_new = len == 0;
+                let file = fs::OpenOptions::new().append(true).create(true).open(path)?;
+                if is_new {
+                    service::files::sync_folder(&self.folder)?;
+                }
+                self.open.insert(file)
+            }
+        };
+        let framed = framed(entry);
+        if let Err(error) = file.write_all(&framed) {
+            // A part of it may be in the file: nothing may follow it.
+            let _ = file.set_len(len);
+            return Err(error);
+        }
+        self.current().1 += framed.len() as u64;
+        self.mark(mark);
+        Ok(true)
+    }
+
+    fn current(&mut self) -> &mut (u64, u64) {
+        self.segments.last_mut().expect("a journal has at least one segment")
+    }
+
+    pub(super) fn len(&self) -> u64 {
+        self.segments.iter().map(|(_, len)| len).sum()
+    }
+
+    pub(super) fn sync(&mut self) -> io::Result<()> {
+        match self.open.take() {
+            Some(file) => file.sync_data(),
+            None => Ok(()),
+        }
+    }
+
+    /// Starts a new segment when the current one is full, and drops the oldest.
+    pub(super) fn keep_tail(&mut self, segment_bytes: u64, segments: usize) -> io::Result<()> {
+        let (index, len) = *self.current();
+        if len < segment_bytes {
+            return Ok(());
+        }
+        self.sync()?;
+        self.segments.push((index + 1, 0));
+        while self.segments.len() > segments {
+            let (oldest, _) = self.segments.remove(0);
+            match fs::remove_file(segment_path(&self.folder, oldest)) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Every entry, oldest first.
+    pub(super) fn entries(&mut self) -> io::Result<Vec<v1::BulkBatch>> {
+        self.sync()?;
+        let mut entries = Vec::new();
+        for (index, len) in &self.segments {
+            if *len == 0 {
+                continue;
+            }
+            let bytes = fs::read(segment_path(&self.folder, *index))?;
+            let mut at = 0;
+            while let Some(entry) = entry_at(&bytes, at) {
+                entries.extend(v1::BulkBatch::decode(entry).ok());
+                at += HEADER + entry.len();
+            }
+        }
+        Ok(entries)
+    }
+
+    /// Replaces everything by these entries, in one new segment that appears whole.
+    pub(super) fn rewrite(&mut self, entries: &[v1::BulkBatch]) -> io::Result<()> {
+        let index = self.current().0 + 1;
+        let mut bytes = Vec::new();
+        // The marks stay, also those of batches that are thinned away.
+        let marks = self.marks.iter().map(|((uuid, incarnation), sequence)| v1::BulkBatch {
+            sequence: *sequence,
+            uuid: uuid.clone(),
+            incarnation: *incarnation,
+            jobs: Vec::new(),
+        });
+        for entry in marks {
+            bytes.extend(framed(&entry.encode_to_vec()));
+        }
+        for entry in entries {
+            bytes.extend(framed(&entry.encode_to_vec()));
+        }
+        service::files::replace(&segment_path(&self.folder, index), &bytes)?;
+        for (old, _) in std::mem::replace(&mut self.segments, vec![(index, bytes.len() as u64)]) {
+            match fs::remove_file(segment_path(&self.folder, old)) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+}
+
+fn framed(entry: &[u8]) -> Vec<u8> {
+    let mut framed = Vec::with_capacity(HEADER + entry.len());
+    framed.extend((entry.len() as u32).to_le_bytes());
+    framed.extend(crc32c::crc32c(entry).to_le_bytes());
+    framed.extend(entry);
+    framed
+}
+
+/// The whole entry that begins at `at`, if there is one.
+pub(super) fn entry_at(bytes: &[u8], at: usize) -> Option<&[u8]> {
+    let header: &[u8; HEADER] = bytes.get(at..)?.first_chunk()?;
+    let [l0, l1, l2, l3, crc @ ..] = *header;
+    let len = u32::from_le_bytes([l0, l1, l2, l3]) as usize;
+    if len > MAX_ENTRY {
+        return None;
+    }
+    let entry = bytes.get(at + HEADER..)?.get(..len)?;
+    (crc32c::crc32c(entry) == u32::from_le_bytes(crc)).then_some(entry)
+}
+
+/// Segments that exist, oldest first.
+pub(super) fn indices(folder: &Path) -> io::Result<Vec<u64>> {
+    let listed = match fs::read_dir(folder) {
+        Ok(listed) => listed,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(error),
+    };
+    let mut indices = Vec::new();
+    for entry in listed {
+        let name = entry?.file_name();
+        let index: Option<u64> =
+            name.to_str().and_then(|name| name.strip_suffix(".bin")?.parse().ok());
+        indices.extend(index);
+    }
+    indices.sort_unstable();
+    Ok(indices)
+}
+
+pub(super) fn segment_path(folder: &Path, index: u64) -> PathBuf {
+    folder.join(format!("{index:08}.bin"))
+}

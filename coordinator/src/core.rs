@@ -1,0 +1,280 @@
+//! The one loop around `control`: takes what is ready, decides once, makes it durable, then acts
+//! (A1, A2). Whatever it sends to a worker goes into a bounded queue; a worker that does not take
+//! its messages loses its stream and comes back with its truth.
+
+mod handle;
+mod links;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use tokio::sync::{mpsc, oneshot};
+use tracing::{debug, error, info, warn};
+
+use common::ids::{Incarnation, JobId};
+use control::coordinator::{
+    Answer, Chance, Effect, Event, Ledger, Machine, Record, Refusal, Ticket, Token,
+};
+
+use crate::archive::Archive;
+use crate::clock::Clock;
+use crate::codec;
+use crate::store::{self, Writer};
+use crate::views::Views;
+
+pub(crate) use self::handle::{Handle, Input, Stopping};
+use self::links::Links;
+pub(crate) use self::links::QUEUE as LINK_QUEUE;
+
+/// Inputs that may wait for the loop; who brings more waits itself.
+const QUEUE: usize = 4096;
+
+/// Inputs that are decided together and share one commit.
+const MAX_BATCH: usize = 512;
+
+/// Events between snapshots, at least: a replay of this many takes milliseconds.
+const SNAPSHOT_EVERY: usize = 1000;
+
+/// Everything that the loop owns.
+pub(crate) struct Core {
+    machine: Machine,
+    store: Writer,
+    clock: Clock,
+    views: Arc<Views>,
+    archive: Archive,
+    links: Links,
+    inputs: mpsc::Receiver<Input>,
+    answers: HashMap<Ticket, oneshot::Sender<Answer>>,
+    next_ticket: u64,
+    events_since_snapshot: usize,
+    chance: SystemChance,
+}
+
+/// What a core is built from.
+pub(crate) struct Parts {
+    pub(crate) config: control::coordinator::Config,
+    pub(crate) ledger: Ledger,
+    pub(crate) store: Writer,
+    pub(crate) archive: Archive,
+    pub(crate) clock: Clock,
+}
+
+impl Core {
+    /// Builds the loop and its handle; nothing runs before [`Core::run`].
+    pub(crate) fn new(parts: Parts) -> (Self, Handle) {
+        let (sender, inputs) = mpsc::channel(QUEUE);
+        let views = Arc::new(Views::default());
+        let machine = Machine::new(parts.config, parts.ledger);
+        let links = Links::new(machine.config().lease);
+        let core = Self {
+            machine,
+            store: parts.store,
+            clock: parts.clock,
+            views: Arc::clone(&views),
+            archive: parts.archive,
+            links,
+            inputs,
+            answers: HashMap::new(),
+            next_ticket: 0,
+            events_since_snapshot: 0,
+            chance: SystemChance,
+        };
+        (core, Handle::new(sender, views))
+    }
+
+    /// Takes over from the last life: decides about it and publishes what readers see. Afterwards
+    /// the front may open.
+    pub(crate) async fn start(&mut self) -> Result<Incarnation, store::Error> {
+        let job_ids: Vec<JobId> = self.machine.ledger().jobs.keys().cloned().collect();
+        let effects = self.machine.step(Event::Started, self.clock.now(), &mut self.chance);
+        let incarnation = self.machine.ledger().incarnation;
+        self.links.set_incarnation(incarnation);
+        for job_id in &job_ids {
+            self.publish(job_id);
+        }
+        self.make_true(effects).await?;
+        Ok(incarnation)
+    }
+
+    /// Runs until every handle is gone or `stop` resolves, then closes the store cleanly.
+    pub(crate) async fn run(mut self, stop: impl Future<Output = ()>) -> Result<(), store::Error> {
+        tokio::pin!(stop);
+        let mut batch = Vec::with_capacity(MAX_BATCH);
+        loop {
+            let deadline = self.machine.next_deadline().map(|at| self.clock.instant(at));
+            tokio::select! {
+                received = self.inputs.recv_many(&mut batch, MAX_BATCH) => {
+                    if received == 0 {
+                        break;
+                    }
+                }
+                () = sleep_until(deadline) => {}
+                () = &mut stop => break,
+            }
+            let effects = self.decide(&mut batch);
+            self.make_true(effects).await?;
+        }
+        self.links.close_all();
+        self.store.snapshot(codec::encode_ledger(self.machine.ledger())).await?;
+        self.store.close().await
+    }
+
+    /// Steps the machine through a batch and, where one is due, a tick.
+    fn decide(&mut self, batch: &mut Vec<Input>) -> Vec<Effect> {
+        let mut effects = Vec::new();
+        for input in batch.drain(..) {
+            let Some(event) = self.admit(input) else { continue };
+            effects.extend(self.machine.step(event, self.clock.now(), &mut self.chance));
+        }
+        let now = self.clock.now();
+        if self.machine.next_deadline().is_some_and(|at| at <= now.uptime) {
+            effects.extend(self.machine.step(Event::Tick, now, &mut self.chance));
+        }
+        effects
+    }
+
+    /// Remembers who waits for the input's outcome; gives the event, if it is one.
+    fn admit(&mut self, input: Input) -> Option<Event> {
+        match input {
+            Input::Submit { job_id, submission, reply } => {
+                let ticket = self.ticket(reply);
+                Some(Event::Submit { ticket, job_id, submission })
+            }
+            Input::Cancel { job_id, mode, reply } => {
+                let ticket = self.ticket(reply);
+                Some(Event::Cancel { ticket, job_id, mode })
+            }
+            Input::Hello { connection, hello, link } => {
+                self.links.open(connection, hello.name.clone(), link);
+                Some(Event::Hello { connection, hello })
+            }
+            Input::Worker { connection, message } => Some(Event::Worker { connection, message }),
+            Input::Dropped { connection } => {
+                self.links.close(connection);
+                Some(Event::Dropped { connection })
+            }
+            Input::Order { worker, order, reply } => {
+                // Who asked may have left; the order is harmless.
+                let _ = reply.send(self.links.order(&worker, order));
+                None
+            }
+        }
+    }
+
+    fn ticket(&mut self, reply: oneshot::Sender<Answer>) -> Ticket {
+        self.next_ticket += 1;
+        let ticket = Ticket(self.next_ticket);
+        self.answers.insert(ticket, reply);
+        ticket
+    }
+
+    /// First everything durable, in one commit; then the rest, in order (A2).
+    async fn make_true(&mut self, mut effects: Vec<Effect>) -> Result<(), store::Error> {
+        let mut records: Vec<Record> = Vec::new();
+        for effect in &mut effects {
+            if let Effect::Persist(more) = effect {
+                records.append(more);
+            }
+        }
+        if !records.is_empty() {
+            self.events_since_snapshot += records.len();
+            self.store.append(records.iter().map(codec::encode).collect()).await?;
+            records.iter().for_each(log_record);
+        }
+        for effect in effects {
+            self.act(effect);
+        }
+        // A large ledger is written less often: the work per event stays bounded.
+        let jobs = self.machine.ledger().jobs.len();
+        if self.events_since_snapshot >= SNAPSHOT_EVERY.max(jobs) {
+            self.events_since_snapshot = 0;
+            self.store.snapshot(codec::encode_ledger(self.machine.ledger())).await?;
+        }
+        Ok(())
+    }
+
+    fn act(&mut self, effect: Effect) {
+        match effect {
+            Effect::Persist(_) => {}
+            Effect::Changed { jobs, workers } => {
+                for job_id in &jobs {
+                    self.publish(job_id);
+                }
+                if workers {
+                    self.views.publish_workers(self.machine.workers());
+                }
+            }
+            Effect::Answer { ticket, answer } => {
+                if let Answer::Refused(refusal @ Refusal::QueueFull { .. }) = &answer {
+                    warn!(%refusal, "submit refused");
+                }
+                if let Some(reply) = self.answers.remove(&ticket) {
+                    // A client that left does not undo what it asked for.
+                    let _ = reply.send(answer);
+                }
+            }
+            Effect::Forget { job_id } => {
+                self.views.forget(&job_id);
+                self.archive.forget(&job_id);
+            }
+            to_worker => self.links.send(to_worker),
+        }
+    }
+
+    fn publish(&self, job_id: &JobId) {
+        if let Some(status) = self.machine.status(job_id, self.clock.now()) {
+            self.views.publish(status, self.machine.checkpoints(job_id).unwrap_or_default());
+        }
+    }
+}
+
+async fn sleep_until(deadline: Option<tokio::time::Instant>) {
+    match deadline {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// The story of the cluster, one line for every durable fact.
+fn log_record(record: &Record) {
+    match record {
+        Record::CoordinatorStarted { incarnation, .. } => info!(%incarnation, "in charge"),
+        Record::WorkerSeen { id, name, .. } => info!(worker = name, %id, "worker joined"),
+        Record::JobSubmitted { job_id, .. } => info!(%job_id, "job submitted"),
+        Record::CancelAsked { job_id, mode, .. } => info!(%job_id, ?mode, "cancel asked"),
+        Record::AttemptStarted { job_id, attempt, generation, reason, .. } => {
+            info!(%job_id, %attempt, %generation, reason, "attempt started");
+        }
+        Record::AttemptRunning { job_id, generation, .. } => {
+            info!(%job_id, %generation, "training");
+        }
+        Record::StopDecided { job_id, generation, stop, .. } => {
+            info!(%job_id, %generation, mode = ?stop.mode, reason = stop.reason, "stopping");
+        }
+        Record::TrainerEnded { key, end, .. } => {
+            info!(job_id = %key.job_id, generation = %key.generation, rank = %key.rank, ?end, "trainer ended");
+        }
+        Record::CheckpointCommitted { job_id, checkpoint, .. } => {
+            info!(%job_id, tag = checkpoint.tag, "checkpoint committed");
+        }
+        Record::NotesAdded { job_id, notes } => debug!(%job_id, ?notes, "notes"),
+        Record::JobEnded { job_id, state, reason, .. } => {
+            info!(%job_id, %state, reason, "job ended");
+        }
+        Record::JobForgotten { job_id } => debug!(%job_id, "job forgotten"),
+    }
+}
+
+/// The system's own randomness.
+struct SystemChance;
+
+impl Chance for SystemChance {
+    fn token(&mut self) -> Token {
+        Token(*uuid::Uuid::new_v4().as_bytes())
+    }
+}
+
+/// Logs the loop's failure in full; the process ends because of it.
+pub(crate) fn log_failure(error: &store::Error) {
+    error!(error = %service::exit::chain(error), "the store has failed: stopping");
+}

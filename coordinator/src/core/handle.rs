@@ -1,0 +1,91 @@
+//! What the front holds: a bounded queue into the loop, and the views.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use tokio::sync::{mpsc, oneshot};
+
+use common::ids::JobId;
+use control::coordinator::{
+    Answer, CancelMode, ConnectionId, Submission, WorkerHello, WorkerMessage,
+};
+use proto::v1;
+
+use crate::core::links::Link;
+use crate::views::Views;
+
+/// What the loop takes.
+pub(crate) enum Input {
+    Submit {
+        job_id: JobId,
+        submission: Box<Submission>,
+        reply: oneshot::Sender<Answer>,
+    },
+    Cancel {
+        job_id: JobId,
+        mode: CancelMode,
+        reply: oneshot::Sender<Answer>,
+    },
+    Hello {
+        connection: ConnectionId,
+        hello: Box<WorkerHello>,
+        link: Link,
+    },
+    Worker {
+        connection: ConnectionId,
+        message: WorkerMessage,
+    },
+    Dropped {
+        connection: ConnectionId,
+    },
+    /// A message of the shell's own to a worker by name; says whether it was sent.
+    Order {
+        worker: String,
+        order: v1::FetchOrder,
+        reply: oneshot::Sender<bool>,
+    },
+}
+
+/// The coordinator is stopping.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the coordinator is stopping")]
+pub(crate) struct Stopping;
+
+/// Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Handle {
+    inputs: mpsc::Sender<Input>,
+    views: Arc<Views>,
+    connections: Arc<AtomicU64>,
+}
+
+impl Handle {
+    pub(super) fn new(inputs: mpsc::Sender<Input>, views: Arc<Views>) -> Self {
+        Self { inputs, views, connections: Arc::default() }
+    }
+
+    pub(crate) fn views(&self) -> &Views {
+        &self.views
+    }
+
+    /// A number that no other stream of this life has.
+    pub(crate) fn new_connection(&self) -> ConnectionId {
+        ConnectionId(self.connections.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// Waits for room in the loop's queue. Cancel-safe: the input is queued or it is not.
+    pub(crate) async fn send(&self, input: Input) -> Result<(), Stopping> {
+        self.inputs.send(input).await.map_err(|_| Stopping)
+    }
+
+    /// Sends an input and waits for its outcome, which is durable when it comes. Once queued the
+    /// input takes effect, also when the caller is cancelled.
+    pub(crate) async fn ask<T>(
+        &self,
+        input: impl FnOnce(oneshot::Sender<T>) -> Input,
+    ) -> Result<T, Stopping> {
+        let (reply, answer) = oneshot::channel();
+        self.send(input(reply)).await?;
+        answer.await.map_err(|_| Stopping)
+    }
+}

@@ -1,0 +1,188 @@
+//! Builds the coordinator from its settings and runs it until it is asked to stop.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use tokio::net::TcpListener;
+use tracing::{error, info, warn};
+
+use common::exit::ExitCode;
+use service::lock::FolderLock;
+use service::shutdown::{Reason, Shutdown};
+use service::tasks;
+
+use crate::archive::Archive;
+use crate::blobs::Blobs;
+use crate::clock::Clock;
+use crate::codec;
+use crate::core::{self, Core, Parts};
+use crate::rpc::{Front, Info};
+use crate::settings::Settings;
+use crate::store::{self, Recovery, Writer};
+
+/// Why the coordinator could not start, or had to stop.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error(transparent)]
+    Lock(#[from] service::lock::Error),
+    #[error(transparent)]
+    Transport(#[from] service::transport::Error),
+    #[error("open the store in data folder `{}`", .folder.display())]
+    Store {
+        folder: PathBuf,
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+        hint: Option<String>,
+    },
+    #[error("prepare data folder `{}`", .folder.display())]
+    Files {
+        folder: PathBuf,
+        #[source]
+        source: std::io::Error,
+    },
+    #[error("{0}")]
+    Stopped(String),
+}
+
+impl From<Error> for service::exit::Failure {
+    fn from(error: Error) -> Self {
+        match error {
+            Error::Lock(error) => error.into(),
+            Error::Transport(error) => {
+                let hint = error.hint();
+                Self { code: ExitCode::Failed, error: error.into(), hint }
+            }
+            Error::Store { ref hint, .. } => {
+                let hint = hint.clone();
+                Self { code: ExitCode::Failed, error: error.into(), hint }
+            }
+            error => Self::new(ExitCode::Failed, error),
+        }
+    }
+}
+
+/// A coordinator that listens and has taken over from its last life, and serves nobody yet.
+pub struct Coordinator {
+    address: SocketAddr,
+    listener: TcpListener,
+    core: Core,
+    front: Front,
+    /// Held until the end.
+    _lock: FolderLock,
+}
+
+impl std::fmt::Debug for Coordinator {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Coordinator").field("address", &self.address).finish_non_exhaustive()
+    }
+}
+
+impl Coordinator {
+    /// Locks the data folder, listens, opens the store and replays it.
+    pub async fn build(settings: &Settings) -> Result<Self, Error> {
+        let folder = settings.data_dir.clone();
+        let lock = FolderLock::acquire(&folder, "data folder", "--data-dir")?;
+        let listener = service::transport::bind(&settings.listen).await?;
+        let files = |source| Error::Files { folder: folder.clone(), source };
+        let address = listener.local_addr().map_err(files)?;
+        let (ledger, store) = open_store(folder.clone()).await?;
+        let archive = Archive::start(&folder).map_err(files)?;
+        let blobs = Blobs::open(&folder).map_err(files)?;
+        let config = settings.control_config();
+        let parts =
+            Parts { config, ledger, store, archive: archive.clone(), clock: Clock::start() };
+        let (mut core, handle) = Core::new(parts);
+        let incarnation = core.start().await.map_err(|error| stopped(&error))?;
+        let front = Front::new(handle, archive, blobs, Info { incarnation, address });
+        Ok(Self { address, listener, core, front, _lock: lock })
+    }
+
+    /// The bound address.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Serves until `shutdown`; then streams are closed, the store is closed cleanly, and workers
+    /// go on training and come back later (A11).
+    pub async fn run(self, shutdown: Shutdown) -> Result<(), Error> {
+        let Self { address, listener, core, front, _lock } = self;
+        info!(%address, "serving");
+        let failing = shutdown.clone();
+        let stop = shutdown.clone();
+        let deciding =
+            tasks::spawn(tasks::Kind::Critical(shutdown.clone()), "control-loop", async move {
+                let result = core.run(async move { stop.requested().await }).await;
+                if let Err(error) = &result {
+                    core::log_failure(error);
+                    failing.fail(service::exit::chain(error));
+                }
+                result
+            });
+        let stop = shutdown.clone();
+        service::transport::serve(listener, front.router(), async move { stop.requested().await })
+            .await?;
+        // The front ended by itself: nobody can reach us, so the loop ends too.
+        shutdown.request("the listener has ended");
+        match deciding.await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => return Err(stopped(&error)),
+            Err(panicked) => return Err(Error::Stopped(format!("control loop: {panicked}"))),
+        }
+        match shutdown.reason() {
+            Some(Reason::Failed(why)) => Err(Error::Stopped(why)),
+            Some(Reason::Requested(why)) => {
+                info!(why, "stopped");
+                Ok(())
+            }
+            None => Ok(()),
+        }
+    }
+}
+
+fn stopped(error: &store::Error) -> Error {
+    Error::Stopped(service::exit::chain(error))
+}
+
+/// Opens and replays; blocking work, so on a thread of its own.
+async fn open_store(data_dir: PathBuf) -> Result<(control::coordinator::Ledger, Writer), Error> {
+    let folder = data_dir.clone();
+    let failed = move |source: Box<dyn std::error::Error + Send + Sync>, hint: Option<&str>| {
+        Error::Store { folder: folder.clone(), source, hint: hint.map(str::to_owned) }
+    };
+    let opened = tokio::task::spawn_blocking(move || store::open(&data_dir.join("store")))
+        .await
+        .map_err(|error| failed(error.into(), None))?;
+    let opened = opened.map_err(|error| {
+        let hint = match &error {
+            store::Error::Newer { .. } => Some("run the version that wrote it, or a newer one"),
+            _ => None,
+        };
+        failed(error.into(), hint)
+    })?;
+    if let Some(recovery) = &opened.recovery {
+        tell_recovery(recovery);
+    }
+    let ledger = codec::replay(opened.snapshot.as_deref(), &opened.events)
+        .map_err(|error| failed(error.into(), Some("was it written by a newer version?")))?;
+    info!(jobs = ledger.jobs.len(), events = opened.events.len(), "store replayed");
+    let writer = Writer::start(opened.log).map_err(|error| failed(error.into(), None))?;
+    Ok((ledger, writer))
+}
+
+fn tell_recovery(recovery: &Recovery) {
+    let Recovery { problem, moved_to, last, acknowledged } = recovery;
+    error!(
+        problem,
+        moved_to = %moved_to.display(),
+        "THE STORE WAS DAMAGED: it was moved aside and the best that was left of it is in use"
+    );
+    match acknowledged {
+        Some(acknowledged) if acknowledged > last => error!(
+            last,
+            acknowledged,
+            "acknowledged events are gone: jobs submitted or ended in them must be checked"
+        ),
+        Some(_) => warn!(last, "nothing that is known to have been acknowledged is gone"),
+        None => warn!(last, "it is not known how far acknowledgements reached"),
+    }
+}

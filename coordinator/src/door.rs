@@ -1,0 +1,10 @@
+//! Between the worker link's messages and `control`'s events and effects. Everything from outside
+//! is checked and cut to size here, once.
+
+mod incoming;
+mod outgoing;
+
+pub(crate) use self::incoming::{hello, worker_message};
+pub(crate) use self::outgoing::{
+    ends_acknowledged, fetch_order, ping, rank_table, refused, start_trainers, stop_job, welcome,
+};

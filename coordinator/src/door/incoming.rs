@@ -1,0 +1,188 @@
+//! Wire → meaning, with bounds on every text.
+
+use common::ids::{Generation, JobId, Rank};
+use common::status::{CheckpointRow, Summary};
+use control::coordinator::{EndReport, Peer, RankKey, RunningTrainer, WorkerHello, WorkerMessage};
+use proto::convert::{self, Error};
+use proto::v1;
+use proto::v1::worker_message::Kind;
+
+/// A name, an address, a path.
+const MAX_NAME: usize = 256;
+/// A reason or an error chain.
+const MAX_TEXT: usize = 4096;
+/// The last lines of one trainer that reach the store.
+const MAX_LAST_LINES: usize = 50;
+const MAX_NOTES: usize = 64;
+const MAX_REMOVED: usize = 1000;
+
+/// Slots of one worker; a node with more does not exist, a typing error does.
+const MAX_SLOTS: u32 = 4096;
+
+fn missing(field: &'static str) -> Error {
+    Error::Missing { field }
+}
+
+fn wrong(field: &'static str, value: &str, expected: &'static str) -> Error {
+    Error::Value { field, value: cut(value.to_owned(), 120), expected }
+}
+
+/// Foreign text is cut, never refused: what remains still tells the story.
+fn cut(mut text: String, max: usize) -> String {
+    if text.len() > max {
+        let end = (0..=max).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
+        text.truncate(end);
+        text.push('…');
+    }
+    text
+}
+
+fn key(job_id: &str, generation: u64, rank: u32) -> Result<RankKey, Error> {
+    let job_id = convert::job_id(job_id)?;
+    Ok(RankKey { job_id, generation: Generation(generation), rank: Rank(rank) })
+}
+
+/// A worker's name is shown, sorted and typed: letters, digits, `.`, `_`, `-`.
+fn worker_name(name: String) -> Result<String, Error> {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+    if name.is_empty() || name.len() > 64 || !name.chars().all(is_plain) {
+        let expected = "1 to 64 letters, digits, `.`, `_` or `-`";
+        return Err(wrong("hello.name", &name, expected));
+    }
+    Ok(name)
+}
+
+fn peer(peer: v1::Peer) -> Result<Peer, Error> {
+    convert::socket_address("peer.address", &peer.address)?;
+    Ok(Peer {
+        rank: Rank(peer.rank),
+        address: peer.address,
+        unix_name: cut(peer.unix_name, MAX_NAME),
+        worker: cut(peer.worker, MAX_NAME),
+    })
+}
+
+fn end_report(ended: v1::TrainerEnded) -> Result<EndReport, Error> {
+    let key = key(&ended.job_id, ended.generation, ended.rank)?;
+    let end = ended.end.ok_or_else(|| missing("trainer_ended.end"))?.try_into()?;
+    let skipped = ended.last_lines.len().saturating_sub(MAX_LAST_LINES);
+    let lines = ended.last_lines.into_iter().skip(skipped);
+    Ok(EndReport {
+        summary: summary(&key, &ended.summary_json),
+        key,
+        end,
+        last_lines: lines.map(|line| cut(line, MAX_TEXT)).collect(),
+        at: ended.time_ms,
+    })
+}
+
+/// A summary that cannot be read must not keep an end from being known.
+fn summary(key: &RankKey, json: &str) -> Option<Box<Summary>> {
+    convert::summary(json).map(|summary| summary.map(Box::new)).unwrap_or_else(|error| {
+        let error = service::exit::chain(&error);
+        tracing::warn!(job_id = %key.job_id, rank = %key.rank, error, "summary is unreadable");
+        None
+    })
+}
+
+fn running(trainer: v1::RunningTrainer) -> Result<RunningTrainer, Error> {
+    Ok(RunningTrainer {
+        key: key(&trainer.job_id, trainer.generation, trainer.rank)?,
+        pid: trainer.pid,
+        peer: trainer.peer.map(peer).transpose()?,
+        is_running: trainer.is_running,
+    })
+}
+
+/// The first message of a worker's stream.
+pub(crate) fn hello(hello: v1::WorkerHello) -> Result<WorkerHello, Error> {
+    if hello.slots > MAX_SLOTS {
+        return Err(wrong("hello.slots", &hello.slots.to_string(), "at most 4096"));
+    }
+    if !matches!(hello.device.as_str(), "cpu" | "cuda") {
+        return Err(wrong("hello.device", &hello.device, "cpu or cuda"));
+    }
+    convert::ip_address("hello.advertise", &hello.advertise)?;
+    Ok(WorkerHello {
+        id: convert::worker_id(&hello.uuid, hello.incarnation)?,
+        name: worker_name(hello.name)?,
+        advertise: hello.advertise,
+        slots: hello.slots,
+        device: hello.device,
+        memory_bytes: hello.memory_bytes,
+        version: cut(hello.version, MAX_NAME),
+        hostname: cut(hello.hostname, MAX_NAME),
+        running: hello.running.into_iter().map(running).collect::<Result<_, _>>()?,
+        unacknowledged: hello
+            .unacknowledged
+            .into_iter()
+            .map(end_report)
+            .collect::<Result<_, _>>()?,
+    })
+}
+
+/// Every later message.
+pub(crate) fn worker_message(message: v1::WorkerMessage) -> Result<WorkerMessage, Error> {
+    let job = |job_id: &str, generation: u64| -> Result<(JobId, Generation), Error> {
+        Ok((convert::job_id(job_id)?, Generation(generation)))
+    };
+    Ok(match message.kind.ok_or_else(|| missing("worker_message.kind"))? {
+        Kind::Hello(_) => {
+            return Err(wrong("worker_message.kind", "hello", "sent once, as the first message"));
+        }
+        Kind::Heartbeat(_) => WorkerMessage::Heartbeat,
+        Kind::TrainerReady(ready) => {
+            let peer = peer(ready.peer.ok_or_else(|| missing("trainer_ready.peer"))?)?;
+            let key = key(&ready.job_id, ready.generation, peer.rank.0)?;
+            WorkerMessage::TrainerReady { key, peer, pid: ready.pid }
+        }
+        Kind::TrainerRunning(running) => WorkerMessage::TrainerRunning {
+            key: key(&running.job_id, running.generation, running.rank)?,
+        },
+        Kind::Progress(progress) => {
+            let (job_id, generation) = job(&progress.job_id, progress.generation)?;
+            let live = progress.progress.ok_or_else(|| missing("job_progress.progress"))?.into();
+            WorkerMessage::Progress { job_id, generation, live }
+        }
+        Kind::TrainerEnded(ended) => WorkerMessage::Ended(end_report(ended)?),
+        Kind::Checkpoint(committed) => {
+            let (job_id, generation) = job(&committed.job_id, committed.generation)?;
+            let (checkpoint, removed) = checkpoint(committed)?;
+            WorkerMessage::Checkpoint { job_id, generation, checkpoint, removed }
+        }
+        Kind::PrepareFailed(failed) => {
+            let (job_id, generation) = job(&failed.job_id, failed.generation)?;
+            WorkerMessage::PrepareFailed {
+                job_id,
+                generation,
+                is_configuration: failed.is_configuration,
+                message: cut(failed.message, MAX_TEXT),
+            }
+        }
+        Kind::Leaving(leaving) => WorkerMessage::Leaving { reason: cut(leaving.reason, MAX_TEXT) },
+        Kind::Notes(notes) => {
+            let (job_id, generation) = job(&notes.job_id, notes.generation)?;
+            let notes = notes.notes.into_iter().take(MAX_NOTES);
+            let notes = notes.map(|note| cut(note, MAX_TEXT)).collect();
+            WorkerMessage::Notes { job_id, generation, notes }
+        }
+    })
+}
+
+fn checkpoint(committed: v1::CheckpointCommitted) -> Result<(CheckpointRow, Vec<String>), Error> {
+    let checkpoint =
+        committed.checkpoint.ok_or_else(|| missing("checkpoint_committed.checkpoint"))?;
+    let removed = checkpoint.removed.iter().take(MAX_REMOVED).cloned();
+    let removed = removed.map(|tag| cut(tag, MAX_NAME)).collect();
+    let mut row: CheckpointRow = checkpoint.try_into()?;
+    // A tag names a folder: nothing that could lead out of its parent.
+    if row.tag.is_empty()
+        || row.tag.len() > 64
+        || row.tag.contains(['/', '\\', '\0'])
+        || row.tag.starts_with('.')
+    {
+        return Err(wrong("checkpoint.tag", &row.tag, "a folder's name such as step-00000120"));
+    }
+    row.path = cut(row.path, MAX_TEXT);
+    Ok((row, removed))
+}

@@ -1,0 +1,136 @@
+//! The gRPC front: converts at the door, asks the loop or the files, converts back. Decides
+//! nothing.
+
+mod clients;
+mod files;
+mod follow;
+mod workers;
+
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::Stream;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::Status;
+use tonic::transport::server::Router;
+
+use common::ids::{Incarnation, JobId};
+use proto::convert;
+use proto::v1::coordinator_server::CoordinatorServer;
+use proto::v1::worker_link_server::WorkerLinkServer;
+
+use crate::archive::Archive;
+use crate::blobs::{self, Blobs};
+use crate::core::{Handle, Stopping};
+use crate::fetch::Fetches;
+
+/// A client that connects has this long to say what it wants.
+const FIRST_MESSAGE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Messages that wait for a reader; a slow one slows its own stream, nothing else.
+const STREAM_QUEUE: usize = 4;
+
+type BoxStream<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+/// Serves clients and workers; cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Front {
+    core: Handle,
+    archive: Archive,
+    blobs: Blobs,
+    fetches: Fetches,
+    info: Arc<Info>,
+}
+
+/// Who this coordinator is.
+#[derive(Debug)]
+pub(crate) struct Info {
+    pub(crate) incarnation: Incarnation,
+    pub(crate) address: SocketAddr,
+}
+
+impl Front {
+    pub(crate) fn new(core: Handle, archive: Archive, blobs: Blobs, info: Info) -> Self {
+        Self { core, archive, blobs, fetches: Fetches::default(), info: Arc::new(info) }
+    }
+
+    /// Both services with their message bounds.
+    pub(crate) fn router(self) -> Router {
+        let max = service::transport::MAX_MESSAGE_BYTES;
+        let clients = CoordinatorServer::new(self.clone())
+            .max_decoding_message_size(max)
+            .max_encoding_message_size(max);
+        let workers = WorkerLinkServer::new(self)
+            .max_decoding_message_size(max)
+            .max_encoding_message_size(max);
+        service::transport::server().add_service(clients).add_service(workers)
+    }
+
+    fn known_job(&self, text: &str) -> Result<JobId, Status> {
+        let job_id = convert::job_id(text).map_err(|error| malformed(&error))?;
+        match self.core.views().status(&job_id) {
+            Some(_) => Ok(job_id),
+            None => Err(no_such_job(&job_id)),
+        }
+    }
+}
+
+fn boxed<T: Send + 'static>(
+    receiver: tokio::sync::mpsc::Receiver<Result<T, Status>>,
+) -> BoxStream<T> {
+    Box::pin(ReceiverStream::new(receiver))
+}
+
+/// A message that means nothing to us.
+fn malformed(error: &convert::Error) -> Status {
+    Status::invalid_argument(service::exit::chain(error))
+}
+
+fn no_such_job(job_id: &JobId) -> Status {
+    Status::not_found(format!("there is no job `{job_id}`"))
+}
+
+impl From<Stopping> for Status {
+    fn from(stopping: Stopping) -> Self {
+        Status::unavailable(stopping.to_string())
+    }
+}
+
+impl From<blobs::Error> for Status {
+    fn from(error: blobs::Error) -> Self {
+        let text = service::exit::chain(&error);
+        match error {
+            blobs::Error::Hash(_) => Status::invalid_argument(text),
+            blobs::Error::TooLarge => Status::resource_exhausted(text),
+            blobs::Error::Mismatch { .. } => Status::data_loss(text),
+            blobs::Error::Io(_) => internal("keep a blob", &error),
+        }
+    }
+}
+
+impl From<crate::archive::Error> for Status {
+    fn from(error: crate::archive::Error) -> Self {
+        match error {
+            crate::archive::Error::Stopped => Status::unavailable(error.to_string()),
+            crate::archive::Error::Io(_) => internal("keep metrics and logs", &error),
+        }
+    }
+}
+
+/// A fault of ours or of our disk: the log has the whole chain, the client what it concerns.
+fn internal(what: &str, error: &(dyn std::error::Error + 'static)) -> Status {
+    let chain = service::exit::chain(error);
+    tracing::error!(what, error = chain, "request failed");
+    Status::internal(format!("the coordinator could not {what}: {chain}"))
+}
+
+/// Runs blocking file work off the async threads.
+async fn blocking<T, F>(work: F) -> Result<T, Status>
+where
+    T: Send + 'static,
+    F: FnOnce() -> T + Send + 'static,
+{
+    tokio::task::spawn_blocking(work).await.map_err(|error| internal("read or write files", &error))
+}

@@ -1,0 +1,237 @@
+//! What rsctl asks.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use tokio::sync::mpsc;
+use tonic::{Request, Response, Status, Streaming};
+
+use common::ids::JobId;
+use common::status::JobStatus;
+use control::coordinator::{Answer, CancelMode, Refusal, Submission};
+use proto::convert;
+use proto::v1;
+use proto::v1::coordinator_server::Coordinator;
+
+use crate::blobs::Hash;
+use crate::core::Input;
+use crate::rpc::{BoxStream, Front, STREAM_QUEUE, boxed, malformed, no_such_job};
+
+/// Bounds of one submission; all of it is kept in memory and in the store.
+const MAX_SPEC_BYTES: usize = 512 << 10;
+const MAX_JOB_TOML_BYTES: usize = 512 << 10;
+const MAX_UPLOADS: usize = 256;
+const MAX_REQUEST_ID: usize = 64;
+
+/// Ids end in 30 random bits: two tries in a row that collide mean something else is wrong.
+const ID_TRIES: usize = 5;
+
+#[tonic::async_trait]
+impl Coordinator for Front {
+    type WatchJobStream = BoxStream<v1::JobStatus>;
+    type ReadLogsStream = BoxStream<v1::LogLines>;
+    type ReadMetricsStream = BoxStream<v1::MetricSeries>;
+    type FetchStream = BoxStream<v1::FileChunk>;
+
+    async fn get_info(
+        &self,
+        _: Request<v1::InfoRequest>,
+    ) -> Result<Response<v1::InfoResponse>, Status> {
+        Ok(Response::new(v1::InfoResponse {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            incarnation: self.info.incarnation.0,
+            address: self.info.address.to_string(),
+        }))
+    }
+
+    async fn submit(
+        &self,
+        request: Request<v1::SubmitRequest>,
+    ) -> Result<Response<v1::SubmitResponse>, Status> {
+        let submission = self.submission(request.into_inner())?;
+        for _ in 0..ID_TRIES {
+            let name = &submission.spec.job.name;
+            let job_id = JobId::from_name(name, &random_suffix())
+                .map_err(|error| Status::invalid_argument(error.to_string()))?;
+            let submission = Box::new(submission.clone());
+            let answer = self.core.ask(|reply| Input::Submit { job_id, submission, reply }).await?;
+            match answer {
+                Answer::Submitted(job_id) => {
+                    return Ok(Response::new(v1::SubmitResponse { job_id: job_id.into() }));
+                }
+                Answer::Refused(Refusal::IdTaken) => {}
+                Answer::Refused(refusal) => return Err(refused(&refusal)),
+                Answer::Cancelling(_) => break,
+            }
+        }
+        Err(Status::internal("no free job id was found"))
+    }
+
+    async fn list_jobs(
+        &self,
+        _: Request<v1::ListJobsRequest>,
+    ) -> Result<Response<v1::ListJobsResponse>, Status> {
+        let jobs = self.core.views().rows().into_iter().map(Into::into).collect();
+        Ok(Response::new(v1::ListJobsResponse { jobs }))
+    }
+
+    async fn get_job(
+        &self,
+        request: Request<v1::JobRequest>,
+    ) -> Result<Response<v1::JobStatus>, Status> {
+        let job_id = self.known_job(&request.into_inner().job_id)?;
+        let status = self.core.views().status(&job_id).ok_or_else(|| no_such_job(&job_id))?;
+        Ok(Response::new(JobStatus::clone(&status).into()))
+    }
+
+    async fn watch_job(
+        &self,
+        request: Request<v1::JobRequest>,
+    ) -> Result<Response<Self::WatchJobStream>, Status> {
+        let job_id = self.known_job(&request.into_inner().job_id)?;
+        let mut status = self.core.views().watch(&job_id).ok_or_else(|| no_such_job(&job_id))?;
+        let (sender, receiver) = mpsc::channel(STREAM_QUEUE);
+        service::tasks::spawn(service::tasks::Kind::Finish, "watch-job", async move {
+            loop {
+                let newest: Arc<JobStatus> = status.borrow_and_update().clone();
+                let is_final = newest.row.state.is_final();
+                // A client that left ends the watch at once, not at the next change.
+                let sent = sender.send(Ok(JobStatus::clone(&newest).into())).await;
+                if sent.is_err() || is_final {
+                    return;
+                }
+                tokio::select! {
+                    changed = status.changed() => if changed.is_err() { return },
+                    () = sender.closed() => return,
+                }
+            }
+        });
+        Ok(Response::new(boxed(receiver)))
+    }
+
+    async fn cancel_job(
+        &self,
+        request: Request<v1::CancelRequest>,
+    ) -> Result<Response<v1::CancelResponse>, Status> {
+        let v1::CancelRequest { job_id, now } = request.into_inner();
+        let job_id = convert::job_id(&job_id).map_err(|error| malformed(&error))?;
+        let mode = if now { CancelMode::Now } else { CancelMode::Save };
+        match self.core.ask(|reply| Input::Cancel { job_id, mode, reply }).await? {
+            Answer::Cancelling(state) => {
+                Ok(Response::new(v1::CancelResponse { state: state.as_str().to_owned() }))
+            }
+            Answer::Refused(refusal) => Err(refused(&refusal)),
+            Answer::Submitted(_) => Err(Status::internal("a cancel was answered as a submit")),
+        }
+    }
+
+    async fn list_workers(
+        &self,
+        _: Request<v1::ListWorkersRequest>,
+    ) -> Result<Response<v1::ListWorkersResponse>, Status> {
+        let workers = self.core.views().workers().into_iter().map(Into::into).collect();
+        Ok(Response::new(v1::ListWorkersResponse { workers }))
+    }
+
+    async fn read_logs(
+        &self,
+        request: Request<v1::ReadLogsRequest>,
+    ) -> Result<Response<Self::ReadLogsStream>, Status> {
+        self.follow_logs(request.into_inner())
+    }
+
+    async fn read_metrics(
+        &self,
+        request: Request<v1::ReadMetricsRequest>,
+    ) -> Result<Response<Self::ReadMetricsStream>, Status> {
+        self.follow_metrics(request.into_inner())
+    }
+
+    async fn list_checkpoints(
+        &self,
+        request: Request<v1::JobRequest>,
+    ) -> Result<Response<v1::ListCheckpointsResponse>, Status> {
+        let job_id = self.known_job(&request.into_inner().job_id)?;
+        let rows = self.core.views().checkpoints(&job_id).ok_or_else(|| no_such_job(&job_id))?;
+        let checkpoints = rows.into_iter().map(Into::into).collect();
+        Ok(Response::new(v1::ListCheckpointsResponse { checkpoints }))
+    }
+
+    async fn fetch(
+        &self,
+        request: Request<v1::FetchRequest>,
+    ) -> Result<Response<Self::FetchStream>, Status> {
+        self.fetch_files(request.into_inner())
+    }
+
+    async fn find_missing_blobs(
+        &self,
+        request: Request<v1::BlobHashes>,
+    ) -> Result<Response<v1::BlobHashes>, Status> {
+        let mut missing = Vec::new();
+        for text in request.into_inner().blake3 {
+            let hash = Hash::parse(&text)?;
+            if !self.blobs.contains(&hash) {
+                missing.push(text);
+            }
+        }
+        Ok(Response::new(v1::BlobHashes { blake3: missing }))
+    }
+
+    async fn upload_blob(
+        &self,
+        request: Request<Streaming<v1::BlobChunk>>,
+    ) -> Result<Response<v1::BlobHashes>, Status> {
+        self.receive_blob(request.into_inner()).await.map(Response::new)
+    }
+}
+
+impl Front {
+    /// Checks a submit at the door.
+    fn submission(&self, request: v1::SubmitRequest) -> Result<Submission, Status> {
+        let v1::SubmitRequest { spec_json, job_toml, request_id, uploads } = request;
+        let is_plain = |c: char| c.is_ascii_alphanumeric() || c == '-';
+        if request_id.is_empty()
+            || request_id.len() > MAX_REQUEST_ID
+            || !request_id.chars().all(is_plain)
+        {
+            return Err(Status::invalid_argument(
+                "request_id must be 1 to 64 letters, digits or `-`: it makes a retry harmless",
+            ));
+        }
+        if spec_json.len() > MAX_SPEC_BYTES || job_toml.len() > MAX_JOB_TOML_BYTES {
+            return Err(Status::invalid_argument("a job is larger than 512 KiB"));
+        }
+        if uploads.len() > MAX_UPLOADS {
+            let text = format!("{} uploads; at most {MAX_UPLOADS} per job", uploads.len());
+            return Err(Status::invalid_argument(text));
+        }
+        for (path, hash) in &uploads {
+            if !self.blobs.contains(&Hash::parse(hash)?) {
+                let text = format!("`{path}` was not uploaded: there is no blob {hash}");
+                return Err(Status::failed_precondition(text));
+            }
+        }
+        let spec = convert::spec(&spec_json).map_err(|error| malformed(&error))?;
+        let uploads: BTreeMap<String, String> = uploads.into_iter().collect();
+        Ok(Submission { request_id, spec, job_toml, uploads })
+    }
+}
+
+fn refused(refusal: &Refusal) -> Status {
+    let text = refusal.to_string();
+    match refusal {
+        Refusal::UnknownJob(_) => Status::not_found(text),
+        Refusal::QueueFull { .. } => Status::resource_exhausted(text),
+        Refusal::IdTaken => Status::internal(text),
+    }
+}
+
+/// Six characters of base32: easy to read aloud, 30 random bits.
+fn random_suffix() -> String {
+    const ALPHABET: &[u8; 32] = b"abcdefghijklmnopqrstuvwxyz234567";
+    let random = uuid::Uuid::new_v4();
+    let bytes = random.as_bytes();
+    // The first six bytes of a version 4 uuid are all random.
+    bytes[..6].iter().map(|byte| char::from(ALPHABET[usize::from(byte % 32)])).collect()
+}

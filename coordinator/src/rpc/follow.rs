@@ -1,0 +1,251 @@
+//! Metrics and logs as streams: what is there, then, if asked, what comes, until the job is final
+//! and nothing more arrives.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, watch};
+use tonic::{Response, Status};
+
+use common::ids::JobId;
+use common::status::JobStatus;
+use proto::v1;
+
+use crate::archive::{Archive, Reader};
+use crate::rpc::{BoxStream, Front, STREAM_QUEUE, blocking, boxed, internal, no_such_job};
+
+/// Logs and metrics travel apart from states: after the end the last of them may still be under
+/// way for this long.
+const LATE_DATA: Duration = Duration::from_secs(1);
+
+/// Lines of one message.
+const LINES_PER_MESSAGE: usize = 500;
+
+/// Waits until there may be something new.
+struct Follow {
+    is_asked: bool,
+    version: watch::Receiver<u64>,
+    status: watch::Receiver<Arc<JobStatus>>,
+}
+
+impl Follow {
+    /// Call before reading: a change after it wakes [`Follow::more`].
+    fn mark(&mut self) {
+        self.version.mark_unchanged();
+    }
+
+    /// Whether to read again. Cancel-safe.
+    async fn more(&mut self) -> bool {
+        if !self.is_asked {
+            return false;
+        }
+        loop {
+            if self.status.borrow_and_update().row.state.is_final() {
+                let changed = tokio::time::timeout(LATE_DATA, self.version.changed()).await;
+                return matches!(changed, Ok(Ok(())));
+            }
+            tokio::select! {
+                changed = self.version.changed() => return changed.is_ok(),
+                changed = self.status.changed() => {
+                    // The job was forgotten, or the process stops.
+                    if changed.is_err() {
+                        return false;
+                    }
+                }
+            }
+        }
+    }
+}
+
+impl Front {
+    fn follow(&self, job_id: &JobId, is_asked: bool) -> Result<Follow, Status> {
+        let status = self.core.views().watch(job_id).ok_or_else(|| no_such_job(job_id))?;
+        Ok(Follow { is_asked, version: self.archive.version(), status })
+    }
+
+    pub(super) fn follow_metrics(
+        &self,
+        request: v1::ReadMetricsRequest,
+    ) -> Result<Response<BoxStream<v1::MetricSeries>>, Status> {
+        let job_id = self.known_job(&request.job_id)?;
+        let follow = self.follow(&job_id, request.follow)?;
+        let reader = self.archive.metrics(&job_id);
+        let (sender, receiver) = mpsc::channel(STREAM_QUEUE);
+        let wanted =
+            Wanted { names: request.names, since_step: request.since_step, newest: HashMap::new() };
+        service::tasks::spawn(service::tasks::Kind::Finish, "read-metrics", async move {
+            tokio::select! {
+                () = stream_metrics(reader, follow, wanted, &sender) => {}
+                () = sender.closed() => {}
+            }
+        });
+        Ok(Response::new(boxed(receiver)))
+    }
+
+    pub(super) fn follow_logs(
+        &self,
+        request: v1::ReadLogsRequest,
+    ) -> Result<Response<BoxStream<v1::LogLines>>, Status> {
+        let job_id = self.known_job(&request.job_id)?;
+        let follow = self.follow(&job_id, request.follow)?;
+        let logs = Logs {
+            archive: self.archive.clone(),
+            job_id,
+            only: request.rank,
+            tail: request.tail as usize,
+            readers: BTreeMap::new(),
+        };
+        let (sender, receiver) = mpsc::channel(STREAM_QUEUE);
+        service::tasks::spawn(service::tasks::Kind::Finish, "read-logs", async move {
+            tokio::select! {
+                () = stream_logs(logs, follow, &sender) => {}
+                () = sender.closed() => {}
+            }
+        });
+        Ok(Response::new(boxed(receiver)))
+    }
+}
+
+/// Which points a reader wants, and which it has.
+struct Wanted {
+    names: Vec<String>,
+    since_step: u64,
+    /// Time and step of the newest point per series: a thinned file is read again from its start.
+    newest: HashMap<(String, u32), (u64, u64)>,
+}
+
+impl Wanted {
+    fn select(&mut self, mut series: v1::MetricSeries) -> Option<v1::MetricSeries> {
+        if !self.names.is_empty() && !self.names.contains(&series.name) {
+            return None;
+        }
+        let newest = self.newest.entry((series.name.clone(), series.rank)).or_default();
+        series.points.retain(|point| {
+            let place = (point.time_ms, point.step);
+            let is_new = place > *newest;
+            if is_new {
+                *newest = place;
+            }
+            is_new && point.step >= self.since_step
+        });
+        (!series.points.is_empty()).then_some(series)
+    }
+}
+
+async fn stream_metrics(
+    mut reader: Reader,
+    mut follow: Follow,
+    mut wanted: Wanted,
+    sender: &mpsc::Sender<Result<v1::MetricSeries, Status>>,
+) {
+    loop {
+        follow.mark();
+        let (entries, back) = match read(reader).await {
+            Ok(read) => read,
+            Err(status) => {
+                // The client may have left; then nobody needs the status.
+                let _ = sender.send(Err(status)).await;
+                return;
+            }
+        };
+        reader = back;
+        let is_empty = entries.is_empty();
+        let series = entries.into_iter().flat_map(|e| e.jobs).flat_map(|job| job.metrics);
+        for series in series.filter_map(|series| wanted.select(series)) {
+            if sender.send(Ok(series)).await.is_err() {
+                return;
+            }
+        }
+        if is_empty && !follow.more().await {
+            return;
+        }
+    }
+}
+
+async fn read(mut reader: Reader) -> Result<(Vec<v1::BulkBatch>, Reader), Status> {
+    let (entries, reader) = blocking(move || (reader.next(), reader)).await?;
+    let entries = entries.map_err(|error| internal("read the job's files", &error))?;
+    Ok((entries, reader))
+}
+
+/// The logs of one job's ranks.
+struct Logs {
+    archive: Archive,
+    job_id: JobId,
+    only: Option<u32>,
+    /// 0: everything that is kept.
+    tail: usize,
+    readers: BTreeMap<u32, Reader>,
+}
+
+impl Logs {
+    /// Lines that were not read before, by rank. The first read of a rank gives its tail.
+    fn next(&mut self) -> std::io::Result<Vec<v1::LogLines>> {
+        let ranks = match self.only {
+            Some(rank) => vec![rank],
+            None => self.archive.ranks(&self.job_id)?,
+        };
+        let mut found = Vec::new();
+        for rank in ranks {
+            let keep = match self.readers.contains_key(&rank) || self.tail == 0 {
+                true => usize::MAX,
+                false => self.tail,
+            };
+            let reader =
+                self.readers.entry(rank).or_insert_with(|| self.archive.log(&self.job_id, rank));
+            let mut lines = VecDeque::new();
+            loop {
+                let entries = reader.next()?;
+                if entries.is_empty() {
+                    break;
+                }
+                let logs = entries.into_iter().flat_map(|e| e.jobs).flat_map(|job| job.logs);
+                for line in logs.flat_map(|logs| logs.lines) {
+                    lines.push_back(line);
+                    if lines.len() > keep {
+                        lines.pop_front();
+                    }
+                }
+            }
+            let lines: Vec<v1::LogLine> = lines.into();
+            let messages = lines.chunks(LINES_PER_MESSAGE);
+            found.extend(messages.map(|lines| v1::LogLines { rank, lines: lines.to_vec() }));
+        }
+        Ok(found)
+    }
+}
+
+async fn stream_logs(
+    mut logs: Logs,
+    mut follow: Follow,
+    sender: &mpsc::Sender<Result<v1::LogLines, Status>>,
+) {
+    loop {
+        follow.mark();
+        let read = blocking(move || (logs.next(), logs)).await;
+        let read = read.and_then(|(found, back)| {
+            Ok((found.map_err(|error| internal("read the job's logs", &error))?, back))
+        });
+        let found = match read {
+            Ok((found, back)) => {
+                logs = back;
+                found
+            }
+            Err(status) => {
+                // The client may have left; then nobody needs the status.
+                let _ = sender.send(Err(status)).await;
+                return;
+            }
+        };
+        let is_empty = found.is_empty();
+        for lines in found {
+            if sender.send(Ok(lines)).await.is_err() {
+                return;
+            }
+        }
+        if is_empty && !follow.more().await {
+            return;
+        }
+    }
+}

@@ -1,0 +1,166 @@
+//! The worker link: control and bulk streams, blobs for workers, files from them.
+
+use tokio::sync::mpsc;
+use tonic::{Request, Response, Status, Streaming};
+use tracing::{debug, warn};
+
+use control::coordinator::ConnectionId;
+use proto::v1;
+use proto::v1::worker_link_server::WorkerLink;
+use proto::v1::worker_message::Kind;
+
+use crate::core::{Handle, Input, LINK_QUEUE};
+use crate::door;
+use crate::rpc::{
+    BoxStream, FIRST_MESSAGE_TIMEOUT, Front, STREAM_QUEUE, boxed, internal, malformed,
+};
+
+/// Longest name of a metric that is kept.
+const MAX_METRIC_NAME: usize = 128;
+
+#[tonic::async_trait]
+impl WorkerLink for Front {
+    type ControlStream = BoxStream<v1::CoordinatorMessage>;
+    type BulkStream = BoxStream<v1::BulkAck>;
+    type GetBlobStream = BoxStream<v1::BlobChunk>;
+
+    async fn control(
+        &self,
+        request: Request<Streaming<v1::WorkerMessage>>,
+    ) -> Result<Response<Self::ControlStream>, Status> {
+        let mut messages = request.into_inner();
+        let first = tokio::time::timeout(FIRST_MESSAGE_TIMEOUT, messages.message())
+            .await
+            .map_err(|_| Status::deadline_exceeded("no hello came"))??;
+        let Some(Kind::Hello(hello)) = first.and_then(|message| message.kind) else {
+            return Err(Status::invalid_argument("the first message must be a hello"));
+        };
+        let hello = Box::new(door::hello(hello).map_err(|error| malformed(&error))?);
+        let connection = self.core.new_connection();
+        let (link, outgoing) = mpsc::channel(LINK_QUEUE);
+        let name = hello.name.clone();
+        self.core.send(Input::Hello { connection, hello, link }).await?;
+        let core = self.core.clone();
+        service::tasks::spawn(service::tasks::Kind::Finish, "worker-link", async move {
+            listen(&core, connection, &name, messages).await;
+            // A loop that has ended needs no news.
+            let _ = core.send(Input::Dropped { connection }).await;
+        });
+        Ok(Response::new(boxed(outgoing)))
+    }
+
+    async fn bulk(
+        &self,
+        request: Request<Streaming<v1::BulkBatch>>,
+    ) -> Result<Response<Self::BulkStream>, Status> {
+        let mut batches = request.into_inner();
+        let (sender, receiver) = mpsc::channel(STREAM_QUEUE);
+        let front = self.clone();
+        service::tasks::spawn(service::tasks::Kind::Finish, "bulk", async move {
+            // The client's end, an error of it, or a refusal of ours ends the stream; the worker
+            // keeps what was not acknowledged.
+            while let Ok(Some(batch)) = batches.message().await {
+                let ack = front.keep(batch).await;
+                let is_over = ack.is_err();
+                if sender.send(ack).await.is_err() || is_over {
+                    return;
+                }
+            }
+        });
+        Ok(Response::new(boxed(receiver)))
+    }
+
+    async fn get_blob(
+        &self,
+        request: Request<v1::BlobHashes>,
+    ) -> Result<Response<Self::GetBlobStream>, Status> {
+        self.send_blob(request.into_inner()).await
+    }
+
+    async fn put_files(
+        &self,
+        request: Request<Streaming<v1::PutFilesChunk>>,
+    ) -> Result<Response<v1::Empty>, Status> {
+        let mut chunks = request.into_inner();
+        let mut to = None;
+        while let Some(v1::PutFilesChunk { fetch_id, chunk, error }) = chunks.message().await? {
+            let sender: &mpsc::Sender<_> = match &to {
+                Some(sender) => sender,
+                None => to.insert(
+                    self.fetches
+                        .take(&fetch_id)
+                        .ok_or_else(|| Status::not_found("nobody waits for these files"))?,
+                ),
+            };
+            let forwarded = match (error.is_empty(), chunk) {
+                (false, _) => Err(Status::not_found(error)),
+                (true, Some(chunk)) => Ok(checked(chunk)?),
+                (true, None) => continue,
+            };
+            let is_over = forwarded.is_err();
+            if sender.send(forwarded).await.is_err() {
+                return Err(Status::cancelled("who asked for the files has left"));
+            }
+            if is_over {
+                break;
+            }
+        }
+        Ok(Response::new(v1::Empty {}))
+    }
+}
+
+/// Passes a worker's messages on until its stream ends.
+async fn listen(
+    core: &Handle,
+    connection: ConnectionId,
+    name: &str,
+    mut messages: Streaming<v1::WorkerMessage>,
+) {
+    loop {
+        let message = match messages.message().await {
+            Ok(Some(message)) => message,
+            Ok(None) => return debug!(worker = name, "stream ended"),
+            Err(status) => return debug!(worker = name, %status, "stream broke"),
+        };
+        let message = match door::worker_message(message) {
+            Ok(message) => message,
+            Err(error) => {
+                let error = service::exit::chain(&error);
+                return warn!(worker = name, error, "worker speaks nonsense: ending its stream");
+            }
+        };
+        if core.send(Input::Worker { connection, message }).await.is_err() {
+            return;
+        }
+    }
+}
+
+impl Front {
+    /// Keeps what belongs to known jobs; the rest is acknowledged too, or it would come for ever.
+    async fn keep(&self, mut batch: v1::BulkBatch) -> Result<v1::BulkAck, Status> {
+        let sequence = batch.sequence;
+        proto::convert::worker_id(&batch.uuid, batch.incarnation)
+            .map_err(|error| malformed(&error))?;
+        batch.jobs.retain_mut(|job| {
+            job.metrics.retain(|series| series.name.len() <= MAX_METRIC_NAME);
+            self.known_job(&job.job_id).is_ok()
+        });
+        if !batch.jobs.is_empty() {
+            self.archive.keep(batch).await?;
+        }
+        Ok(v1::BulkAck { sequence })
+    }
+}
+
+/// A path in a chunk must stay inside the folder that the caller chose.
+fn checked(chunk: v1::FileChunk) -> Result<v1::FileChunk, Status> {
+    let path = std::path::Path::new(&chunk.path);
+    let is_inside = !chunk.path.is_empty()
+        && path.components().all(|part| matches!(part, std::path::Component::Normal(_)));
+    if is_inside {
+        Ok(chunk)
+    } else {
+        let text = format!("`{}` is no path inside a folder", chunk.path);
+        Err(internal("pass files on", &std::io::Error::other(text)))
+    }
+}

@@ -1,0 +1,135 @@
+//! The daemon's configuration: file < environment < flags.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use service::telemetry::{LogConfig, LogFormat};
+
+/// Shorter leases end on a busy machine's hiccups; longer ones leave jobs hanging.
+const LEASE_RANGE: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(600));
+
+/// What `coordinator serve` reads; the keys of its file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Settings {
+    /// Address for clients and workers.
+    pub listen: String,
+    /// Holds the store, metrics, log tails and uploads.
+    pub data_dir: PathBuf,
+    pub log_format: LogFormat,
+    /// tracing's filter language.
+    pub log_filter: String,
+    /// A worker that is silent for this long is lost.
+    #[serde(with = "common::units::duration")]
+    pub lease: Duration,
+    /// After a restart, workers with trainers have this long to come back.
+    #[serde(with = "common::units::duration")]
+    pub reattach_grace: Duration,
+    /// Final jobs that are remembered.
+    pub keep_jobs: usize,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        let control = control::coordinator::Config::default();
+        let log = LogConfig::default();
+        Self {
+            listen: "0.0.0.0:29500".to_owned(),
+            data_dir: default_data_dir(),
+            log_format: log.format,
+            log_filter: log.filter,
+            lease: control.lease,
+            reattach_grace: control.reattach_grace,
+            keep_jobs: control.max_final_jobs,
+        }
+    }
+}
+
+/// What was typed; absent flags leave the other layers alone.
+#[derive(Debug, Clone, Default, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Flags {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub listen: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub data_dir: Option<PathBuf>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub log_format: Option<LogFormat>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lease: Option<String>,
+}
+
+/// Values that are well-formed and cannot be; all at once.
+#[derive(Debug, thiserror::Error)]
+#[error("configuration has {} mistake{}:\n  {}", .0.len(), if .0.len() == 1 { "" } else { "s" }, .0.join("\n  "))]
+pub struct Mistakes(Vec<String>);
+
+impl Settings {
+    /// Checks what the types cannot.
+    pub fn check(&self) -> Result<(), Mistakes> {
+        let mut mistakes = Vec::new();
+        let listen = self.listen.rsplit_once(':');
+        if listen.is_none_or(|(host, port)| host.is_empty() || port.parse::<u16>().is_err()) {
+            mistakes.push(format!(
+                "listen = `{}`: must be IP:PORT, such as 0.0.0.0:29500 (port 0 takes a free one)",
+                self.listen
+            ));
+        }
+        if self.data_dir.as_os_str().is_empty() {
+            mistakes.push("data-dir is empty: it must name a folder".to_owned());
+        }
+        let (min, max) = LEASE_RANGE;
+        if !(min..=max).contains(&self.lease) {
+            let lease = humanly(self.lease);
+            mistakes.push(format!("lease = `{lease}`: must be 500ms to 10m"));
+        }
+        if self.reattach_grace < self.lease {
+            let (grace, lease) = (humanly(self.reattach_grace), humanly(self.lease));
+            mistakes.push(format!(
+                "reattach-grace = `{grace}`: must be at least the lease ({lease}), or a restart \
+                 loses jobs whose workers are only slow to reconnect"
+            ));
+        }
+        if self.keep_jobs == 0 {
+            mistakes.push("keep-jobs = 0: must be at least 1".to_owned());
+        }
+        if mistakes.is_empty() { Ok(()) } else { Err(Mistakes(mistakes)) }
+    }
+
+    pub fn log_config(&self) -> LogConfig {
+        LogConfig { format: self.log_format, filter: self.log_filter.clone() }
+    }
+
+    /// The numbers that decisions use.
+    pub fn control_config(&self) -> control::coordinator::Config {
+        control::coordinator::Config {
+            lease: self.lease,
+            reattach_grace: self.reattach_grace,
+            max_final_jobs: self.keep_jobs,
+            ..Default::default()
+        }
+    }
+
+    /// Why derived values are what they are, for `--print-config`.
+    pub fn reasons() -> BTreeMap<&'static str, String> {
+        let data_dir = "default: $XDG_STATE_HOME/rustspeed/coordinator, else \
+                        ~/.local/state/rustspeed/coordinator, else /var/lib/rustspeed/coordinator";
+        BTreeMap::from([("data-dir", data_dir.to_owned())])
+    }
+}
+
+fn humanly(duration: Duration) -> String {
+    format!("{} ms", duration.as_millis())
+}
+
+fn default_data_dir() -> PathBuf {
+    let from_env =
+        |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|p| p.is_absolute());
+    let state = from_env("XDG_STATE_HOME")
+        .or_else(|| from_env("HOME").map(|home| home.join(".local/state")))
+        .unwrap_or_else(|| Path::new("/var/lib").to_owned());
+    state.join("rustspeed/coordinator")
+}
