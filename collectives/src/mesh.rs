@@ -9,7 +9,7 @@ mod accept;
 mod dial;
 mod handshake;
 mod joining;
-mod notice;
+pub(crate) mod notice;
 pub(crate) mod shared;
 mod watch;
 

@@ -1,4 +1,11 @@
 //! Claims about the room, held by worlds of threads on loopback, and by one of processes.
 
+mod agreement;
+mod asynchronous;
+mod faults;
+mod joining;
+mod process;
 mod results;
+mod ring;
+mod wire;
 mod world;
