@@ -4,7 +4,14 @@
 pub mod convert;
 
 /// Generated from `proto/rustspeed/v1/*.proto`.
-#[allow(missing_debug_implementations, unreachable_pub, clippy::all, reason = "generated code")]
+#[allow(
+    missing_debug_implementations,
+    unreachable_pub,
+    clippy::all,
+    clippy::allow_attributes_without_reason,
+    clippy::too_many_lines,
+    reason = "generated code"
+)]
 pub mod v1 {
     tonic::include_proto!("rustspeed.v1");
 }

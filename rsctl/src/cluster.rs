@@ -1,0 +1,170 @@
+//! The private cluster of `rsctl run`: a real coordinator and real workers on loopback, with
+//! folders of their own in a temporary one. They stop when their standard input ends, so even a
+//! kill -9 of rsctl leaves nothing running.
+
+mod daemon;
+pub(crate) mod plan;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use tempfile::TempDir;
+use tokio::time::Instant;
+
+use common::exit::ExitCode;
+use service::exit::Failure;
+
+use crate::cluster::daemon::Daemon;
+use crate::cluster::plan::{Plan, Slots};
+use crate::coordinator::Coordinator;
+
+/// The coordinator opens an empty store and binds a port: milliseconds. A loaded machine is slow.
+const LISTENING_WITHIN: Duration = Duration::from_secs(15);
+/// Workers look at the machine's devices and say hello.
+const READY_WITHIN: Duration = Duration::from_secs(30);
+const READY_POLL: Duration = Duration::from_millis(10);
+/// Daemons drain within this after SIGTERM; then they are killed.
+const STOP_WITHIN: Duration = Duration::from_secs(5);
+
+/// Why there is no private cluster.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Error {
+    #[error("find the folder of rsctl itself")]
+    OwnPath(#[source] std::io::Error),
+    #[error("`{name}` is not beside rsctl: {} does not exist", .path.display())]
+    NoBinary { name: &'static str, path: PathBuf },
+    #[error("make a temporary folder")]
+    Folder(#[source] std::io::Error),
+    #[error("start {name}")]
+    Start {
+        name: String,
+        #[source]
+        source: std::io::Error,
+    },
+    #[error("{name} ended with {status} before it was ready{log}")]
+    Ended { name: String, status: std::process::ExitStatus, log: String },
+    #[error("{name} was not ready within {} s{log}", .after.as_secs())]
+    NotReady { name: String, after: Duration, log: String },
+    #[error("the first line of {name} is `{line}`, not its address{log}")]
+    FirstLine { name: String, line: String, log: String },
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        let hint = match &error {
+            Error::NoBinary { .. } => Some(
+                "coordinator, worker, trainer and rsctl belong in one folder; `make build` builds all four",
+            ),
+            _ => None,
+        };
+        Self { code: ExitCode::Failed, hint: hint.map(str::to_owned), error: error.into() }
+    }
+}
+
+/// Running daemons; dropped, they are killed.
+#[derive(Debug)]
+pub(crate) struct Cluster {
+    // Workers before the coordinator before the folder: the order in which they are dropped.
+    workers: Vec<Daemon>,
+    coordinator: Daemon,
+    address: String,
+    _folder: TempDir,
+}
+
+impl Cluster {
+    /// Starts the daemons; the coordinator listens when this returns.
+    pub(crate) async fn start(plan: &Plan) -> Result<Self, Error> {
+        // The trainer is checked here too: workers would only find out after the submit.
+        let [coordinator, worker, _trainer] =
+            [binary("coordinator")?, binary("worker")?, binary("trainer")?];
+        let folder =
+            tempfile::Builder::new().prefix("rsctl-run-").tempdir().map_err(Error::Folder)?;
+        let path = |name: &str| folder.path().join(name).display().to_string();
+        let arguments = [
+            "serve",
+            "--listen",
+            "127.0.0.1:0",
+            "--data-dir",
+            &path("coordinator"),
+            "--exit-with-stdin",
+        ];
+        let log = folder.path().join("coordinator.log");
+        let mut coordinator = Daemon::start("coordinator", &coordinator, &arguments, &log)?;
+        let address = coordinator.address(LISTENING_WITHIN).await?;
+        let mut cluster = Self { workers: Vec::new(), coordinator, address, _folder: folder };
+        let slots = match plan.slots {
+            Slots::Auto => "auto".to_owned(),
+            Slots::Exactly(slots) => slots.to_string(),
+        };
+        for index in 0..plan.workers {
+            let name = format!("local-{index}");
+            let folder = cluster._folder.path();
+            let state = folder.join(&name).display().to_string();
+            let arguments = [
+                "join",
+                "--master",
+                &cluster.address,
+                "--name",
+                &name,
+                "--slots",
+                &slots,
+                "--advertise",
+                "127.0.0.1",
+                "--state-dir",
+                &state,
+                "--exit-with-stdin",
+            ];
+            let log = folder.join(format!("{name}.log"));
+            cluster.workers.push(Daemon::start(&name, &worker, &arguments, &log)?);
+        }
+        Ok(cluster)
+    }
+
+    pub(crate) fn address(&self) -> &str {
+        &self.address
+    }
+
+    /// Waits until every worker is ready; gives the sum of their slots.
+    pub(crate) async fn ready(&mut self, coordinator: &mut Coordinator) -> Result<u32, Failure> {
+        let began = Instant::now();
+        loop {
+            for daemon in self.workers.iter_mut().chain([&mut self.coordinator]) {
+                daemon.check_running()?;
+            }
+            let rows = coordinator.workers().await?;
+            let ready: Vec<_> = rows.iter().filter(|row| row.state == "ready").collect();
+            if ready.len() == self.workers.len() {
+                return Ok(ready.iter().map(|row| row.slots).sum());
+            }
+            if began.elapsed() > READY_WITHIN {
+                let missing = self
+                    .workers
+                    .iter()
+                    .find(|worker| ready.iter().all(|row| row.name != worker.name()));
+                let daemon = missing.unwrap_or(&self.coordinator);
+                return Err(daemon.not_ready(READY_WITHIN).into());
+            }
+            tokio::time::sleep(READY_POLL).await;
+        }
+    }
+
+    /// What the daemons said last, for a failure that they may explain.
+    pub(crate) fn last_words(&self) -> String {
+        let daemons = std::iter::once(&self.coordinator).chain(&self.workers);
+        daemons.map(Daemon::last_words).collect()
+    }
+
+    /// Stops workers, then the coordinator, then removes the folder.
+    pub(crate) async fn stop(mut self) {
+        let stops = self.workers.iter_mut().map(|worker| worker.stop(STOP_WITHIN));
+        futures::future::join_all(stops).await;
+        self.coordinator.stop(STOP_WITHIN).await;
+    }
+}
+
+/// One of our binaries, beside this one.
+fn binary(name: &'static str) -> Result<PathBuf, Error> {
+    let own = std::env::current_exe().map_err(Error::OwnPath)?;
+    let path = own.with_file_name(name);
+    if path.is_file() { Ok(path) } else { Err(Error::NoBinary { name, path }) }
+}

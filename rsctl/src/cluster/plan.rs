@@ -1,0 +1,104 @@
+//! How large the private cluster is. Pure: the machine's cores are passed in.
+
+use common::exit::ExitCode;
+use common::spec::Resources;
+use service::exit::Failure;
+
+/// What the user asked of `run`.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Asked {
+    pub(crate) workers: u32,
+    /// Of each worker.
+    pub(crate) slots: Option<u32>,
+}
+
+/// How many slots each worker offers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Slots {
+    /// Its GPUs, else its cores: the worker looks.
+    Auto,
+    Exactly(u32),
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Plan {
+    pub(crate) workers: u32,
+    pub(crate) slots: Slots,
+    /// For a person: what was chosen and why.
+    pub(crate) choice: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Error {
+    #[error(
+        "the job wants {world} ranks of {threads} slot{}, and {workers} worker{} with {slots} slot{} can take {room}",
+        plural(.threads), plural(.workers), plural(.slots)
+    )]
+    TooSmall { world: u32, threads: u32, workers: u32, slots: u32, room: u32 },
+    #[error("resources.workers = {bound} allows fewer workers than `--workers {asked}`")]
+    TooManyWorkers { asked: u32, bound: u32 },
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        let hint = match &error {
+            Error::TooSmall { world, threads, workers, .. } => {
+                let per_worker = ranks_per_worker(*world, *workers) * threads;
+                format!("give each worker more: --slots {per_worker}, or leave --slots out")
+            }
+            Error::TooManyWorkers { bound, .. } => format!("use --workers {bound}"),
+        };
+        Self::new(ExitCode::BadConfiguration, error).hint(hint)
+    }
+}
+
+fn plural(count: &u32) -> &'static str {
+    if *count == 1 { "" } else { "s" }
+}
+
+fn ranks_per_worker(world: u32, workers: u32) -> u32 {
+    world.div_ceil(workers.max(1))
+}
+
+/// Decides workers and slots for a job on a machine with `cores`.
+pub(crate) fn plan(resources: &Resources, asked: Asked, cores: u32) -> Result<Plan, Error> {
+    let Asked { workers, slots } = asked;
+    if let Some(bound) = resources.workers
+        && workers > bound
+    {
+        return Err(Error::TooManyWorkers { asked: workers, bound });
+    }
+    let threads = resources.threads_per_rank;
+    let cluster = |slots: u32| {
+        format!("{workers} worker{} with {slots} slot{}", plural(&workers), plural(&slots))
+    };
+    let (slots, choice) = match (resources.world_size, slots) {
+        (Some(world), Some(slots)) => {
+            let room = workers.saturating_mul(slots / threads.max(1));
+            if room < world {
+                return Err(Error::TooSmall { world, threads, workers, slots, room });
+            }
+            (Slots::Exactly(slots), format!("{world} ranks on {} (--slots)", cluster(slots)))
+        }
+        (Some(world), None) => {
+            let slots = ranks_per_worker(world, workers).saturating_mul(threads);
+            (Slots::Exactly(slots), format!("{world} ranks on {}", cluster(slots)))
+        }
+        (None, Some(slots)) => {
+            (Slots::Exactly(slots), format!("all of {} (--slots)", cluster(slots)))
+        }
+        (None, None) if workers == 1 => (
+            Slots::Auto,
+            format!("all local devices, else all {cores} cores: the job gives no world-size"),
+        ),
+        (None, None) => {
+            let slots = (cores / workers).max(threads);
+            let why = "the job gives no world-size";
+            (Slots::Exactly(slots), format!("all of {}: {why}", cluster(slots)))
+        }
+    };
+    Ok(Plan { workers, slots, choice })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,50 @@
+use common::spec::{Device, Transport};
+
+use super::*;
+
+fn resources(world_size: Option<u32>, threads_per_rank: u32) -> Resources {
+    Resources {
+        world_size,
+        workers: None,
+        device: Device::Auto,
+        threads_per_rank,
+        transport: Transport::Auto,
+    }
+}
+
+fn check(resources: &Resources, workers: u32, slots: Option<u32>, expected: Slots) {
+    let plan = plan(resources, Asked { workers, slots }, 8).unwrap();
+    assert_eq!((plan.workers, plan.slots), (workers, expected), "{}", plan.choice);
+}
+
+#[test]
+fn slots_are_what_the_world_needs() {
+    check(&resources(Some(2), 1), 1, None, Slots::Exactly(2));
+    check(&resources(Some(3), 1), 2, None, Slots::Exactly(2));
+    check(&resources(Some(3), 4), 2, None, Slots::Exactly(8));
+    check(&resources(Some(2), 1), 2, Some(4), Slots::Exactly(4));
+}
+
+#[test]
+fn without_a_world_all_of_the_machine_is_taken() {
+    check(&resources(None, 1), 1, None, Slots::Auto);
+    check(&resources(None, 1), 3, None, Slots::Exactly(2));
+    check(&resources(None, 1), 9, None, Slots::Exactly(1));
+    check(&resources(None, 1), 1, Some(3), Slots::Exactly(3));
+}
+
+#[test]
+fn a_world_larger_than_the_cluster_is_bad_configuration() {
+    // 3 slots hold one rank of 2 threads, so two workers hold two ranks.
+    let error = plan(&resources(Some(3), 2), Asked { workers: 2, slots: Some(3) }, 8).unwrap_err();
+    let failure = Failure::from(error);
+    assert_eq!(failure.code, ExitCode::BadConfiguration);
+    assert_eq!(
+        failure.render(),
+        "error: the job wants 3 ranks of 2 slots, and 2 workers with 3 slots can take 2\n\n\
+         hint: give each worker more: --slots 4, or leave --slots out"
+    );
+    let bounded = Resources { workers: Some(1), ..resources(Some(2), 1) };
+    let error = plan(&bounded, Asked { workers: 2, slots: None }, 8).unwrap_err();
+    assert_eq!(error, Error::TooManyWorkers { asked: 2, bound: 1 });
+}

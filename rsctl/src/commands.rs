@@ -1,0 +1,57 @@
+//! One module per command: its arguments, its help, and what it does.
+
+pub(crate) mod cancel;
+pub(crate) mod checkpoints;
+pub(crate) mod completions;
+pub(crate) mod config;
+mod end;
+pub(crate) mod fetch;
+pub(crate) mod init;
+pub(crate) mod jobs;
+pub(crate) mod logs;
+pub(crate) mod metrics;
+pub(crate) mod run;
+pub(crate) mod status;
+pub(crate) mod submit;
+pub(crate) mod watch;
+pub(crate) mod workers;
+
+use common::exit::ExitCode;
+use service::exit::Failure;
+
+use crate::args::Command;
+use crate::coordinator::Coordinator;
+use crate::master::MasterArgs;
+
+/// How every command ends.
+pub(crate) type Outcome = Result<ExitCode, Failure>;
+
+pub(crate) async fn execute(command: Command) -> Outcome {
+    match command {
+        Command::Run(args) => run::execute(args).await,
+        Command::Submit(args) => submit::execute(args).await,
+        Command::Jobs(args) => jobs::execute(args).await,
+        Command::Status(args) => status::execute(args).await,
+        Command::Watch(args) => watch::execute(args).await,
+        Command::Logs(args) => logs::execute(args).await,
+        Command::Metrics(args) => metrics::execute(args).await,
+        Command::Cancel(args) => cancel::execute(args).await,
+        Command::Workers(args) => workers::execute(args).await,
+        Command::Fetch(args) => fetch::execute(args).await,
+        Command::Checkpoints(args) => checkpoints::execute(args).await,
+        Command::Config(args) => config::execute(args),
+        Command::Init(args) => init::execute(&args),
+        Command::Completions(args) => completions::execute(&args),
+    }
+}
+
+async fn connect(master: &MasterArgs) -> Result<Coordinator, Failure> {
+    let address = master.master.address();
+    Coordinator::connect(address).await.map_err(|error| {
+        let failure = Failure::from(error);
+        failure.hint(format!(
+            "is a coordinator running at {address}? Start one with `coordinator serve`, or say \
+             where it is with --master or RUSTSPEED_MASTER"
+        ))
+    })
+}

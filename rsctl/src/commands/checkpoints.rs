@@ -1,0 +1,336 @@
+//! `rsctl checkpoints`: looking at, checking, exporting and removing checkpoints.
+
+use std::path::PathBuf;
+
+use anyhow::anyhow;
+use tempfile::TempDir;
+
+use checkpoint::retention::{self, Keep};
+use checkpoint::{MANIFEST_FILE, Reader, Root};
+use common::exit::ExitCode;
+use common::ids::JobId;
+use common::status::CheckpointRow;
+use common::units::display_bytes;
+use proto::convert::FetchWhat;
+use service::exit::Failure;
+
+use crate::commands::{Outcome, connect, fetch};
+use crate::coordinator::Coordinator;
+use crate::master::MasterArgs;
+use crate::place::{self, Local, Place, failed};
+use crate::{job, render};
+
+mod show;
+
+/// List, show, verify, export or prune checkpoints
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+FROM is a job (JOB or JOB:TAG, by its coordinator), or a path or file:// URL of a checkpoint, of a
+folder of checkpoints or of a run; a path needs no coordinator. TAG is step-120, best or latest.")]
+pub(crate) struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Command {
+    List(ListArgs),
+    Show(ShowArgs),
+    Verify(VerifyArgs),
+    Export(ExportArgs),
+    Prune(PruneArgs),
+}
+
+#[derive(Debug, clap::Args)]
+struct FromArgs {
+    /// JOB, JOB:TAG, or a path or URL
+    from: String,
+    #[command(flatten)]
+    master: MasterArgs,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// List whole checkpoints, newest first
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  rsctl checkpoints list co2
+  rsctl checkpoints list runs/co2-lstm-x7k2p9 --json | jq -r '.[0].path'")]
+struct ListArgs {
+    #[command(flatten)]
+    from: FromArgs,
+}
+
+/// Show what a checkpoint holds
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  rsctl checkpoints show co2:best
+  rsctl checkpoints show runs/co2-lstm-x7k2p9 --tensors")]
+struct ShowArgs {
+    #[command(flatten)]
+    from: FromArgs,
+    /// Name every tensor with its type and shape
+    #[arg(long)]
+    tensors: bool,
+}
+
+/// Read every byte and compare it with its hash; exit with 1 where something is wrong
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  rsctl checkpoints verify co2
+  rsctl checkpoints verify runs/co2-lstm-x7k2p9/checkpoints/step-00000400")]
+struct VerifyArgs {
+    #[command(flatten)]
+    from: FromArgs,
+}
+
+/// Write the weights as one safetensors file with torch's names
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  rsctl checkpoints export co2:best --out co2.safetensors
+  rsctl checkpoints export runs/co2-lstm-x7k2p9 --out co2.safetensors")]
+struct ExportArgs {
+    #[command(flatten)]
+    from: FromArgs,
+    /// The file to write; one that exists is replaced
+    #[arg(long, value_name = "FILE")]
+    out: PathBuf,
+}
+
+/// Remove old checkpoints on this machine; the newest always stays
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  rsctl checkpoints prune runs/co2-lstm-x7k2p9 --keep-last 1 --keep-best 1 --dry-run
+  rsctl checkpoints prune co2 --keep-last 3")]
+struct PruneArgs {
+    #[command(flatten)]
+    from: FromArgs,
+    /// Keep the newest N
+    #[arg(long, value_name = "N", default_value_t = 2)]
+    keep_last: u32,
+    /// Keep the best N by validation loss
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    keep_best: u32,
+    /// Only say what would be removed
+    #[arg(long)]
+    dry_run: bool,
+}
+
+pub(crate) async fn execute(args: Args) -> Outcome {
+    match args.command {
+        Command::List(args) => list(&args.from).await,
+        Command::Show(args) => show(&args).await,
+        Command::Verify(args) => verify(&args.from).await,
+        Command::Export(args) => export(&args).await,
+        Command::Prune(args) => prune(&args).await,
+    }
+}
+
+async fn list(from: &FromArgs) -> Outcome {
+    let mut rows = match Place::read(&from.from) {
+        Place::Job { job, tag } => {
+            let (mut coordinator, id) = of_job(from, &job).await?;
+            let rows = coordinator.checkpoints(&id).await?;
+            match tag {
+                Some(tag) => vec![place::choose(&rows, Some(&tag), &format!("job {id}"))?.clone()],
+                None => rows,
+            }
+        }
+        Place::Path(path) => match Local::open(&path)? {
+            Local::One(folder) => {
+                vec![checkpoint::Found::at(&folder).map_err(failed)?.row(false, None)]
+            }
+            Local::Many(root) => local_rows(&root)?,
+        },
+    };
+    rows.sort_by_key(|row| std::cmp::Reverse(row.step));
+    if from.json {
+        render::json(&rows)?;
+    } else {
+        render::data(show::list(&rows))?;
+    }
+    Ok(ExitCode::Done)
+}
+
+/// What lies under a root; what does not count is told.
+fn local_rows(root: &Root) -> Result<Vec<CheckpointRow>, Failure> {
+    let listing = root.list().map_err(failed)?;
+    for folder in &listing.incomplete {
+        let (path, defect) = (folder.path.display(), folder.defect.chain());
+        render::warning(format_args!("{path} does not count: {defect}"));
+    }
+    for path in &listing.set_aside {
+        let path = path.display();
+        render::talk(format_args!("note: {path} belongs to a history that a resume left"));
+    }
+    Ok(listing.whole.iter().map(|found| found.row(false, None)).collect())
+}
+
+async fn show(args: &ShowArgs) -> Outcome {
+    let one = one(&args.from).await?;
+    let reader = Reader::open(&one.folder).map_err(failed)?;
+    if args.from.json {
+        render::json(&show::json(&reader, args.tensors))?;
+    } else {
+        render::data(show::text(&reader, args.tensors))?;
+    }
+    Ok(ExitCode::Done)
+}
+
+async fn verify(from: &FromArgs) -> Outcome {
+    let one = one(from).await?;
+    let report = checkpoint::verify(&one.folder).map_err(failed)?;
+    if from.json {
+        render::json(&report)?;
+    } else {
+        for file in &report.unlisted {
+            render::talk(format_args!("note: {file} is not part of the checkpoint"));
+        }
+        for finding in &report.findings {
+            let file = finding.file.as_deref().map_or_else(String::new, |file| format!("{file}: "));
+            render::talk(format_args!("error: {file}{}", finding.problem));
+        }
+    }
+    let path = report.path.display();
+    if report.is_sound() {
+        if !from.json {
+            let (tensors, bytes) = (report.tensors, display_bytes(report.bytes));
+            render::data(format_args!("{path}: sound ({tensors} tensors, {bytes})"))?;
+        }
+        return Ok(ExitCode::Done);
+    }
+    let error = anyhow!("{path} is damaged: {} findings", report.findings.len());
+    Err(Failure::new(ExitCode::Failed, error)
+        .hint("an older checkpoint may be whole: `rsctl checkpoints list` shows them"))
+}
+
+async fn export(args: &ExportArgs) -> Outcome {
+    let one = one(&args.from).await?;
+    let exported = checkpoint::export(&one.folder, &args.out).map_err(failed)?;
+    if args.from.json {
+        render::json(&exported)?;
+    } else {
+        render::data(exported.path.display())?;
+        render::talk(format_args!(
+            "{} tensors, {} elements, {}",
+            exported.tensors,
+            exported.elements,
+            display_bytes(exported.bytes)
+        ));
+    }
+    Ok(ExitCode::Done)
+}
+
+async fn prune(args: &PruneArgs) -> Outcome {
+    let root = root(&args.from).await?;
+    let listing = root.list().map_err(failed)?;
+    let keep = Keep { last: args.keep_last, best: args.keep_best };
+    let plan = retention::plan(&listing.whole, keep);
+    let removed =
+        if args.dry_run { plan.remove.clone() } else { root.prune(&plan, None).map_err(failed)? };
+    let kept: Vec<&str> = plan.keep.iter().map(|kept| kept.tag.as_str()).collect();
+    if args.from.json {
+        render::json(&serde_json::json!({
+            "root": root.path(), "dry_run": args.dry_run, "removed": removed, "kept": plan.keep,
+        }))?;
+        return Ok(ExitCode::Done);
+    }
+    let word = if args.dry_run { "would remove" } else { "removed" };
+    removed.iter().try_for_each(|tag| render::data(format_args!("{word} {tag}")))?;
+    render::talk(format_args!("{} stay: {}", kept.len(), kept.join(", ")));
+    Ok(ExitCode::Done)
+}
+
+/// One checkpoint on this machine.
+#[derive(Debug)]
+struct One {
+    folder: PathBuf,
+    /// Holds what had to be fetched; removed when dropped.
+    _fetched: Option<TempDir>,
+}
+
+async fn one(from: &FromArgs) -> Result<One, Failure> {
+    match Place::read(&from.from) {
+        Place::Path(path) => {
+            let folder = Local::open(&path)?.checkpoint(None)?;
+            Ok(One { folder, _fetched: None })
+        }
+        Place::Job { job, tag } => {
+            let (mut coordinator, id) = of_job(from, &job).await?;
+            let rows = coordinator.checkpoints(&id).await?;
+            let row = place::choose(&rows, tag.as_deref(), &format!("job {id}"))?;
+            let folder = PathBuf::from(&row.path);
+            if folder.join(MANIFEST_FILE).is_file() {
+                return Ok(One { folder, _fetched: None });
+            }
+            bring(&mut coordinator, &id, row).await
+        }
+    }
+}
+
+/// Brings a checkpoint that lies on another machine.
+async fn bring(
+    coordinator: &mut Coordinator,
+    id: &JobId,
+    row: &CheckpointRow,
+) -> Result<One, Failure> {
+    render::talk(format_args!("fetching {} of {id}: it is not on this machine", row.tag));
+    let io = |error: std::io::Error| Failure::new(ExitCode::Failed, error);
+    let fetched = tempfile::Builder::new().prefix("rsctl-").tempdir().map_err(io)?;
+    let to = fetched.path().to_owned();
+    let files = fetch::fetch(coordinator, id, FetchWhat::Checkpoint, &row.tag, to).await?.files;
+    // The sender decides how deep below the run's folder its names begin.
+    let manifest = files.iter().find(|file| PathBuf::from(file).ends_with(MANIFEST_FILE));
+    let folder = manifest.and_then(|file| fetched.path().join(file).parent().map(PathBuf::from));
+    let folder = folder.ok_or_else(|| {
+        Failure::new(ExitCode::Failed, anyhow!("what came for {} has no manifest", row.tag))
+    })?;
+    Ok(One { folder, _fetched: Some(fetched) })
+}
+
+/// The folder of several checkpoints, on this machine.
+async fn root(from: &FromArgs) -> Result<Root, Failure> {
+    let one_is_named = || {
+        Failure::new(ExitCode::Usage, anyhow!("prune works on a folder of checkpoints or a JOB"))
+    };
+    match Place::read(&from.from) {
+        Place::Path(path) => match Local::open(&path)? {
+            Local::Many(root) => Ok(root),
+            Local::One(_) => Err(one_is_named()),
+        },
+        Place::Job { tag: Some(_), .. } => Err(one_is_named()),
+        Place::Job { job, tag: None } => {
+            let (mut coordinator, id) = of_job(from, &job).await?;
+            let rows = coordinator.checkpoints(&id).await?;
+            let row = place::choose(&rows, None, &format!("job {id}"))?;
+            let root = PathBuf::from(&row.path).parent().map(PathBuf::from).unwrap_or_default();
+            if root.is_dir() {
+                return Ok(Root::at(&root));
+            }
+            let place = row.worker.as_ref().map_or_else(String::new, |name| format!(" of {name}"));
+            let error = anyhow!("{}{place} is not on this machine", root.display());
+            Err(Failure::new(ExitCode::Failed, error)
+                .hint(format!("run there: rsctl checkpoints prune {}", root.display())))
+        }
+    }
+}
+
+async fn of_job(from: &FromArgs, job: &str) -> Result<(Coordinator, JobId), Failure> {
+    let here = PathBuf::from("runs").join(job);
+    let mut coordinator = connect(&from.master).await.map_err(|failure| {
+        // After `rsctl run` there is no coordinator any more, but there is its output.
+        if here.is_dir() {
+            failure.hint(format!("{0} is here: use ./{0} instead of the job's id", here.display()))
+        } else {
+            failure
+        }
+    })?;
+    let id = job::find(&mut coordinator, job).await?;
+    Ok((coordinator, id))
+}

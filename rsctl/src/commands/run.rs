@@ -1,0 +1,227 @@
+//! `rsctl run`: a job on this machine, with a private cluster that lives as long as the command.
+
+use std::num::NonZeroU32;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::anyhow;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use common::exit::ExitCode;
+use common::ids::JobId;
+use common::spec::{JobSpec, Resume};
+use common::status::{JobState, JobStatus};
+use proto::{convert, v1};
+use service::exit::Failure;
+
+use crate::cluster::Cluster;
+use crate::cluster::plan::{self, Asked, Plan};
+use crate::commands::Outcome;
+use crate::commands::end::{self, Print};
+use crate::coordinator::Coordinator;
+use crate::follow::{Follower, View};
+use crate::job::{self, JobArgs};
+use crate::render::progress;
+use crate::{place, render};
+
+/// The private coordinator is on this machine: when it is gone, it is gone.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// All workers are there, so a job that is still queued after this time waits for what never comes.
+const PLACED_WITHIN: Duration = Duration::from_secs(3);
+/// After a second Ctrl-C.
+const KILLED_WITHIN: Duration = Duration::from_secs(3);
+
+/// Train a job on this machine, with a private cluster that ends with the command
+#[derive(Debug, clap::Args)]
+#[command(after_help = concat!("\
+Starts a coordinator and workers of its own on loopback, runs the job to its end, stops them and
+exits with the job's code. Results stay in the job's output folder (runs/<job id> by default).
+Ctrl-C saves a checkpoint and cancels (exit code 4); a second Ctrl-C stops at once.
+
+Examples:
+  rsctl run job.toml
+  rsctl run job.toml --workers 2                 ranks spread over two workers
+  rsctl run job.toml --gpus 2 --set training.epochs=3
+  rsctl run job.toml --resume runs/co2-lstm-x7k2p9
+  rsctl run job.toml --json | jq .summary.best_val_loss", crate::args::usual_ranges!()))]
+pub(crate) struct Args {
+    /// The job file
+    #[arg(value_name = "JOB.TOML")]
+    file: PathBuf,
+    /// Start N workers
+    #[arg(long, value_name = "N", default_value = "1")]
+    workers: NonZeroU32,
+    /// Slots (devices or cores) of each worker [default: what the job's world needs, else all]
+    #[arg(long, value_name = "N")]
+    slots: Option<NonZeroU32>,
+    #[command(flatten)]
+    job: JobArgs,
+    /// Start from a checkpoint: JOB, JOB:TAG (a tag, best or latest) or a path
+    #[arg(long, value_name = "FROM")]
+    resume: Option<String>,
+    /// Print the final status as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+pub(crate) async fn execute(args: Args) -> Outcome {
+    let mut interrupts = Interrupts::new()?;
+    let file = args.job.load(&args.file)?;
+    file.loaded.warnings.iter().for_each(render::warning);
+    let mut spec = file.loaded.spec;
+    if let Some(from) = &args.resume {
+        spec.checkpoint.resume = Resume::Path(place::for_run(from, &spec.job.output_dir)?);
+    }
+    check_inputs(&spec)?;
+    let asked = Asked { workers: args.workers.get(), slots: args.slots.map(NonZeroU32::get) };
+    let plan = plan::plan(&spec.resources, asked, cores())?;
+    render::talk(format_args!("training {} with {}", spec.job.name, plan.choice));
+    let request = v1::SubmitRequest {
+        spec_json: convert::spec_json(&spec),
+        job_toml: file.text,
+        request_id: uuid::Uuid::new_v4().to_string(),
+        uploads: Default::default(),
+    };
+    let status = train(&plan, request, &mut interrupts).await?;
+    end::conclude(&status, if args.json { Print::Json } else { Print::Summary })
+}
+
+/// Everything between the first and the last process.
+async fn train(
+    plan: &Plan,
+    request: v1::SubmitRequest,
+    interrupts: &mut Interrupts,
+) -> Result<JobStatus, Failure> {
+    let mut cluster = tokio::select! {
+        cluster = Cluster::start(plan) => cluster?,
+        () = interrupts.next() => return Err(interrupted()),
+    };
+    let mut coordinator = Coordinator::connect(cluster.address()).await?;
+    let submitted = tokio::select! {
+        id = start(&mut cluster, &mut coordinator, request) => id,
+        () = interrupts.next() => Err(interrupted()),
+    };
+    let result = match submitted {
+        Ok(id) => {
+            let mut view = progress::for_people();
+            let followed = follow(coordinator, &id, view.as_mut(), interrupts).await;
+            drop(view);
+            followed
+        }
+        Err(failure) => Err(failure),
+    };
+    let result = result.map_err(|failure| with_last_words(failure, &cluster));
+    cluster.stop().await;
+    result
+}
+
+async fn start(
+    cluster: &mut Cluster,
+    coordinator: &mut Coordinator,
+    request: v1::SubmitRequest,
+) -> Result<JobId, Failure> {
+    cluster.ready(coordinator).await?;
+    Ok(coordinator.submit(request).await?)
+}
+
+/// Follows the job; a first interrupt cancels it, a second kills it.
+async fn follow(
+    coordinator: Coordinator,
+    id: &JobId,
+    view: &mut dyn View,
+    interrupts: &mut Interrupts,
+) -> Result<JobStatus, Failure> {
+    let mut asking = coordinator.clone();
+    let mut follower = Follower { coordinator, patience: PATIENCE };
+    tokio::select! {
+        status = follower.until_final(id, view) => return status,
+        failure = never_placed(asking.clone(), id) => return Err(failure),
+        () = interrupts.next() => {}
+    }
+    view.talk("cancelling: the ranks finish their step and save; Ctrl-C again stops at once");
+    asking.cancel(id, false).await?;
+    tokio::select! {
+        status = follower.until_final(id, view) => return status,
+        () = interrupts.next() => {}
+    }
+    view.talk("stopping at once");
+    asking.cancel(id, true).await?;
+    match tokio::time::timeout(KILLED_WITHIN, follower.until_final(id, view)).await {
+        Ok(status) => status,
+        // The cluster's end takes the trainers with it.
+        Err(_) => Err(interrupted()),
+    }
+}
+
+/// Resolves only when the job waits for what this cluster will never have.
+async fn never_placed(mut coordinator: Coordinator, id: &JobId) -> Failure {
+    tokio::time::sleep(PLACED_WITHIN).await;
+    // A coordinator that does not answer is the follower's business.
+    if let Ok(status) = coordinator.job(id).await
+        && status.row.state == JobState::Queued
+    {
+        let why = anyhow!("this machine cannot run the job: {}", status.row.reason);
+        return Failure::new(ExitCode::BadConfiguration, why);
+    }
+    std::future::pending().await
+}
+
+fn with_last_words(failure: Failure, cluster: &Cluster) -> Failure {
+    match failure.code {
+        ExitCode::CoordinatorUnreachable => {
+            let words = cluster.last_words();
+            let error = failure.error.context("the private cluster failed");
+            Failure {
+                code: ExitCode::Failed,
+                error: anyhow!("{}{words}", service::exit::chain(error.as_ref())),
+                hint: None,
+            }
+        }
+        _ => failure,
+    }
+}
+
+fn interrupted() -> Failure {
+    Failure::new(ExitCode::Cancelled, anyhow!("interrupted"))
+}
+
+/// The workers are on this machine, so what is missing here is missing there.
+fn check_inputs(spec: &JobSpec) -> Result<(), Failure> {
+    for (key, path) in job::inputs(spec) {
+        if let Err(error) = fs_err::File::open(path) {
+            let error = anyhow::Error::new(error).context(format!("read {key}"));
+            return Err(Failure::new(ExitCode::BadConfiguration, error)
+                .hint("paths of inputs are relative to the job file"));
+        }
+    }
+    Ok(())
+}
+
+fn cores() -> u32 {
+    std::thread::available_parallelism().map_or(1, |cores| u32::try_from(cores.get()).unwrap_or(1))
+}
+
+/// Ctrl-C and SIGTERM.
+#[derive(Debug)]
+struct Interrupts {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl Interrupts {
+    fn new() -> Result<Self, Failure> {
+        let failed = |error| Failure::new(ExitCode::Failed, error);
+        Ok(Self {
+            interrupt: signal(SignalKind::interrupt()).map_err(failed)?,
+            terminate: signal(SignalKind::terminate()).map_err(failed)?,
+        })
+    }
+
+    /// Cancel-safe.
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+        }
+    }
+}

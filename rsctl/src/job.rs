@@ -1,0 +1,178 @@
+//! From what a user types for a job - a file with its flags, or an id - to what is meant.
+
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+
+use common::exit::ExitCode;
+use common::ids::JobId;
+use common::jobfile::{self, InvalidOverride, Loaded, Mistakes, Override};
+use service::exit::Failure;
+
+use crate::coordinator::Coordinator;
+
+/// The flags of every command that reads a job file.
+#[derive(Debug, Clone, clap::Args)]
+pub(crate) struct JobArgs {
+    /// Set a key of the job: V is TOML, or text where it is none; applied last, may repeat
+    #[arg(long = "set", value_name = "KEY=V")]
+    pub(crate) set: Vec<String>,
+    /// Set an environment variable of every trainer (NCCL_DEBUG=INFO); may repeat
+    #[arg(long = "env", value_name = "NAME=V")]
+    pub(crate) env: Vec<String>,
+    /// Train on N slots (GPUs or cores), whatever the job file says
+    #[arg(long, value_name = "N", visible_alias = "num-gpus", alias = "num_gpus",
+          value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) gpus: Option<u32>,
+    /// Unknown or ignored keys of the DeepSpeed configuration are errors too
+    #[arg(long)]
+    pub(crate) strict: bool,
+}
+
+/// A job file, read and right.
+#[derive(Debug, Clone)]
+pub(crate) struct JobFile {
+    pub(crate) loaded: Loaded,
+    /// As the user wrote it.
+    pub(crate) text: String,
+}
+
+/// Why there is no job.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Error {
+    #[error("read job file")]
+    Read(#[source] std::io::Error),
+    #[error("find the current folder")]
+    CurrentFolder(#[source] std::io::Error),
+    #[error(transparent)]
+    Override(#[from] InvalidOverride),
+    #[error("{file} has {}:{}", count(.mistakes), list(.mistakes))]
+    Mistakes { file: String, mistakes: Mistakes },
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        let (code, hint) = match &error {
+            Error::Read(_) => (
+                ExitCode::BadConfiguration,
+                Some("`rsctl init timeseries` writes a job file to start from"),
+            ),
+            Error::CurrentFolder(_) => (ExitCode::Failed, None),
+            Error::Override(_) => (ExitCode::Usage, None),
+            Error::Mistakes { .. } => (ExitCode::BadConfiguration, None),
+        };
+        Self { code, hint: hint.map(str::to_owned), error: error.into() }
+    }
+}
+
+fn count(mistakes: &Mistakes) -> String {
+    match mistakes.mistakes.len() {
+        1 => "a mistake".to_owned(),
+        n => format!("{n} mistakes"),
+    }
+}
+
+fn list(mistakes: &Mistakes) -> String {
+    mistakes.mistakes.iter().fold(String::new(), |mut text, mistake| {
+        let _ = write!(text, "\n  {mistake}");
+        text
+    })
+}
+
+impl JobArgs {
+    /// Reads, checks and completes the job; nothing is printed.
+    pub(crate) fn load(&self, file: &Path) -> Result<JobFile, Error> {
+        self.load_with(file, &[])
+    }
+
+    /// [`Self::load`] with a command's own overrides before those of `--set`.
+    pub(crate) fn load_with(&self, file: &Path, more: &[Override]) -> Result<JobFile, Error> {
+        let text = fs_err::read_to_string(file).map_err(Error::Read)?;
+        let caller_dir = std::env::current_dir().map_err(Error::CurrentFolder)?;
+        let folder = file.parent().filter(|parent| !parent.as_os_str().is_empty());
+        let base_dir = folder.map_or_else(|| caller_dir.clone(), |parent| caller_dir.join(parent));
+        let name = file.display().to_string();
+        let overrides = self.overrides(more)?;
+        let input = jobfile::Input {
+            name: &name,
+            text: &text,
+            base_dir: &base_dir,
+            caller_dir: &caller_dir,
+            overrides: &overrides,
+            strict: self.strict,
+            read: &|path| fs_err::read_to_string(path),
+            variable: &|name| std::env::var(name).ok(),
+        };
+        let loaded = jobfile::load(&input)
+            .map_err(|mistakes| Error::Mistakes { file: name.clone(), mistakes })?;
+        Ok(JobFile { loaded, text })
+    }
+
+    fn overrides(&self, more: &[Override]) -> Result<Vec<Override>, InvalidOverride> {
+        let gpus = self.gpus.map(|gpus| {
+            Override::flag("resources.world-size", i64::from(gpus), &format!("--gpus {gpus}"))
+        });
+        let env = self.env.iter().map(|text| Override::env(text));
+        let set = self.set.iter().map(|text| Override::set(text));
+        more.iter().cloned().chain(gpus).map(Ok).chain(env).chain(set).collect()
+    }
+}
+
+/// Inputs of a job that must exist where a trainer runs: the key and the path.
+pub(crate) fn inputs(spec: &common::spec::JobSpec) -> Vec<(&'static str, &PathBuf)> {
+    let mut inputs = Vec::new();
+    if let common::spec::DataSource::Csv { path, .. } = &spec.data.source {
+        inputs.push(("data.path", path));
+    }
+    if let Some(path) = &spec.model.init_from {
+        inputs.push(("model.init-from", path));
+    }
+    inputs
+}
+
+/// The job that `text` means: its id, or a prefix that only one job has.
+pub(crate) async fn find(coordinator: &mut Coordinator, text: &str) -> Result<JobId, Failure> {
+    let exact = text.parse::<JobId>();
+    let ids: Vec<JobId> = coordinator.jobs().await?.into_iter().map(|row| row.job_id).collect();
+    match exact {
+        Ok(id) if ids.contains(&id) => Ok(id),
+        _ => choose(text, &ids),
+    }
+}
+
+/// The only job whose id starts with `text`.
+pub(crate) fn choose(text: &str, ids: &[JobId]) -> Result<JobId, Failure> {
+    let matching: Vec<&JobId> = ids.iter().filter(|id| id.as_str().starts_with(text)).collect();
+    let no_job = || Failure::new(ExitCode::Failed, anyhow::anyhow!("there is no job `{text}`"));
+    match matching.as_slice() {
+        _ if text.is_empty() => Err(no_job()),
+        [only] => Ok((*only).clone()),
+        [] => {
+            let near = nearest(text, ids);
+            let hint = if near.is_empty() {
+                "`rsctl jobs` lists them".to_owned()
+            } else {
+                format!("the nearest are {}", near.join(", "))
+            };
+            Err(no_job().hint(hint))
+        }
+        several => {
+            let shown: Vec<&str> = several.iter().take(5).map(|id| id.as_str()).collect();
+            let error = anyhow::anyhow!("`{text}` could be any of {} jobs", several.len());
+            Err(Failure::new(ExitCode::Failed, error)
+                .hint(format!("type more of one of {}", shown.join(", "))))
+        }
+    }
+}
+
+/// At most three ids that `text` may have meant, best first.
+fn nearest<'a>(text: &str, ids: &'a [JobId]) -> Vec<&'a str> {
+    // Below this two names have little in common.
+    const SIMILAR: f64 = 0.7;
+    let mut near: Vec<(f64, &str)> = ids
+        .iter()
+        .map(|id| (strsim::jaro_winkler(text, id.as_str()), id.as_str()))
+        .filter(|(similarity, _)| *similarity >= SIMILAR)
+        .collect();
+    near.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(b.1)));
+    near.into_iter().take(3).map(|(_, id)| id).collect()
+}

@@ -1,0 +1,172 @@
+//! A job passing by: a bar on a terminal, plain lines in a pipe, JSON for programs.
+
+use std::time::Duration;
+
+use indicatif::{ProgressBar, ProgressStyle};
+use tokio::time::Instant;
+
+use common::status::{JobState, JobStatus};
+use service::exit::Failure;
+
+use crate::follow::View;
+use crate::render;
+use crate::render::status::eta;
+use crate::render::table::{number, rate};
+
+/// In a pipe, progress lines come at most this often; changes of state always.
+const LINE_EVERY: Duration = Duration::from_secs(2);
+
+/// The view that fits where stderr goes.
+pub(crate) fn for_people() -> Box<dyn View> {
+    if render::is_terminal() { Box::new(Bar::new()) } else { Box::new(Lines::new()) }
+}
+
+/// What was said already, so that each thing is said once.
+#[derive(Debug, Default)]
+struct Said {
+    state: Option<(JobState, String)>,
+    notes: usize,
+    checkpoint: Option<String>,
+}
+
+impl Said {
+    /// The lines that this status adds.
+    fn news(&mut self, status: &JobStatus) -> Vec<String> {
+        let mut lines = Vec::new();
+        let state = (status.row.state, status.row.reason.clone());
+        if self.state.as_ref() != Some(&state) {
+            let why = if state.1.is_empty() { String::new() } else { format!(": {}", state.1) };
+            lines.push(format!("{} {}{why}", status.row.job_id, state.0));
+            self.state = Some(state);
+        }
+        // A new attempt says its notes again; fewer than before means that it has begun.
+        self.notes = self.notes.min(status.notes.len());
+        lines.extend(status.notes[self.notes..].iter().map(|note| format!("note: {note}")));
+        self.notes = status.notes.len();
+        if self.checkpoint != status.latest_checkpoint {
+            lines
+                .extend(status.latest_checkpoint.as_ref().map(|path| format!("checkpoint {path}")));
+            self.checkpoint.clone_from(&status.latest_checkpoint);
+        }
+        lines
+    }
+}
+
+/// For a pipe or a log file.
+struct Lines {
+    said: Said,
+    last: Option<(Instant, u64)>,
+}
+
+impl Lines {
+    fn new() -> Self {
+        Self { said: Said::default(), last: None }
+    }
+}
+
+impl View for Lines {
+    fn status(&mut self, status: &JobStatus) -> Result<(), Failure> {
+        for line in self.said.news(status) {
+            render::talk(line);
+        }
+        let step = status.live.as_ref().map_or(0, |live| live.step);
+        let due = match self.last {
+            Some((when, last)) => {
+                step != last && (when.elapsed() >= LINE_EVERY || status.row.state.is_final())
+            }
+            None => step > 0,
+        };
+        if due {
+            self.last = Some((Instant::now(), step));
+            render::talk(render::status::progress(status));
+        }
+        Ok(())
+    }
+
+    fn talk(&mut self, text: &str) {
+        render::talk(text);
+    }
+}
+
+/// For a terminal.
+struct Bar {
+    said: Said,
+    bar: ProgressBar,
+}
+
+impl Bar {
+    fn new() -> Self {
+        let bar = ProgressBar::no_length().with_style(spinner());
+        bar.enable_steady_tick(Duration::from_millis(120));
+        Self { said: Said::default(), bar }
+    }
+}
+
+fn spinner() -> ProgressStyle {
+    ProgressStyle::with_template("{spinner} {msg}").expect("the template above is well-formed")
+}
+
+fn steps() -> ProgressStyle {
+    ProgressStyle::with_template("{spinner} [{bar:30}] {pos}/{len} {msg}")
+        .expect("the template above is well-formed")
+        .progress_chars("=> ")
+}
+
+impl View for Bar {
+    fn status(&mut self, status: &JobStatus) -> Result<(), Failure> {
+        for line in self.said.news(status) {
+            self.bar.println(line);
+        }
+        let state = status.row.state;
+        match &status.live {
+            Some(live) if live.step > 0 => {
+                if let Some(length) = live.max_steps {
+                    self.bar.set_length(length);
+                    self.bar.set_style(steps());
+                }
+                self.bar.set_position(live.step);
+                let mut parts = Vec::new();
+                if live.max_steps.is_none() {
+                    parts.push(format!("step {}", live.step));
+                }
+                if live.epochs > 0 {
+                    parts.push(format!("epoch {}/{}", live.epoch, live.epochs));
+                }
+                parts.extend(live.loss.map(|loss| format!("loss {}", number(loss))));
+                parts.extend(live.val_loss.map(|loss| format!("val {}", number(loss))));
+                parts.extend(live.samples_per_second.map(|r| format!("{} samples/s", rate(r))));
+                parts.extend(live.eta_seconds.and_then(eta).map(|left| format!("ETA {left}")));
+                self.bar.set_message(parts.join("  "));
+            }
+            _ => self.bar.set_message(format!("{state} {}", status.row.reason)),
+        }
+        if state.is_final() {
+            self.bar.finish_and_clear();
+        }
+        Ok(())
+    }
+
+    fn talk(&mut self, text: &str) {
+        self.bar.println(text);
+    }
+}
+
+impl Drop for Bar {
+    fn drop(&mut self) {
+        self.bar.finish_and_clear();
+    }
+}
+
+/// One JSON object a line on stdout.
+#[derive(Debug)]
+pub(crate) struct JsonLines;
+
+impl View for JsonLines {
+    fn status(&mut self, status: &JobStatus) -> Result<(), Failure> {
+        render::json_line(status)
+    }
+
+    fn talk(&mut self, text: &str) {
+        render::talk(text);
+    }
+}

@@ -1,0 +1,205 @@
+//! Jobs, workers and one job's status as text.
+
+use std::fmt::Write as _;
+
+use common::status::{JobRow, JobStatus, RankStatus, TrainerEnd, UnixMillis, WorkerRow};
+use common::units::display_bytes;
+
+use crate::clock;
+use crate::render::table::{Align, number, optional, rate, render};
+
+const JOB_COLUMNS: [(&str, Align); 8] = [
+    ("JOB", Align::Left),
+    ("STATE", Align::Left),
+    ("STEP", Align::Right),
+    ("OF", Align::Right),
+    ("RANKS", Align::Right),
+    ("ATTEMPT", Align::Right),
+    ("AGE", Align::Right),
+    ("REASON", Align::Left),
+];
+
+pub(crate) fn jobs(rows: &[JobRow], now: UnixMillis) -> String {
+    let rows = rows.iter().map(|row| {
+        [
+            row.job_id.to_string(),
+            row.state.to_string(),
+            row.step.to_string(),
+            optional(row.max_steps, |steps| steps.to_string()),
+            if row.world_size == 0 { String::new() } else { row.world_size.to_string() },
+            row.attempt.to_string(),
+            clock::age(now, row.submitted_at),
+            row.reason.clone(),
+        ]
+    });
+    render(&JOB_COLUMNS, rows)
+}
+
+const WORKER_COLUMNS: [(&str, Align); 8] = [
+    ("WORKER", Align::Left),
+    ("STATE", Align::Left),
+    ("ADDRESS", Align::Left),
+    ("DEVICE", Align::Left),
+    ("SLOTS", Align::Right),
+    ("FREE", Align::Right),
+    ("MEMORY", Align::Right),
+    ("JOBS", Align::Left),
+];
+
+pub(crate) fn workers(rows: &[WorkerRow]) -> String {
+    let rows = rows.iter().map(|row| {
+        [
+            row.name.clone(),
+            row.state.clone(),
+            row.address.clone(),
+            row.device.clone(),
+            row.slots.to_string(),
+            row.free_slots.to_string(),
+            display_bytes(row.memory_bytes),
+            row.jobs.iter().map(ToString::to_string).collect::<Vec<_>>().join(","),
+        ]
+    });
+    render(&WORKER_COLUMNS, rows)
+}
+
+/// Everything that `rsctl status` shows.
+pub(crate) fn job(status: &JobStatus, now: UnixMillis) -> String {
+    let mut text = String::new();
+    let mut field = |name: &str, value: &str| {
+        if !value.is_empty() {
+            let _ = writeln!(text, "{name:<18}{value}");
+        }
+    };
+    let row = &status.row;
+    field("job", row.job_id.as_str());
+    field("name", &row.name);
+    field("state", row.state.as_str());
+    field("reason", &row.reason);
+    field("submitted", &format!("{} ago", clock::age(now, row.submitted_at)));
+    field("progress", &progress(status));
+    field("goodput", &status.goodput.map_or_else(String::new, |g| format!("{:.1} %", g * 100.0)));
+    field("output", status.output_dir.as_deref().unwrap_or_default());
+    field("latest checkpoint", status.latest_checkpoint.as_deref().unwrap_or_default());
+    for note in &status.notes {
+        field("note", note);
+    }
+    text.push_str(&attempts(status, now));
+    text.push_str(&ranks(&status.ranks));
+    text.push_str(&failure(status));
+    text
+}
+
+/// `step 120/400, epoch 2/10, loss 0.123400, 4120 samples/s, 12s left`.
+pub(crate) fn progress(status: &JobStatus) -> String {
+    let Some(live) = &status.live else { return String::new() };
+    let mut parts = vec![match live.max_steps {
+        Some(steps) => format!("step {}/{steps}", live.step),
+        None => format!("step {}", live.step),
+    }];
+    if live.epochs > 0 {
+        parts.push(format!("epoch {}/{}", live.epoch, live.epochs));
+    }
+    parts.extend(live.loss.map(|loss| format!("loss {}", number(loss))));
+    parts.extend(live.val_loss.map(|loss| format!("val {}", number(loss))));
+    if !status.row.state.is_final() {
+        parts.extend(live.samples_per_second.map(|speed| format!("{} samples/s", rate(speed))));
+        parts.extend(live.eta_seconds.and_then(eta).map(|left| format!("{left} left")));
+    }
+    parts.join(", ")
+}
+
+/// A time to go as text; None where the number makes no sense.
+pub(crate) fn eta(seconds: f64) -> Option<String> {
+    std::time::Duration::try_from_secs_f64(seconds).ok().map(clock::short)
+}
+
+fn attempts(status: &JobStatus, now: UnixMillis) -> String {
+    const COLUMNS: [(&str, Align); 5] = [
+        ("ATTEMPT", Align::Right),
+        ("STATE", Align::Left),
+        ("RANKS", Align::Right),
+        ("TOOK", Align::Right),
+        ("REASON", Align::Left),
+    ];
+    if status.attempts.is_empty() {
+        return String::new();
+    }
+    let rows = status.attempts.iter().map(|attempt| {
+        [
+            attempt.attempt.to_string(),
+            attempt.state.to_string(),
+            attempt.world_size.to_string(),
+            clock::age(attempt.ended_at.unwrap_or(now), attempt.started_at),
+            attempt.reason.clone(),
+        ]
+    });
+    format!("\n{}", render(&COLUMNS, rows))
+}
+
+fn ranks(ranks: &[RankStatus]) -> String {
+    const COLUMNS: [(&str, Align); 5] = [
+        ("RANK", Align::Right),
+        ("WORKER", Align::Left),
+        ("SLOTS", Align::Left),
+        ("PID", Align::Right),
+        ("STATE", Align::Left),
+    ];
+    if ranks.is_empty() {
+        return String::new();
+    }
+    let rows = ranks.iter().map(|rank| {
+        [
+            rank.rank.to_string(),
+            rank.worker.clone(),
+            rank.slots.iter().map(ToString::to_string).collect::<Vec<_>>().join(","),
+            optional(rank.pid, |pid| pid.to_string()),
+            rank.end.as_ref().map_or_else(|| rank.state.clone(), end),
+        ]
+    });
+    format!("\n{}", render(&COLUMNS, rows))
+}
+
+/// How a trainer ended, in words.
+fn end(end: &TrainerEnd) -> String {
+    match end {
+        TrainerEnd::Finished => "finished".to_owned(),
+        TrainerEnd::Stopped => "stopped".to_owned(),
+        TrainerEnd::Failed { failure } => match failure.step {
+            Some(step) => format!("failed at step {step}: {}", failure.message),
+            None => format!("failed: {}", failure.message),
+        },
+        TrainerEnd::Panicked { message, place } => format!("panicked at {place}: {message}"),
+        TrainerEnd::Killed { signal, core_dumped } => {
+            let core = if *core_dumped { ", core dumped" } else { "" };
+            format!("killed by signal {signal}{core}")
+        }
+        TrainerEnd::Exited { code } => format!("exited with code {code}"),
+        TrainerEnd::Lost => "lost with its worker".to_owned(),
+    }
+}
+
+/// Why a job failed, with the guilty rank's last lines.
+fn failure(status: &JobStatus) -> String {
+    let Some(failure) = &status.failure else { return String::new() };
+    let mut text = format!("\nfailure{}: {}\n", place(status), failure.message);
+    text.push_str(&last_lines(status));
+    text
+}
+
+/// ` on rank 1 of node-a`; empty where nobody is guilty.
+pub(crate) fn place(status: &JobStatus) -> String {
+    let Some(failure) = &status.failure else { return String::new() };
+    match (failure.rank, &failure.worker) {
+        (Some(rank), Some(worker)) => format!(" on rank {rank} ({worker})"),
+        (Some(rank), None) => format!(" on rank {rank}"),
+        (None, Some(worker)) => format!(" on {worker}"),
+        (None, None) => String::new(),
+    }
+}
+
+/// What the guilty rank wrote last, quoted.
+pub(crate) fn last_lines(status: &JobStatus) -> String {
+    let lines = status.failure.as_ref().map_or(&[][..], |failure| &failure.last_lines);
+    let quoted: String = lines.iter().map(|line| format!("\n  | {line}")).collect();
+    if quoted.is_empty() { quoted } else { format!("last lines{}:{quoted}", place(status)) }
+}

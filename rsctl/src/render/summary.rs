@@ -1,0 +1,123 @@
+//! The end of a run in words.
+
+use std::fmt::Write as _;
+
+use common::status::{JobStatus, Summary, TestResult};
+use common::units::display_bytes;
+
+use crate::clock;
+use crate::render::table::{number, rate};
+
+/// What `run` and `watch` print when a job has ended; empty where it never trained.
+pub(crate) fn render(status: &JobStatus) -> String {
+    let mut text = String::new();
+    if let Some(summary) = &status.summary {
+        training(&mut text, summary);
+        validation(&mut text, summary);
+        if let Some(test) = &summary.test {
+            test_part(&mut text, test);
+        }
+        health(&mut text, summary);
+        effort(&mut text, summary);
+    }
+    if let Some(folder) = &status.output_dir {
+        let _ = writeln!(text, "Output: {folder}");
+    }
+    if let Some(checkpoint) = &status.latest_checkpoint {
+        let _ = writeln!(text, "Latest Checkpoint: {checkpoint}");
+    }
+    text
+}
+
+fn training(text: &mut String, summary: &Summary) {
+    text.push_str("Training Summary:\n");
+    line(text, "Initial Loss", summary.initial_loss.map(number));
+    line(text, "Final Loss", summary.final_loss.map(number));
+    line(text, "Loss Reduction", summary.loss_reduction_percent.map(percent));
+    text.push('\n');
+}
+
+fn validation(text: &mut String, summary: &Summary) {
+    let Some(best) = summary.best_val_loss else { return };
+    text.push_str("Validation Summary:\n");
+    line(text, "Initial Val Loss", summary.initial_val_loss.map(number));
+    let step = summary.best_val_step.map_or_else(String::new, |step| format!(" (step {step})"));
+    line(text, "Best Val Loss", Some(number(best) + &step));
+    line(text, "Val Loss Reduction", summary.val_loss_reduction_percent.map(percent));
+    text.push('\n');
+    if let Some(quality) = &summary.quality {
+        let bound = match quality.as_str() {
+            "Excellent" => "! (MSE < 0.05)",
+            "Good" => " (MSE < 0.1)",
+            "Fair" => " (MSE < 0.2)",
+            _ => "",
+        };
+        let _ = writeln!(text, "Model Quality: {quality}{bound}\n");
+    }
+}
+
+fn test_part(text: &mut String, test: &TestResult) {
+    let _ = writeln!(text, "Test (best weights, {} samples, the data's own units):", test.samples);
+    let against = if test.naive_mae > 0.0 {
+        let better = (1.0 - test.mae / test.naive_mae) * 100.0;
+        let word = if better >= 0.0 { "better" } else { "worse" };
+        format!("; {:.1} % {word}", better.abs())
+    } else {
+        String::new()
+    };
+    let naive =
+        format!("{} (naive last value: {}{against})", number(test.mae), number(test.naive_mae));
+    line(text, "MAE", Some(naive));
+    line(text, "RMSE", Some(number(test.rmse)));
+    line(text, "Loss", Some(number(test.loss)));
+    text.push('\n');
+}
+
+fn health(text: &mut String, summary: &Summary) {
+    let norms = &summary.gradient_norms;
+    let _ = writeln!(
+        text,
+        "Gradient Norms: {} healthy, {} exploding, {} vanishing, {} other steps; max {}",
+        norms.healthy,
+        norms.exploding,
+        norms.vanishing,
+        norms.other,
+        number(norms.max)
+    );
+}
+
+fn effort(text: &mut String, summary: &Summary) {
+    let took = std::time::Duration::try_from_secs_f64(summary.duration_seconds).unwrap_or_default();
+    let took = if took.as_secs() < 60 {
+        format!("{:.1}s", took.as_secs_f64())
+    } else {
+        clock::short(took)
+    };
+    let early = if summary.stopped_early { ", stopped early" } else { "" };
+    let _ = writeln!(
+        text,
+        "Trained: {} steps, {} epochs in {took}, {} samples/s{early}",
+        summary.steps,
+        summary.epochs,
+        rate(summary.samples_per_second)
+    );
+    let _ = writeln!(
+        text,
+        "Ranks: {}, ZeRO stage {}, {}",
+        summary.world_size, summary.zero_stage, summary.precision
+    );
+    let peaks: Vec<String> = summary.peak_rss_bytes.iter().map(|b| display_bytes(*b)).collect();
+    if !peaks.is_empty() {
+        let _ = writeln!(text, "Peak Memory per Rank: {}", peaks.join(", "));
+    }
+}
+
+fn line(text: &mut String, name: &str, value: Option<String>) {
+    if let Some(value) = value {
+        let _ = writeln!(text, "  - {name}: {value}");
+    }
+}
+
+fn percent(value: f64) -> String {
+    format!("{value:.2}%")
+}

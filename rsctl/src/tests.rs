@@ -1,0 +1,7 @@
+//! Claims about the whole command line and about what people see.
+
+mod help;
+mod job;
+mod master;
+mod render;
+mod statuses;

@@ -1,0 +1,38 @@
+use common::exit::ExitCode;
+use common::ids::JobId;
+
+use crate::job::choose;
+
+fn ids() -> Vec<JobId> {
+    ["co2-lstm-ab12cd", "co2-lstm-ab99zz", "sine-x1y2z3"].map(|id| id.parse().unwrap()).into()
+}
+
+#[test]
+fn a_unique_prefix_is_enough() {
+    assert_eq!(choose("sine", &ids()).unwrap().as_str(), "sine-x1y2z3");
+    assert_eq!(choose("co2-lstm-ab1", &ids()).unwrap().as_str(), "co2-lstm-ab12cd");
+}
+
+#[test]
+fn an_ambiguous_prefix_names_the_jobs() {
+    let failure = choose("co2", &ids()).unwrap_err();
+    assert_eq!(failure.code, ExitCode::Failed);
+    assert_eq!(
+        failure.render(),
+        "error: `co2` could be any of 2 jobs\n\n\
+         hint: type more of one of co2-lstm-ab12cd, co2-lstm-ab99zz"
+    );
+}
+
+#[test]
+fn an_unknown_job_names_the_nearest() {
+    let failure = choose("sine-x1y2z4", &ids()).unwrap_err();
+    assert_eq!(failure.code, ExitCode::Failed);
+    assert_eq!(
+        failure.render(),
+        "error: there is no job `sine-x1y2z4`\n\nhint: the nearest are sine-x1y2z3"
+    );
+    let failure = choose("zzz", &[]).unwrap_err();
+    assert!(failure.render().ends_with("hint: `rsctl jobs` lists them"), "{}", failure.render());
+    assert!(choose("", &ids()).is_err(), "nothing is not a prefix of everything");
+}
