@@ -1,13 +1,12 @@
 //! The moment at which a checkpoint comes to be: its manifest gets its name.
 
-use std::io;
-
 use crate::disk::{self, Existing, Staged};
 use crate::error::Error;
 use crate::fence::{Fence, Locked};
 use crate::manifest::{MANIFEST_FILE, Manifest};
 use crate::root::{Found, Root};
 use crate::shard;
+use crate::sweep;
 
 impl Root {
     /// Publishes a checkpoint whose shards all ranks wrote (rank 0, the last step of a save).
@@ -44,9 +43,6 @@ impl Root {
         let locked = Locked::take(self.path())?;
         locked.check(fence)?;
         let is_mine = |generation| generation == fence.generation;
-        match crate::sweep::clear_uncommitted(&folder, is_mine) {
-            Err(Error::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => Ok(()),
-            other => other.map(|_| ()),
-        }
+        sweep::clear_uncommitted(&folder, is_mine).map(|_| ())
     }
 }

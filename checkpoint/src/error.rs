@@ -130,8 +130,8 @@ pub enum Error {
     NameTwice { name: String },
     #[error("no checkpoint `{asked}` under `{}`; there are: {have}", root.display())]
     NoSuchCheckpoint { asked: String, root: PathBuf, have: String },
-    #[error("checkpoint root `{}` does not exist", path.display())]
-    NoRoot { path: PathBuf },
+    #[error("folder `{}` does not exist", path.display())]
+    NoFolder { path: PathBuf },
     #[error("checkpoint root `{}` has more than {limit} entries", path.display())]
     TooManyEntries { path: PathBuf, limit: usize },
 }

@@ -72,6 +72,9 @@ impl Manifest {
     pub fn read(folder: &Path) -> Result<Self, Error> {
         let bytes = match disk::read_small(folder, MANIFEST_FILE, MAX_MANIFEST) {
             Err(Error::Defective { path, defect: Defect::Missing { .. } }) => {
+                if !folder.exists() {
+                    return Err(Error::NoFolder { path });
+                }
                 return Err(Error::Defective { path, defect: Defect::NoManifest });
             }
             other => other?,

@@ -49,7 +49,7 @@ impl Root {
             Resume::Never => Ok(Resolution::strict(Vec::new())),
             Resume::Auto => match self.list() {
                 Ok(listing) => Ok(Resolution::tolerant(listing)),
-                Err(Error::NoRoot { .. }) => Ok(Resolution::strict(Vec::new())),
+                Err(Error::NoFolder { .. }) => Ok(Resolution::strict(Vec::new())),
                 Err(error) => Err(error),
             },
             Resume::Latest => {
@@ -75,9 +75,9 @@ impl Root {
                 })
                 .map(only),
             Resume::Step(step) => match Found::at(&self.folder(*step)) {
-                Err(Error::Defective { defect: Defect::NoManifest, .. }) => {
-                    self.pick(&tag(*step), |_| None).map(only)
-                }
+                Err(
+                    Error::NoFolder { .. } | Error::Defective { defect: Defect::NoManifest, .. },
+                ) => self.pick(&tag(*step), |_| None).map(only),
                 result => result.map(only),
             },
             Resume::Path(path) => at_path(path).map(only),
@@ -107,19 +107,15 @@ fn at_path(path: &Path) -> Result<Found, Error> {
         Err(error @ Error::Defective { defect: Defect::NoManifest, .. }) => error,
         result => return result,
     };
-    let root = Root::open(&path.display().to_string())?;
-    match root.list() {
-        Ok(listing) if !listing.whole.is_empty() => {
-            let have = names(listing.whole.iter().map(|found| found.tag.clone()));
-            Err(Error::NoSuchCheckpoint {
-                asked: "the root itself".to_owned(),
-                root: path.to_owned(),
-                have,
-            })
-        }
-        Err(missing @ Error::NoRoot { .. }) => Err(missing),
-        _ => Err(error),
-    }
+    let have = match Root::at(path).list() {
+        Ok(listing) if !listing.whole.is_empty() => listing.whole,
+        _ => return Err(error),
+    };
+    Err(Error::NoSuchCheckpoint {
+        asked: "the folder itself".to_owned(),
+        root: path.to_owned(),
+        have: names(have.into_iter().map(|found| found.tag)),
+    })
 }
 
 impl Incomplete {

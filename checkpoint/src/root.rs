@@ -170,6 +170,11 @@ impl Root {
         Ok(Self { path: local_path(path_or_url)? })
     }
 
+    /// As [`Root::open`], of what is a path already.
+    pub fn at(path: &Path) -> Self {
+        Self { path: path.to_owned() }
+    }
+
     pub fn path(&self) -> &Path {
         &self.path
     }
@@ -279,7 +284,7 @@ impl Root {
     /// The entries with a UTF-8 name; ours all have one.
     pub(crate) fn entries(&self) -> Result<Vec<Entry>, Error> {
         let error = |source: io::Error| match source.kind() {
-            io::ErrorKind::NotFound => Error::NoRoot { path: self.path.clone() },
+            io::ErrorKind::NotFound => Error::NoFolder { path: self.path.clone() },
             _ => failed("list", &self.path)(source),
         };
         let mut entries = Vec::new();
@@ -323,6 +328,7 @@ fn look(entry: &Entry, step: u64) -> Result<Option<Found>, Error> {
             expected: format!("{step} as in the folder's name"),
         }),
         Ok(found) => Ok(Some(found)),
+        Err(Error::NoFolder { .. }) => Ok(None),
         Err(Error::Defective { path, defect }) => {
             if !path.is_dir() {
                 return Ok(None);

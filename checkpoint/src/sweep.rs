@@ -45,6 +45,8 @@ pub(crate) fn clear_uncommitted(
     let listed: Option<HashSet<ShardName>> = match Manifest::read(folder) {
         Ok(manifest) => Some(manifest.shards.iter().map(|shard| shard.file).collect()),
         Err(Error::Defective { defect: Defect::NoManifest, .. }) => None,
+        // No rank got as far as its folder, or another process was faster.
+        Err(Error::NoFolder { .. }) => return Ok(Vec::new()),
         // A damaged manifest may still help a person: nothing in its folder is touched.
         Err(Error::Defective { .. }) => return Ok(Vec::new()),
         Err(error) => return Err(error),

@@ -20,6 +20,8 @@ pub enum TensorKind {
     ExpAvgSq,
     /// State of the model that is not trained.
     Buffer,
+    /// The parameter's weight at the best validation, where that is not the present one.
+    Best,
 }
 
 impl TensorKind {
@@ -29,6 +31,7 @@ impl TensorKind {
             Self::ExpAvg => "exp_avg",
             Self::ExpAvgSq => "exp_avg_sq",
             Self::Buffer => "buffer",
+            Self::Best => "best",
         }
     }
 }

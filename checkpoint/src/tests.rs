@@ -1,1 +1,11 @@
 //! Tests of the room, through its public surface.
+
+mod crash;
+mod damage;
+mod fence;
+mod fixture;
+mod format;
+mod resharding;
+mod resolve;
+mod retention;
+mod root;

@@ -1,0 +1,167 @@
+//! A4, A6: at most one generation of a job can commit, and a checkpoint is never replaced.
+
+use std::sync::Barrier;
+use std::thread;
+
+use super::fixture::{Fixture, fence, manifest, names, shard_path, write};
+use crate::{Error, Manifest};
+
+#[test]
+fn an_older_generation_is_superseded_and_changes_nothing() {
+    let mut fixture = Fixture::new();
+    let late = fixture.write(10, 2);
+    fixture.raise(2);
+    let error = fixture.root.commit(&late).unwrap_err();
+    assert!(error.is_superseded(), "{error}");
+    assert!(error.to_string().contains("generation 2 of job job-a"), "{error}");
+    assert!(fixture.tags().is_empty());
+    let shards: Vec<_> = late.shards.iter().map(|entry| entry.file.to_string()).collect();
+    assert_eq!(names(&fixture.root.folder(10)), shards, "nothing temporary is left");
+
+    let old = fence("job-a", 1);
+    assert!(fixture.root.raise_generation(&old).unwrap_err().is_superseded());
+    assert!(fixture.root.sweep(&old).unwrap_err().is_superseded());
+    assert!(fixture.root.discard(10, &old).unwrap_err().is_superseded());
+    assert!(fixture.root.set_aside_newer(None, &old).unwrap_err().is_superseded());
+    let found = fixture.save(11, 1);
+    let plan = crate::retention::Plan { keep: Vec::new(), remove: vec![found.tag] };
+    assert!(fixture.root.prune(&plan, Some(&old)).unwrap_err().is_superseded());
+    assert_eq!(fixture.tags(), ["step-00000011"]);
+    assert_eq!(fixture.root.generation().unwrap(), Some(fence("job-a", 2)));
+}
+
+#[test]
+fn both_generations_shards_lie_side_by_side_and_the_newer_commits() {
+    let mut fixture = Fixture::new();
+    fixture.write(10, 2);
+    fixture.raise(2);
+    let found = fixture.save(10, 2);
+    assert_eq!(names(&found.path).len(), 5);
+    assert!(crate::verify(&found.path).unwrap().is_sound());
+}
+
+#[test]
+fn a_commit_before_the_generation_was_raised_is_refused() {
+    let fixture = Fixture::new();
+    let next = fence("job-a", 2);
+    let manifest = write(&fixture.root, &next, 1, 1).unwrap();
+    let error = fixture.root.commit(&manifest).unwrap_err();
+    assert!(matches!(error, Error::NotRaised { .. }), "{error}");
+}
+
+#[test]
+fn another_job_takes_a_root_over() {
+    let fixture = Fixture::new();
+    fixture.save(1, 1);
+    let other = fence("job-b", 1);
+    fixture.root.raise_generation(&other).unwrap();
+    let late = fixture.write(2, 1);
+    assert!(fixture.root.commit(&late).unwrap_err().is_superseded());
+    let own = write(&fixture.root, &other, 3, 1).unwrap();
+    fixture.root.commit(&own).unwrap();
+    assert_eq!(fixture.tags(), ["step-00000003", "step-00000001"]);
+}
+
+#[test]
+fn raising_twice_to_the_same_generation_is_harmless() {
+    let fixture = Fixture::new();
+    fixture.root.raise_generation(&fixture.fence).unwrap();
+    assert_eq!(fixture.root.generation().unwrap().as_ref(), Some(&fixture.fence));
+}
+
+#[test]
+fn a_broken_fence_is_named_and_nothing_commits() {
+    let fixture = Fixture::new();
+    let manifest = fixture.write(1, 1);
+    fs_err::write(fixture.root.path().join("generation"), "7\n").unwrap();
+    let error = fixture.root.commit(&manifest).unwrap_err();
+    assert!(error.chain().contains("`generation`"), "{}", error.chain());
+    assert!(fixture.tags().is_empty());
+}
+
+#[test]
+fn of_two_racing_commits_exactly_one_is_the_checkpoint() {
+    for round in 0..20 {
+        let fixture = Fixture::new();
+        let shards = fixture.write(1, 1).shards;
+        let barrier = Barrier::new(2);
+        let attempt = |seed: u64| {
+            let manifest = Manifest { seed, ..manifest(&fixture.fence, 1, shards.clone()) };
+            barrier.wait();
+            fixture.root.commit(&manifest).map(|_| seed)
+        };
+        let results = thread::scope(|scope| {
+            let racers = [1, 2].map(|seed| scope.spawn(move || attempt(seed)));
+            racers.map(|racer| racer.join().unwrap())
+        });
+        let winners: Vec<_> = results.iter().flatten().collect();
+        assert_eq!(winners.len(), 1, "round {round}: {results:?}");
+        let lost = results.iter().find_map(|result| result.as_ref().err()).unwrap();
+        assert!(matches!(lost, Error::AlreadyCommitted { .. }), "{lost}");
+        let folder = fixture.root.folder(1);
+        assert_eq!(Manifest::read(&folder).unwrap().seed, *winners[0]);
+        assert_eq!(names(&folder).len(), 2, "no temporary file is left");
+    }
+}
+
+#[test]
+fn a_raise_racing_a_commit_leaves_it_whole_or_refused() {
+    for _ in 0..20 {
+        let fixture = Fixture::new();
+        let manifest = fixture.write(1, 1);
+        let barrier = Barrier::new(2);
+        let (committed, seen) = thread::scope(|scope| {
+            let commit = scope.spawn(|| {
+                barrier.wait();
+                fixture.root.commit(&manifest)
+            });
+            barrier.wait();
+            fixture.root.raise_generation(&fence("job-a", 2)).unwrap();
+            // What the new generation sees once it has raised is final.
+            let seen = fixture.tags();
+            (commit.join().unwrap(), seen)
+        });
+        match committed {
+            Ok(_) => assert_eq!(seen, ["step-00000001"]),
+            Err(error) => {
+                assert!(error.is_superseded(), "{error}");
+                assert!(seen.is_empty());
+            }
+        }
+        assert_eq!(fixture.tags(), seen);
+    }
+}
+
+#[test]
+fn racing_raises_end_at_the_highest() {
+    for _ in 0..10 {
+        let fixture = Fixture::new();
+        let barrier = Barrier::new(3);
+        thread::scope(|scope| {
+            for generation in [4, 2, 3] {
+                let (root, barrier) = (&fixture.root, &barrier);
+                scope.spawn(move || {
+                    barrier.wait();
+                    match root.raise_generation(&fence("job-a", generation)) {
+                        Err(error) if !error.is_superseded() => panic!("{error}"),
+                        _ => {}
+                    }
+                });
+            }
+        });
+        assert_eq!(fixture.root.generation().unwrap(), Some(fence("job-a", 4)));
+    }
+}
+
+#[test]
+fn a_committed_step_cannot_be_committed_again() {
+    let mut fixture = Fixture::new();
+    let found = fixture.save(1, 1);
+    let bytes = fs_err::read(shard_path(&found, 0)).unwrap();
+    let again = manifest(&fixture.fence, 1, Manifest::read(&found.path).unwrap().shards);
+    assert!(matches!(fixture.root.commit(&again), Err(Error::AlreadyCommitted { .. })));
+    fixture.raise(2);
+    let error = write(&fixture.root, &fixture.fence, 1, 1).unwrap_err();
+    assert!(matches!(error, Error::AlreadyCommitted { .. }));
+    assert_eq!(fs_err::read(shard_path(&found, 0)).unwrap(), bytes);
+}
