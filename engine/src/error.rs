@@ -44,6 +44,24 @@ pub enum Error {
     Thread { name: &'static str, source: std::io::Error },
     #[error("the {name} thread has ended before its time")]
     ThreadEnded { name: &'static str },
+    #[error("{operation}")]
+    Checkpoint { operation: &'static str, source: checkpoint::Error },
+    #[error(
+        "checkpoint.layout = \"shared\", but the root `{}` is not shared by all ranks: {ranks}; \
+         give a root that every node mounts, or set checkpoint.layout = \"auto\"",
+        root.display()
+    )]
+    RootNotShared { root: PathBuf, ranks: String },
+    #[error(
+        "checkpoint `{}` is of another model: it has {found} where the job needs {expected} for \
+         {tensor}",
+        path.display()
+    )]
+    OtherModel { path: PathBuf, tensor: String, found: String, expected: String },
+    #[error("read the training state of checkpoint `{}`", path.display())]
+    TrainState { path: PathBuf, source: serde_json::Error },
+    #[error("agree with the other ranks on the checkpoints")]
+    Wire(#[from] crate::save::wire::Error),
     #[error("save the checkpoint of step {step}")]
     Save { step: u64, source: crate::save::SaveError },
     #[error("a checkpoint is being written for {after:?}: the file system hangs")]
@@ -53,6 +71,12 @@ pub enum Error {
 impl Error {
     pub(crate) fn torch(operation: &'static str) -> impl FnOnce(TchError) -> Self {
         move |source| Self::Torch { operation, source }
+    }
+
+    pub(crate) fn checkpoint(
+        operation: &'static str,
+    ) -> impl FnOnce(checkpoint::Error) -> Self {
+        move |source| Self::Checkpoint { operation, source }
     }
 
     pub(crate) fn communication(
@@ -75,7 +99,13 @@ impl Error {
             Self::NotFinite { .. } => FailureKind::NotFinite,
             Self::Plan(_) => FailureKind::Configuration,
             Self::Data(_) | Self::DifferentData { .. } => FailureKind::Data,
-            Self::Save { .. } | Self::SaveHangs { .. } => FailureKind::Checkpoint,
+            Self::Wire(_) => FailureKind::Communication,
+            Self::RootNotShared { .. } | Self::OtherModel { .. } => FailureKind::Configuration,
+            Self::Save { source, .. } if source.is_communication() => FailureKind::Communication,
+            Self::Checkpoint { .. }
+            | Self::TrainState { .. }
+            | Self::Save { .. }
+            | Self::SaveHangs { .. } => FailureKind::Checkpoint,
             Self::Output { .. }
             | Self::EffectiveJob { .. }
             | Self::Monitor(_)
@@ -90,7 +120,9 @@ impl Error {
 
     fn step(&self) -> Option<u64> {
         match self {
-            Self::Communication { step, .. } | Self::NotFinite { step, .. } => Some(*step),
+            Self::Communication { step, .. }
+            | Self::NotFinite { step, .. }
+            | Self::Save { step, .. } => Some(*step),
             _ => None,
         }
     }

@@ -50,6 +50,7 @@ pub struct Model {
 
 /// What a forward pass is for.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "made once per pass and never stored")]
 pub enum Pass {
     Evaluate,
     /// Dropout draws its masks from this stream (`rng::dropout`).

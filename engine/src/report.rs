@@ -20,8 +20,6 @@ use crate::report::recorder::{Record, Recorder};
 
 mod recorder;
 
-pub(crate) use recorder::MAX_QUEUED;
-
 /// Memory changes slowly and costs a read of /proc.
 const MEMORY_INTERVAL: Duration = Duration::from_secs(1);
 

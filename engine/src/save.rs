@@ -22,7 +22,6 @@ mod root;
 mod thread;
 pub(crate) mod wire;
 
-pub(crate) use copy::BEST_PREFIX;
 pub(crate) use resume::resume;
 pub(crate) use root::{Root, Start, open};
 pub(crate) use thread::{SaveError, SaveThread, Saved};

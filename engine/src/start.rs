@@ -67,7 +67,7 @@ fn prepare(context: RankContext) -> Result<Prepared, Error> {
     };
     let root = save::open(start, &mut votes)?;
     let resumed = save::resume(&root, &spec.checkpoint.resume, &mut zero, &mut votes)?;
-    root.notes().chain(resumed.notes).for_each(|note| report.note(note));
+    root.note().into_iter().chain(resumed.notes).for_each(|note| report.note(note));
     let state = resumed.state;
     report.open_files(
         &run_dir,

@@ -1,5 +1,8 @@
 //! The room through its public surface: whole runs with the ranks as threads of one process.
 
+mod failures;
 mod numerics;
 pub(crate) mod ranks;
+mod resume;
 pub(crate) mod spec;
+mod stages;

@@ -1,55 +1,50 @@
 //! This rank's part of the state, copied at a step boundary, so that training can go on.
 
+use checkpoint::{DataType, SliceMeta, TensorKind};
+
 use crate::zero::{StateKind, Zero};
 
-/// Names of the best weights in a checkpoint start with it; what follows is the parameter's name.
-pub(crate) const BEST_PREFIX: &str = "best/";
-
-/// What one piece of a copy belongs to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Kind {
-    State(StateKind),
-    /// Weights of the best validation.
-    Best,
-}
-
-/// Consecutive elements of one flattened tensor.
-#[derive(Debug, Clone, PartialEq)]
-pub(super) struct Piece {
-    pub(super) kind: Kind,
-    /// The parameter's.
-    pub(super) name: String,
-    pub(super) shape: Vec<u64>,
-    pub(super) offset: u64,
-    pub(super) values: Vec<f32>,
-}
-
+/// Slices with their values.
 #[derive(Debug)]
-pub(crate) struct StateCopy {
-    pub(super) pieces: Vec<Piece>,
-}
+pub(crate) struct StateCopy(Vec<(SliceMeta, Vec<f32>)>);
 
 impl StateCopy {
-    /// Every rank copies what it owns; all ranks together copy everything once.
+    /// Every rank copies what it owns; all ranks together copy everything once. `best` are the
+    /// weights of the best validation, where they are not the present ones.
     pub(super) fn of(zero: &Zero, best: Option<&[Vec<f32>]>) -> Self {
-        let mut pieces = Vec::new();
+        let mut slices = Vec::new();
         for slice in zero.owned() {
-            let mut push = |kind: Kind, values: &[f32]| {
-                pieces.push(Piece {
-                    kind,
+            let mut push = |kind: TensorKind, values: &[f32]| {
+                let meta = SliceMeta {
                     name: zero.name(slice.parameter).to_owned(),
-                    shape: zero.shape(slice.parameter).iter().map(|d| *d as u64).collect(),
+                    kind,
+                    dtype: DataType::F32,
+                    global_shape: zero.shape(slice.parameter).iter().map(|d| *d as u64).collect(),
                     offset: slice.offset as u64,
-                    values: values.to_vec(),
-                });
+                    len: slice.len as u64,
+                };
+                slices.push((meta, values.to_vec()));
             };
             for kind in StateKind::ALL {
-                push(Kind::State(kind), zero.read(kind, &slice));
+                push(tensor_kind(kind), zero.read(kind, &slice));
             }
             if let Some(best) = best {
-                push(Kind::Best, zero.read_from(best, &slice));
+                push(TensorKind::Best, zero.read_from(best, &slice));
             }
         }
-        Self { pieces }
+        Self(slices)
+    }
+
+    pub(super) fn as_bytes(&self) -> Vec<(SliceMeta, &[u8])> {
+        let bytes = |values| bytemuck::cast_slice::<f32, u8>(values);
+        self.0.iter().map(|(meta, values)| (meta.clone(), bytes(values))).collect()
+    }
+}
+
+pub(super) fn tensor_kind(kind: StateKind) -> TensorKind {
+    match kind {
+        StateKind::Parameter => TensorKind::Parameter,
+        StateKind::ExpAvg => TensorKind::ExpAvg,
+        StateKind::ExpAvgSq => TensorKind::ExpAvgSq,
     }
 }

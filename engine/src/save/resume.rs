@@ -1,5 +1,229 @@
-//! stub
-use super::*;
+//! Where a run continues, and the state from there on every rank, whatever world and stage saved
+//! it.
+//!
+//! Promise: rank 0 decides, after it has read every byte; all ranks load the same checkpoint.
+//! Refusal: a checkpoint of another model is an error that names the first tensor that differs.
+
+use std::path::PathBuf;
+
+use checkpoint::{DataType, Reader, Selected, TensorKind};
 use collectives::Communicator;
-pub(crate) struct Resumed { pub(crate) state: State, pub(crate) best_weights: Option<Vec<Vec<f32>>>, pub(crate) notes: Vec<String>, pub(crate) is_from_root: bool }
-pub(crate) fn resume(_r: &Root, _h: &common::spec::Resume, _z: &mut Zero, _c: &mut Communicator) -> Result<Resumed, Error> { Ok(Resumed { state: State::default(), best_weights: None, notes: vec![], is_from_root: false }) }
+use common::spec::Resume;
+use serde::{Deserialize, Serialize};
+
+use crate::error::Error;
+use crate::save::copy::tensor_kind;
+use crate::save::{Root, wire};
+use crate::train::State;
+use crate::zero::{StateKind, Zero};
+
+/// Where a run starts.
+#[derive(Debug)]
+pub(crate) struct Resumed {
+    pub(crate) state: State,
+    /// The weights of the best validation, where there was one and they are known.
+    pub(crate) best_weights: Option<Vec<Vec<f32>>>,
+    /// The checkpoint lies under the root: its step need not be saved again.
+    pub(crate) is_from_root: bool,
+    pub(crate) notes: Vec<String>,
+}
+
+/// Rank 0's choice.
+#[derive(Debug, Serialize, Deserialize)]
+struct Choice {
+    /// None: start anew.
+    folder: Option<PathBuf>,
+    state: State,
+    /// Of the manifest's shards: another folder under the same path is not taken for this one.
+    hashes: Vec<String>,
+    has_best: bool,
+    is_from_root: bool,
+    notes: Vec<String>,
+}
+
+/// Collective. Fills `zero` with the chosen checkpoint.
+pub(crate) fn resume(
+    root: &Root,
+    resume: &Resume,
+    zero: &mut Zero,
+    communicator: &mut Communicator,
+) -> Result<Resumed, Error> {
+    let choice = if root.rank == 0 { Some(choose(root, resume, zero)?) } else { None };
+    let choice: Choice = wire::broadcast(communicator, choice.as_ref())?;
+    let Choice { folder, state, hashes, has_best, is_from_root, mut notes } = choice;
+    let mut best_weights = None;
+    if let Some(folder) = folder {
+        let reader = Reader::open(&folder).ok().filter(|reader| shard_hashes(reader) == hashes);
+        let everybody_reads = wire::gather(communicator, &reader.is_some())?.into_iter().all(|r| r);
+        let mut source = match reader {
+            Some(reader) if everybody_reads => Source::Folder(reader),
+            reader => Source::RankZero(reader.filter(|_| root.rank == 0), communicator),
+        };
+        load(zero, &mut source)?;
+        best_weights = match state.best {
+            Some(best) if best.step == state.step => Some(zero.snapshot()),
+            Some(_) if has_best => Some(load_best(zero, &mut source)?),
+            _ => None,
+        };
+        let from = folder.display();
+        notes.push(format!("resumed at step {} from `{from}`", state.step));
+    }
+    Ok(Resumed { state, best_weights, is_from_root, notes })
+}
+
+fn choose(root: &Root, resume: &Resume, zero: &Zero) -> Result<Choice, Error> {
+    let resolution =
+        root.root.resolve(resume).map_err(Error::checkpoint("find the checkpoint to resume"))?;
+    let Selected { checkpoint, skipped } =
+        resolution.select().map_err(Error::checkpoint("check the checkpoint to resume"))?;
+    let passed_over = skipped.into_iter().map(|skipped| {
+        format!("checkpoint `{}` was passed over: {}", skipped.path.display(), skipped.reason)
+    });
+    let mut notes: Vec<String> = passed_over.collect();
+    let is_from_root = checkpoint.as_ref().is_some_and(|f| f.path == root.root.folder(f.step));
+    let step = checkpoint.as_ref().filter(|_| is_from_root).map(|found| found.step);
+    let choice = match checkpoint {
+        None => Choice {
+            folder: None,
+            state: State::default(),
+            hashes: Vec::new(),
+            has_best: false,
+            is_from_root,
+            notes: Vec::new(),
+        },
+        Some(found) => {
+            let reader =
+                Reader::open(&found.path).map_err(Error::checkpoint("open the checkpoint"))?;
+            check_tensors(&reader, zero)?;
+            let state = serde_json::from_value(reader.manifest().train_state.clone());
+            Choice {
+                state: state
+                    .map_err(|source| Error::TrainState { path: found.path.clone(), source })?,
+                hashes: shard_hashes(&reader),
+                has_best: reader.tensor(TensorKind::Best, zero.name(0)).is_some(),
+                folder: Some(found.path),
+                is_from_root,
+                notes: Vec::new(),
+            }
+        }
+    };
+    let aside = root
+        .root
+        .set_aside_newer(step, &root.fence)
+        .map_err(Error::checkpoint("set newer checkpoints aside"))?;
+    if !aside.is_empty() {
+        let names = aside.iter().map(|path| path.display().to_string()).collect::<Vec<_>>();
+        notes.push(format!("checkpoints of another history were set aside: {}", names.join(", ")));
+    }
+    Ok(Choice { notes, ..choice })
+}
+
+fn shard_hashes(reader: &Reader) -> Vec<String> {
+    reader.manifest().shards.iter().map(|shard| shard.blake3.clone()).collect()
+}
+
+/// The checkpoint has this model's parameters and no others, each with its moments.
+fn check_tensors(reader: &Reader, zero: &Zero) -> Result<(), Error> {
+    let differs = |tensor: String, found: String, expected: String| {
+        let path = reader.folder().to_owned();
+        Err(Error::OtherModel { path, tensor, found, expected })
+    };
+    for kind in StateKind::ALL.map(tensor_kind) {
+        for parameter in 0..zero.num_parameters() {
+            let name = zero.name(parameter);
+            let shape: Vec<u64> = zero.shape(parameter).iter().map(|d| *d as u64).collect();
+            let expected = format!("shape {shape:?}");
+            match reader.tensor(kind, name) {
+                Some(row) if row.dtype == DataType::F32 && row.shape == shape => {}
+                Some(row) => {
+                    let found = format!("{} of shape {:?}", row.dtype, row.shape);
+                    return differs(format!("{kind} `{name}`"), found, expected);
+                }
+                None => return differs(format!("{kind} `{name}`"), "none".to_owned(), expected),
+            }
+        }
+    }
+    let is_known = |name: &str| (0..zero.num_parameters()).any(|index| zero.name(index) == name);
+    match reader.tensors().into_iter().find(|row| !is_known(&row.name)) {
+        Some(row) => differs(format!("`{}`", row.name), "it".to_owned(), "none".to_owned()),
+        None => Ok(()),
+    }
+}
+
+/// Where this rank gets tensors from.
+enum Source<'a> {
+    /// Each rank reads what it holds.
+    Folder(Reader),
+    /// Some rank cannot: rank 0, which alone has the reader, reads and sends whole tensors.
+    RankZero(Option<Reader>, &'a mut Communicator),
+}
+
+impl Source<'_> {
+    /// Elements of one tensor, which has `len`, at each of `ranges`.
+    fn fill(
+        &mut self,
+        (kind, name): (TensorKind, &str),
+        len: usize,
+        parts: &mut [(usize, &mut [f32])],
+    ) -> Result<(), Error> {
+        let read = |reader: &Reader, from: usize, values: &mut [f32]| {
+            let range = from as u64..(from + values.len()) as u64;
+            reader
+                .read_into(kind, name, range, bytemuck::cast_slice_mut(values))
+                .map_err(Error::checkpoint("read the checkpoint"))
+        };
+        match self {
+            Self::Folder(reader) => {
+                parts.iter_mut().try_for_each(|(from, values)| read(reader, *from, values))
+            }
+            Self::RankZero(reader, communicator) => {
+                let mut whole = vec![0.0; len];
+                if let Some(reader) = reader {
+                    read(reader, 0, &mut whole)?;
+                }
+                communicator
+                    .broadcast(bytemuck::cast_slice_mut(&mut whole), 0)
+                    .map_err(Error::communication("send the checkpoint to all ranks", 0))?;
+                for (from, values) in parts {
+                    values.copy_from_slice(&whole[*from..*from + values.len()]);
+                }
+                Ok(())
+            }
+        }
+    }
+}
+
+fn load(zero: &mut Zero, source: &mut Source<'_>) -> Result<(), Error> {
+    for kind in StateKind::ALL {
+        let held = zero.held(kind);
+        for parameter in 0..zero.num_parameters() {
+            let len = zero.shape(parameter).iter().product::<i64>() as usize;
+            let name = zero.name(parameter).to_owned();
+            // Every rank asks for every tensor, also where it holds none of it: with
+            // `Source::RankZero` each is a collective (A7).
+            let mut values: Vec<(usize, Vec<f32>)> = held
+                .iter()
+                .filter(|slice| slice.parameter == parameter)
+                .map(|slice| (slice.offset, vec![0.0; slice.len]))
+                .collect();
+            let mut parts: Vec<(usize, &mut [f32])> =
+                values.iter_mut().map(|(from, values)| (*from, values.as_mut_slice())).collect();
+            source.fill((tensor_kind(kind), &name), len, &mut parts)?;
+            let slices = held.iter().filter(|slice| slice.parameter == parameter);
+            for (slice, (_, values)) in slices.zip(&values) {
+                zero.write(kind, slice).copy_from_slice(values);
+            }
+        }
+    }
+    Ok(())
+}
+
+fn load_best(zero: &Zero, source: &mut Source<'_>) -> Result<Vec<Vec<f32>>, Error> {
+    let mut best = zero.snapshot();
+    for slice in zero.held(StateKind::Parameter) {
+        let values = &mut best[slice.bucket][slice.shard_offset..][..slice.len];
+        let name = zero.name(slice.parameter);
+        source.fill((TensorKind::Best, name), slice.len, &mut [(slice.offset, values)])?;
+    }
+    Ok(best)
+}

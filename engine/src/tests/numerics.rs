@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use checkpoint::{Reader, TensorKind};
 use common::spec::{JobSpec, Resume};
 
 use super::ranks::Attempt;
@@ -34,6 +35,7 @@ fn fifty_steps_equal_torch_at_every_world_and_stage() {
             let what = format!("{name}, world {world}, stage {stage}");
             check_losses(&what, &fixture, &heard.losses.lock().unwrap());
             check_rows(&what, &fixture, dir.path());
+            check_weights(&what, &fixture, &dir.path().join("checkpoints/step-00000050"));
             let summary = outcome.summary.unwrap();
             assert_eq!((summary.steps, summary.world_size), (50, world), "{what}");
         }
@@ -71,3 +73,22 @@ fn read_csv(path: &Path) -> Vec<Vec<f64>> {
     text.lines().skip(1).map(numbers).collect()
 }
 
+fn check_weights(what: &str, fixture: &Fixture, checkpoint: &Path) {
+    let reader = Reader::open(checkpoint).unwrap();
+    for (name, expected) in fixture.final_weights() {
+        let expected = Vec::<f32>::try_from(expected.flatten(0, -1)).unwrap();
+        let ours = read(&reader, TensorKind::Parameter, &name, expected.len());
+        let scale = expected.iter().fold(0.0_f32, |most, value| most.max(value.abs()));
+        for (ours, theirs) in ours.iter().zip(&expected) {
+            let error = f64::from((ours - theirs).abs() / scale);
+            assert!(error < TOLERANCE, "{what}: `{name}`: {ours} is not {theirs}");
+        }
+    }
+}
+
+fn read(reader: &Reader, kind: TensorKind, name: &str, len: usize) -> Vec<f32> {
+    let mut values = vec![0.0_f32; len];
+    let bytes = bytemuck::cast_slice_mut(&mut values);
+    reader.read_into(kind, name, 0..len as u64, bytes).unwrap();
+    values
+}

@@ -52,6 +52,8 @@ pub(crate) struct Attempt {
     /// One folder for all ranks, or one each (nodes that share no disk).
     pub(crate) run_dirs: Vec<PathBuf>,
     pub(crate) stop_after: Option<u64>,
+    /// One rank whose job differs, as a file on its node would make it.
+    pub(crate) of_rank: Option<(u32, fn(&mut JobSpec))>,
 }
 
 /// How it went, by rank.
@@ -64,16 +66,11 @@ pub(crate) struct Ended {
 impl Attempt {
     pub(crate) fn new(spec: JobSpec, world: u32, run_dir: &Path) -> Self {
         let run_dirs = vec![run_dir.to_owned(); world as usize];
-        Self { spec, world, generation: 1, run_dirs, stop_after: None }
+        Self { spec, world, generation: 1, run_dirs, stop_after: None, of_rank: None }
     }
 
     pub(crate) fn generation(mut self, generation: u64) -> Self {
         self.generation = generation;
-        self
-    }
-
-    pub(crate) fn stop_after(mut self, step: u64) -> Self {
-        self.stop_after = Some(step);
         self
     }
 
@@ -99,8 +96,12 @@ impl Attempt {
     }
 
     fn run_rank(&self, rank: u32, mesh: &Mesh, heard: &Arc<Heard>) -> Result<Outcome, Error> {
+        let mut spec = self.spec.clone();
+        if let Some((_, change)) = self.of_rank.filter(|(changed, _)| *changed == rank) {
+            change(&mut spec);
+        }
         let outcome = crate::run(RankContext {
-            spec: self.spec.clone(),
+            spec,
             job_id: "test-abc123".parse().unwrap(),
             attempt: AttemptId(self.generation as u32),
             generation: Generation(self.generation),

@@ -1,0 +1,237 @@
+//! Stopping, resuming, and what a checkpoint must hold for the run to be the same.
+
+use std::path::Path;
+
+use common::spec::{DataSource, EarlyStopping, Layout, Missing, Normalization, Resume, Validate};
+use common::status::Summary;
+
+use super::ranks::{Attempt, Heard};
+use super::spec;
+use crate::Error;
+use crate::fixture;
+
+/// With a test part, dropout, accumulation, a short last batch and a schedule: all that a run can
+/// remember.
+fn job() -> spec::Builder {
+    spec::job().batch(14, 5).epochs(4).stage(2).drop_last(false).with(|spec| {
+        spec.model.num_layers = 2;
+        spec.model.dropout = 0.3;
+        spec.data.source = DataSource::Csv {
+            path: fixture::path("series.csv"),
+            columns: vec!["load".to_owned(), "heat".to_owned()],
+            targets: vec!["load".to_owned()],
+            header: true,
+            split: [0.5, 0.25, 0.25],
+            normalization: Normalization::Standard,
+            missing: Missing::Error,
+        };
+        spec.training.optimizer.learning_rate = 0.05;
+        spec.training.validate = Validate::EverySteps(3);
+        spec.training.early_stopping = Some(EarlyStopping { patience: 1000, min_delta: 0.0 });
+        spec.training.schedule = common::spec::Schedule::WarmupCosineLr {
+            warmup_min_ratio: 0.0,
+            cos_min_ratio: 0.1,
+            warmup_steps: 5,
+            shape: common::spec::WarmupShape::Linear,
+            total_steps: None,
+        };
+    })
+}
+
+/// All of a summary that does not depend on the clock.
+fn timeless(summary: &Summary) -> Summary {
+    Summary {
+        samples_per_second: 0.0,
+        duration_seconds: 0.0,
+        peak_rss_bytes: Vec::new(),
+        checkpoint_stall_seconds: 0.0,
+        world_size: 0,
+        zero_stage: 0,
+        ..summary.clone()
+    }
+}
+
+fn losses(heard: &Heard) -> Vec<f64> {
+    heard.losses.lock().unwrap().clone()
+}
+
+fn notes(heard: &Heard) -> String {
+    heard.notes.lock().unwrap().join("\n")
+}
+
+#[test]
+fn a_resumed_run_is_the_uninterrupted_one_bit_for_bit() {
+    for world in [1, 2] {
+        let whole = tempfile::tempdir().unwrap();
+        let (outcome, heard) = Attempt::new(job().build(), world, whole.path()).run().unwrap();
+        let (expected, expected_losses) = (outcome.summary.unwrap(), losses(&heard));
+        assert!(expected.test.is_some() && expected.steps > 10);
+
+        let parts = tempfile::tempdir().unwrap();
+        let mut seen = Vec::new();
+        for (generation, stop) in [(1, Some(4)), (2, Some(9)), (3, None)] {
+            let mut attempt = Attempt::new(job().build(), world, parts.path());
+            attempt.stop_after = stop;
+            let (outcome, heard) = attempt.generation(generation).run().unwrap();
+            assert_eq!(outcome.stopped, stop.is_some());
+            assert_eq!(outcome.summary.as_ref().unwrap().cancelled, stop.is_some());
+            seen.extend(losses(&heard));
+            if stop.is_none() {
+                assert_eq!(timeless(outcome.summary.as_ref().unwrap()), timeless(&expected));
+            }
+        }
+        assert_eq!(seen, expected_losses, "world {world}");
+        let rows = |dir: &Path| {
+            let text = fs_err::read_to_string(dir.join("metrics/validation.csv")).unwrap();
+            text.lines().map(str::to_owned).collect::<Vec<_>>()
+        };
+        assert_eq!(rows(parts.path()), rows(whole.path()));
+    }
+}
+
+/// Any world and stage loads what any other saved (section 7), within the tolerance of A12.
+#[test]
+fn another_world_and_stage_continues_the_run() {
+    let whole = tempfile::tempdir().unwrap();
+    let (_, heard) = Attempt::new(job().build(), 1, whole.path()).run().unwrap();
+    let expected = losses(&heard);
+    let parts = tempfile::tempdir().unwrap();
+    let mut seen = Vec::new();
+    let plan = [(1, 3, 2, Some(4)), (2, 1, 0, Some(8)), (3, 2, 1, Some(12)), (4, 2, 0, None)];
+    for (generation, world, stage, stop) in plan {
+        // Dropout draws by rank, so that another world would train on other masks.
+        let spec = job().stage(stage).with(|spec| spec.model.dropout = 0.0).build();
+        let mut attempt = Attempt::new(spec, world, parts.path()).generation(generation);
+        attempt.stop_after = stop;
+        seen.extend(losses(&attempt.run().unwrap().1));
+    }
+    let dry = job().with(|spec| spec.model.dropout = 0.0).build();
+    let dir = tempfile::tempdir().unwrap();
+    let (_, heard) = Attempt::new(dry, 1, dir.path()).run().unwrap();
+    let dry_losses = losses(&heard);
+    assert_eq!(seen.len(), expected.len());
+    for (seen, expected) in seen.iter().zip(&dry_losses) {
+        assert!((seen - expected).abs() < 2e-5 * expected, "{seen} is not {expected}");
+    }
+}
+
+#[test]
+fn ranks_without_a_common_disk_send_their_shards_and_get_them_back() {
+    let (first, second) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let attempt = |generation, stop| {
+        let mut attempt = Attempt::new(job().build(), 2, first.path()).generation(generation);
+        attempt.run_dirs[1] = second.path().join("elsewhere");
+        attempt.stop_after = stop;
+        attempt.run().unwrap()
+    };
+    let (_, heard) = attempt(1, Some(6));
+    let mut seen = losses(&heard);
+    assert!(notes(&heard).contains("rank 1 on worker `worker-1` cannot use it"), "{heard:?}");
+    assert!(!second.path().join("elsewhere/checkpoints").exists());
+    let rows = heard.checkpoints.lock().unwrap();
+    assert!(rows.iter().all(|(row, _)| row.worker.as_deref() == Some("worker-0") && row.durable));
+    let (outcome, heard) = attempt(2, None);
+    seen.extend(losses(&heard));
+    let whole = tempfile::tempdir().unwrap();
+    let (expected, heard) = Attempt::new(job().build(), 2, whole.path()).run().unwrap();
+    assert_eq!(seen, losses(&heard));
+    let (found, expected) = (outcome.summary.unwrap(), expected.summary.unwrap());
+    assert_eq!(timeless(&found), timeless(&expected));
+}
+
+#[test]
+fn a_shared_layout_that_is_not_shared_is_refused_with_the_worker() {
+    let (first, second) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let spec = job().with(|spec| spec.checkpoint.layout = Layout::Shared).build();
+    let mut attempt = Attempt::new(spec, 2, first.path());
+    attempt.run_dirs[1] = second.path().to_owned();
+    for outcome in attempt.run().outcomes {
+        let error = outcome.unwrap_err();
+        assert!(matches!(error, Error::RootNotShared { .. }), "{error:?}");
+        assert!(error.to_string().contains("rank 1 on worker `worker-1`"), "{error}");
+    }
+}
+
+#[test]
+fn a_corrupt_shard_is_named_and_the_next_older_checkpoint_is_used() {
+    let dir = tempfile::tempdir().unwrap();
+    let builder = || job().with(|spec| spec.checkpoint.every_steps = Some(2));
+    let mut attempt = Attempt::new(builder().build(), 2, dir.path());
+    attempt.stop_after = Some(5);
+    let (_, heard) = attempt.run().unwrap();
+    let newest = heard.checkpoints.lock().unwrap().last().unwrap().0.clone();
+    let shard = Path::new(&newest.path).join("rank-00001-of-00002.g1.safetensors");
+    let mut bytes = fs_err::read(&shard).unwrap();
+    let last = bytes.len() - 1;
+    bytes[last] ^= 1;
+    fs_err::write(&shard, bytes).unwrap();
+
+    let strict = builder().with(|spec| spec.checkpoint.resume = Resume::Latest).build();
+    let ended = Attempt::new(strict, 2, dir.path()).generation(2).run();
+    let errors: Vec<_> = ended.outcomes.into_iter().map(Result::unwrap_err).collect();
+    let message = errors[0].failure().message;
+    assert!(message.contains("rank-00001-of-00002.g1.safetensors"), "{message}");
+
+    let attempt = Attempt::new(builder().build(), 2, dir.path()).generation(3);
+    let (_, heard) = attempt.run().unwrap();
+    let said = notes(&heard);
+    assert!(said.contains("was passed over") && said.contains("rank-00001-of-00002"), "{said}");
+    assert!(said.contains("resumed at step"), "{said}");
+}
+
+#[test]
+fn a_finished_run_resumes_to_its_summary_without_a_step() {
+    let dir = tempfile::tempdir().unwrap();
+    let (first, heard) = Attempt::new(job().build(), 2, dir.path()).run().unwrap();
+    assert!(!losses(&heard).is_empty());
+    let again = Attempt::new(job().build(), 2, dir.path()).generation(2);
+    let (second, heard) = again.run().unwrap();
+    assert!(losses(&heard).is_empty());
+    assert_eq!(timeless(&second.summary.unwrap()), timeless(&first.summary.unwrap()));
+}
+
+#[test]
+fn another_model_is_refused_with_the_tensor() {
+    let dir = tempfile::tempdir().unwrap();
+    Attempt::new(job().build(), 1, dir.path()).run().unwrap();
+    let spec = job().with(|spec| spec.model.hidden_size = 9).build();
+    let ended = Attempt::new(spec, 1, dir.path()).generation(2).run();
+    let error = ended.outcomes.into_iter().next().unwrap().unwrap_err();
+    assert!(matches!(error, Error::OtherModel { .. }), "{error:?}");
+    assert!(error.to_string().contains("`lstm.weight_ih_l0`"), "{error}");
+}
+
+#[test]
+fn a_newer_generation_ends_the_older_attempt() {
+    let dir = tempfile::tempdir().unwrap();
+    Attempt::new(job().build(), 1, dir.path()).generation(5).run().unwrap();
+    let ended = Attempt::new(job().build(), 1, dir.path()).generation(4).run();
+    let error = ended.outcomes.into_iter().next().unwrap().unwrap_err();
+    assert!(error.failure().message.contains("superseded"), "{error:?}");
+}
+
+#[test]
+fn retention_keeps_the_last_and_the_best() {
+    let dir = tempfile::tempdir().unwrap();
+    let spec = job()
+        .with(|spec| {
+            spec.checkpoint.every_steps = Some(3);
+            spec.checkpoint.every_epochs = None;
+            spec.checkpoint.keep_last = 2;
+            spec.checkpoint.keep_best = 1;
+        })
+        .build();
+    let (outcome, heard) = Attempt::new(spec, 2, dir.path()).run().unwrap();
+    let best = outcome.summary.unwrap().best_val_step.unwrap();
+    let root = checkpoint::Root::at(&dir.path().join("checkpoints"));
+    let left: Vec<u64> = root.list().unwrap().whole.iter().map(|found| found.step).collect();
+    let rows = heard.checkpoints.lock().unwrap();
+    let committed: Vec<u64> = rows.iter().map(|(row, _)| row.step).collect();
+    let mut expected: Vec<u64> = committed.iter().rev().take(2).copied().collect();
+    if !expected.contains(&best) {
+        expected.push(best);
+    }
+    assert_eq!(left, expected, "of {committed:?}, best {best}");
+    let removed = rows.iter().map(|(_, removed)| removed.len()).sum::<usize>();
+    assert_eq!(removed, committed.len() - left.len());
+}
