@@ -31,8 +31,9 @@ impl Machine {
         let Some(due) = self.live.wake_at else { return };
         let slept = now.uptime.saturating_sub(due);
         if slept > SLEPT {
+            let heard_by = now.uptime + self.config.lease;
             for worker in self.live.workers.values_mut() {
-                worker.deadline += slept;
+                worker.deadline = worker.deadline.max(heard_by);
             }
         }
     }

@@ -1,0 +1,189 @@
+use std::time::Duration;
+
+use expect_test::expect;
+
+use common::ids::Generation;
+use common::status::{CheckpointRow, FailureKind, JobState, Live, TrainerEnd};
+
+use super::world::{World, check, id, key, peer, spec};
+use crate::coordinator::WorkerMessage;
+
+#[test]
+fn the_rank_table_goes_to_every_node_once_when_all_ranks_listen() {
+    let mut w = World::new(&[("a", 1), ("b", 1)]);
+    w.submit(spec("job", Some(2)));
+    w.take();
+    w.ready("job", 1);
+    assert_eq!(w.take(), "");
+    assert_eq!(w.reason("job"), "2 ranks: a (0), b (1); waiting for these ranks to start: 0 (a)");
+    w.ready("job", 0);
+    w.running("job", 0);
+    w.running("job", 1);
+    check(
+        &w.take(),
+        &expect![[r#"
+            -> a: rank table job-000000.1 of 2
+            -> b: rank table job-000000.1 of 2
+            persist attempt-running
+        "#]],
+    );
+    assert_eq!(w.state("job"), JobState::Running);
+    assert_eq!(w.reason("job"), "2 ranks: a (0), b (1)");
+}
+
+#[test]
+fn ranks_that_do_not_start_in_time_are_named() {
+    let mut w = World::new(&[("a", 1), ("b", 1)]);
+    w.submit(spec("job", Some(2)));
+    w.ready("job", 0);
+    w.take();
+    w.live_on(Duration::from_secs(31));
+    check(
+        &w.take(),
+        &expect![[r#"
+            persist stop-decided
+            -> a: stop job-000000.1 at once: rendezvous: 1 of 2 ranks did not start within 30 s: 1 (worker `b`)
+            -> b: stop job-000000.1 at once: rendezvous: 1 of 2 ranks did not start within 30 s: 1 (worker `b`)
+        "#]],
+    );
+    w.end("job", 0, TrainerEnd::Stopped);
+    w.end("job", 1, TrainerEnd::Stopped);
+    assert_eq!(w.state("job"), JobState::Failed);
+    let failure = w.machine.ledger().jobs[&id("job")].failure.clone().unwrap();
+    assert_eq!(failure.kind, Some(FailureKind::Start));
+    assert!(failure.message.ends_with("1 (worker `b`)"), "{}", failure.message);
+}
+
+#[test]
+fn ranks_that_do_not_connect_in_time_are_named() {
+    let mut w = World::new(&[("a", 2)]);
+    w.submit(spec("job", Some(2)));
+    w.ready("job", 0);
+    w.ready("job", 1);
+    w.running("job", 1);
+    w.live_on(Duration::from_secs(61));
+    w.end("job", 0, TrainerEnd::Stopped);
+    w.end("job", 1, TrainerEnd::Stopped);
+    assert_eq!(
+        w.reason("job"),
+        "rendezvous: 1 of 2 ranks did not connect to their peers within 60 s: 0 (worker `a`)"
+    );
+}
+
+#[test]
+fn a_job_whose_ranks_all_finish_has_succeeded() {
+    let mut w = World::new(&[("a", 2)]);
+    w.submit(spec("job", Some(2)));
+    w.train("job");
+    w.take();
+    w.end("job", 1, TrainerEnd::Finished);
+    w.end("job", 0, TrainerEnd::Finished);
+    check(
+        &w.take(),
+        &expect![[r#"
+            persist ended(1)
+            -> a: acknowledge end of 1
+            persist ended(0) job-ended(succeeded: finished)
+            -> a: acknowledge end of 0
+        "#]],
+    );
+    let job = &w.machine.ledger().jobs[&id("job")];
+    assert_eq!(job.step, 40, "of the summary");
+    assert!(job.summary.is_some());
+}
+
+#[test]
+fn a_stale_generation_changes_nothing() {
+    let mut w = World::new(&[("a", 1)]);
+    w.submit(spec("job", Some(1)));
+    w.take();
+    let stale = key("job", 0, 0);
+    let (job_id, generation) = (id("job"), Generation(0));
+    let checkpoint = CheckpointRow {
+        tag: "step-00000001".to_owned(),
+        step: 1,
+        path: "/c".to_owned(),
+        world_size: 1,
+        zero_stage: 0,
+        loss: None,
+        bytes: 1,
+        durable: true,
+        pinned: false,
+        worker: None,
+    };
+    let before = w.machine.ledger().clone();
+    for message in [
+        WorkerMessage::TrainerReady { key: stale.clone(), peer: peer(0, "a"), pid: 1 },
+        WorkerMessage::TrainerRunning { key: stale.clone() },
+        WorkerMessage::Progress { job_id: job_id.clone(), generation, live: Live::default() },
+        WorkerMessage::Notes { job_id: job_id.clone(), generation, notes: vec!["n".to_owned()] },
+        WorkerMessage::Checkpoint {
+            job_id: job_id.clone(),
+            generation,
+            checkpoint,
+            removed: vec![],
+        },
+        WorkerMessage::PrepareFailed {
+            job_id,
+            generation,
+            is_configuration: true,
+            message: "m".to_owned(),
+        },
+    ] {
+        w.say("a", message);
+        assert_eq!(w.take(), "");
+    }
+    let mut report = w.report("job", 0, TrainerEnd::Finished);
+    report.key = stale;
+    w.say("a", WorkerMessage::Ended(report));
+    assert_eq!(w.take(), "-> a: acknowledge end of 0\n", "or the worker would report it for ever");
+    assert_eq!(*w.machine.ledger(), before);
+}
+
+#[test]
+fn only_the_worker_that_holds_a_rank_speaks_for_it() {
+    let mut w = World::new(&[("a", 1), ("b", 1)]);
+    w.submit(spec("job", Some(1)));
+    w.train("job");
+    assert_eq!(w.places("job"), ["a"]);
+    let report = w.report("job", 0, TrainerEnd::Finished);
+    w.say("b", WorkerMessage::Ended(report));
+    assert_eq!(w.state("job"), JobState::Running);
+}
+
+#[test]
+fn checkpoints_are_catalogued_and_removed_ones_leave() {
+    let mut w = World::new(&[("a", 1)]);
+    w.submit(spec("job", Some(1)));
+    w.train("job");
+    let commit = |w: &mut World, step: u64, removed: &[&str]| {
+        let tag = format!("step-{step:08}");
+        let checkpoint = CheckpointRow {
+            path: format!("/runs/{tag}"),
+            tag,
+            step,
+            world_size: 1,
+            zero_stage: 0,
+            loss: Some(0.5),
+            bytes: 1,
+            durable: true,
+            pinned: false,
+            worker: None,
+        };
+        let removed = removed.iter().map(|tag| (*tag).to_owned()).collect();
+        let (job_id, generation) = (id("job"), Generation(1));
+        w.say("a", WorkerMessage::Checkpoint { job_id, generation, checkpoint, removed });
+    };
+    commit(&mut w, 10, &[]);
+    commit(&mut w, 20, &[]);
+    w.end("job", 0, TrainerEnd::Finished);
+    // The last commit may be reported after the end.
+    commit(&mut w, 30, &["step-00000010"]);
+    let rows = w.machine.checkpoints(&id("job")).unwrap();
+    let tags: Vec<&str> = rows.iter().map(|row| row.tag.as_str()).collect();
+    assert_eq!(tags, ["step-00000020", "step-00000030"]);
+    assert_eq!(
+        w.machine.ledger().jobs[&id("job")].latest_checkpoint().unwrap().path,
+        "/runs/step-00000030"
+    );
+}

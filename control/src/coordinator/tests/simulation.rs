@@ -1,0 +1,365 @@
+//! A seeded cluster: workers that start, train, fail, restart, lose their streams and come back; a
+//! coordinator that dies; users that submit and cancel; messages that come late or twice. Every
+//! step checks the invariants (see `world`); at the end the trouble stops and every job must come
+//! to its end with nothing left running.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use common::ids::Rank;
+use common::status::{FailureKind, TrainerEnd};
+
+use super::world::{KILLED, World, failed, id, key, peer, spec};
+use crate::coordinator::{
+    CancelMode, ConnectionId, Effect, EndReport, Event, RankKey, RunningTrainer, StopMode,
+    WorkerMessage,
+};
+
+/// Fixed, so that a failure in CI is the same failure here.
+const SEEDS: u64 = 150;
+const STEPS: usize = 400;
+
+/// SplitMix64: enough chance for a test, and the same everywhere.
+struct Dice(u64);
+
+impl Dice {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        z ^ (z >> 31)
+    }
+
+    fn below(&mut self, bound: usize) -> usize {
+        (self.next() % bound as u64) as usize
+    }
+
+    fn one_in(&mut self, odds: usize) -> bool {
+        self.below(odds) == 0
+    }
+}
+
+/// One worker as the protocol sees it.
+#[derive(Default)]
+struct SimWorker {
+    slots: u32,
+    connection: Option<ConnectionId>,
+    trainers: BTreeMap<RankKey, SimTrainer>,
+    unacknowledged: Vec<EndReport>,
+    /// Orders that are on their way; lost with the stream.
+    inbox: Vec<Effect>,
+}
+
+#[derive(Clone, Default)]
+struct SimTrainer {
+    is_ready: bool,
+    has_table: bool,
+    is_running: bool,
+    is_told_to_stop: bool,
+}
+
+struct Sim {
+    world: World,
+    dice: Dice,
+    workers: BTreeMap<String, SimWorker>,
+    jobs: Vec<String>,
+    past: Vec<(String, WorkerMessage)>,
+    is_calm: bool,
+}
+
+impl Sim {
+    fn new(seed: u64) -> Self {
+        let mut dice = Dice(seed);
+        let mut workers = BTreeMap::new();
+        for name in ["a", "b", "c"] {
+            let slots = 1 + dice.below(3) as u32;
+            workers.insert(name.to_owned(), SimWorker { slots, ..SimWorker::default() });
+        }
+        let world = World::new(&[]);
+        Self { world, dice, workers, jobs: Vec::new(), past: Vec::new(), is_calm: false }
+    }
+
+    /// Hands the machine's effects to the workers; checks A4 and A6 on the way.
+    fn route(&mut self, effects: Vec<Effect>) {
+        for effect in effects {
+            let to = match &effect {
+                Effect::StartTrainers { to, .. }
+                | Effect::SendRankTable { to, .. }
+                | Effect::StopJob { to, .. }
+                | Effect::Refuse { to, .. }
+                | Effect::AcknowledgeEnds { to, .. } => *to,
+                Effect::Disconnect { connection, .. } => *connection,
+                _ => continue,
+            };
+            let worker = self.workers.values_mut().find(|w| w.connection == Some(to));
+            let Some(worker) = worker else { continue };
+            match effect {
+                Effect::Disconnect { .. } | Effect::Refuse { .. } => {
+                    worker.connection = None;
+                    worker.inbox.clear();
+                }
+                order => worker.inbox.push(order),
+            }
+        }
+    }
+
+    fn step(&mut self, event: Event) {
+        let effects = self.world.step(event);
+        self.route(effects);
+    }
+
+    fn say(&mut self, name: &str, message: WorkerMessage) {
+        if let Some(connection) = self.workers[name].connection {
+            self.past.push((name.to_owned(), message.clone()));
+            self.step(Event::Worker { connection, message });
+        }
+    }
+
+    fn connect(&mut self, name: &str) {
+        let worker = &self.workers[name];
+        let mut hello = self.world.hello(name, worker.slots);
+        hello.running = worker
+            .trainers
+            .iter()
+            .map(|(key, trainer)| RunningTrainer {
+                key: key.clone(),
+                pid: 1,
+                peer: trainer.is_ready.then(|| peer(key.rank.0, name)),
+                is_running: trainer.is_running,
+            })
+            .collect();
+        hello.unacknowledged.clone_from(&worker.unacknowledged);
+        let connection = ConnectionId(self.world.number());
+        let worker = self.workers.get_mut(name).unwrap();
+        worker.connection = Some(connection);
+        worker.inbox.clear();
+        self.step(Event::Hello { connection, hello: Box::new(hello) });
+    }
+
+    fn disconnect(&mut self, name: &str) {
+        let worker = self.workers.get_mut(name).unwrap();
+        worker.inbox.clear();
+        if let Some(connection) = worker.connection.take() {
+            self.step(Event::Dropped { connection });
+        }
+    }
+
+    /// A worker does one of the things that wait in its inbox.
+    fn obey(&mut self, name: &str) {
+        let worker = self.workers.get_mut(name).unwrap();
+        if worker.inbox.is_empty() {
+            return;
+        }
+        match worker.inbox.remove(0) {
+            Effect::StartTrainers { order, .. } => {
+                for (rank, _) in &order.ranks {
+                    let key = RankKey {
+                        job_id: order.job_id.clone(),
+                        generation: order.generation,
+                        rank: *rank,
+                    };
+                    worker.trainers.entry(key).or_default();
+                }
+                let used = worker.trainers.len();
+                assert!(used <= worker.slots as usize, "A6: {used} trainers on {name}");
+            }
+            Effect::SendRankTable { table, .. } => {
+                for (key, trainer) in &mut worker.trainers {
+                    let is_meant = key.job_id == table.job_id && key.generation == table.generation;
+                    trainer.has_table |= is_meant;
+                }
+            }
+            Effect::StopJob { order, .. } => {
+                for (key, trainer) in &mut worker.trainers {
+                    if key.job_id == order.job_id && key.generation == order.generation {
+                        trainer.is_told_to_stop = true;
+                        assert!(matches!(order.mode, StopMode::Gracefully | StopMode::Abort));
+                    }
+                }
+            }
+            Effect::AcknowledgeEnds { ends, .. } => {
+                worker.unacknowledged.retain(|report| !ends.contains(&report.key));
+            }
+            other => panic!("not for a worker: {other:?}"),
+        }
+    }
+
+    /// One trainer of a worker takes its next step.
+    fn run_trainer(&mut self, name: &str) {
+        let worker = &self.workers[name];
+        if worker.trainers.is_empty() {
+            return;
+        }
+        let place = self.dice.below(worker.trainers.len());
+        let key = worker.trainers.keys().nth(place).unwrap().clone();
+        let trainer = worker.trainers[&key].clone();
+        let mut change = |change: fn(&mut SimTrainer)| {
+            let worker = self.workers.get_mut(name).unwrap();
+            change(worker.trainers.get_mut(&key).unwrap());
+        };
+        if trainer.is_told_to_stop {
+            self.end(name, key, TrainerEnd::Stopped);
+        } else if !trainer.is_ready {
+            change(|trainer| trainer.is_ready = true);
+            let peer = peer(key.rank.0, name);
+            self.say(name, WorkerMessage::TrainerReady { key, peer, pid: 1 });
+        } else if trainer.has_table && !trainer.is_running {
+            change(|trainer| trainer.is_running = true);
+            self.say(name, WorkerMessage::TrainerRunning { key });
+        } else if trainer.is_running {
+            let end = match self.dice.below(if self.is_calm { 1 } else { 8 }) {
+                0..=3 => TrainerEnd::Finished,
+                4 => KILLED,
+                5 => failed(FailureKind::NotFinite, "NaN"),
+                _ => failed(FailureKind::Communication, "a peer vanished"),
+            };
+            self.end(name, key, end);
+        }
+    }
+
+    fn end(&mut self, name: &str, key: RankKey, end: TrainerEnd) {
+        let report = EndReport {
+            key: key.clone(),
+            end,
+            last_lines: vec!["last".to_owned()],
+            summary: None,
+            at: 0,
+        };
+        let worker = self.workers.get_mut(name).unwrap();
+        worker.trainers.remove(&key);
+        worker.unacknowledged.push(report.clone());
+        self.say(name, WorkerMessage::Ended(report));
+    }
+
+    fn user(&mut self) {
+        if self.jobs.len() < 12 && self.dice.one_in(2) {
+            let name = format!("job{}", self.jobs.len());
+            let world = match self.dice.below(4) {
+                0 => None,
+                ranks => Some(ranks as u32),
+            };
+            let mut spec = spec(&name, world);
+            spec.job.priority = self.dice.below(3) as i32;
+            let effects = self.world.submit(spec);
+            self.route(effects);
+            self.jobs.push(name);
+        } else if !self.jobs.is_empty() {
+            let name = self.jobs[self.dice.below(self.jobs.len())].clone();
+            let mode = if self.dice.one_in(2) { CancelMode::Save } else { CancelMode::Now };
+            let effects = self.world.cancel(&name, mode);
+            self.route(effects);
+        }
+    }
+
+    fn pass(&mut self, millis: u64) {
+        self.world.pass(Duration::from_millis(millis));
+        let now = self.world.now;
+        if self.world.machine.next_deadline().is_some_and(|at| at <= now) {
+            self.step(Event::Tick);
+        }
+    }
+
+    fn restart_coordinator(&mut self) {
+        for worker in self.workers.values_mut() {
+            worker.connection = None;
+            worker.inbox.clear();
+        }
+        let effects = self.world.restart();
+        self.route(effects);
+    }
+
+    fn random_worker(&mut self) -> String {
+        let place = self.dice.below(self.workers.len());
+        self.workers.keys().nth(place).unwrap().clone()
+    }
+
+    fn trouble(&mut self) {
+        let name = self.random_worker();
+        match self.dice.below(40) {
+            0 => self.restart_coordinator(),
+            1 => {
+                // The daemon is killed: its trainers die with it, its ends stay on disk.
+                self.disconnect(&name);
+                self.workers.get_mut(&name).unwrap().trainers.clear();
+                self.world.new_life(&name);
+            }
+            2..=4 => self.disconnect(&name),
+            5..=9 if self.workers[&name].connection.is_none() => self.connect(&name),
+            10..=12 => self.user(),
+            13 => {
+                let place = self.dice.below(self.past.len().max(1));
+                // A message comes again, or late.
+                if let Some((name, message)) = self.past.get(place).cloned() {
+                    self.say(&name, message);
+                }
+            }
+            14 => {
+                let job = format!("job{}", self.dice.below(12));
+                let stale = key(&job, 99, 0);
+                self.say(&name, WorkerMessage::TrainerRunning { key: stale });
+            }
+            15..=18 => {
+                let time = 50 + self.dice.below(1500) as u64;
+                self.pass(time);
+            }
+            19..=21 => self.say(&name, WorkerMessage::Heartbeat),
+            22..=32 => self.obey(&name),
+            _ => self.run_trainer(&name),
+        }
+    }
+
+    /// No more trouble: everything must come to its end.
+    fn calm_down(&mut self) {
+        self.is_calm = true;
+        let names: Vec<String> = self.workers.keys().cloned().collect();
+        for _ in 0..400 {
+            for name in &names {
+                if self.workers[name].connection.is_none() {
+                    self.connect(name);
+                }
+                self.say(name, WorkerMessage::Heartbeat);
+                while !self.workers[name].inbox.is_empty() {
+                    self.obey(name);
+                }
+                for _ in 0..3 {
+                    self.run_trainer(name);
+                }
+            }
+            self.pass(250);
+        }
+        let slots: u32 = self.workers.values().map(|w| w.slots).sum();
+        for job in &self.jobs {
+            let Some(state) = self.world.machine.ledger().jobs.get(&id(job)) else { continue };
+            let asked = state.submission.spec.resources.world_size.unwrap_or(1);
+            let state = state.state;
+            assert!(state.is_final() || asked > slots, "{job} is {state} for ever");
+        }
+        for (name, worker) in &self.workers {
+            let left: Vec<(&RankKey, Rank)> =
+                worker.trainers.keys().map(|key| (key, key.rank)).collect();
+            assert!(left.is_empty(), "{left:?} still run on {name}");
+            assert!(worker.unacknowledged.is_empty(), "ends on {name} are not acknowledged");
+        }
+        for row in self.world.machine.workers() {
+            assert_eq!(row.free_slots, row.slots, "slots of {} leaked", row.name);
+        }
+    }
+}
+
+#[test]
+fn whatever_happens_the_invariants_hold_and_every_job_ends() {
+    for seed in 0..SEEDS {
+        let run = std::panic::catch_unwind(|| {
+            let mut sim = Sim::new(seed);
+            for _ in 0..STEPS {
+                sim.trouble();
+            }
+            sim.calm_down();
+        });
+        if let Err(panic) = run {
+            eprintln!("seed={seed}");
+            std::panic::resume_unwind(panic);
+        }
+    }
+}

@@ -1,0 +1,436 @@
+//! A small cluster around one machine. Every step checks that what is durable comes first (A2),
+//! that a replay of it gives the same ledger (A3), that no slot is held twice (A6) and that final
+//! states stay (A13).
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use expect_test::Expect;
+use uuid::Uuid;
+
+use common::ids::{Generation, Incarnation, JobId, Rank, WorkerId};
+use common::spec::{self, JobSpec};
+use common::status::{FailureKind, JobState, Summary, TrainerEnd, TrainerFailure};
+
+use crate::coordinator::{
+    CancelMode, Chance, Config, ConnectionId, Effect, EndReport, Event, Ledger, Machine, Now, Peer,
+    RankKey, Record, RunningTrainer, StopMode, Submission, Ticket, Token, WorkerHello,
+    WorkerMessage,
+};
+
+pub(super) struct World {
+    pub(super) machine: Machine,
+    pub(super) now: Duration,
+    /// What a store would hold: records that went through JSON.
+    shadow: Ledger,
+    connections: BTreeMap<String, ConnectionId>,
+    incarnations: BTreeMap<String, u64>,
+    next_number: u64,
+    log: String,
+}
+
+/// The real numbers, and few enough jobs that the bound on them is tested.
+fn config() -> Config {
+    Config { max_final_jobs: 20, ..Config::default() }
+}
+
+struct FixedChance;
+
+impl Chance for FixedChance {
+    fn token(&mut self) -> Token {
+        Token([7; 16])
+    }
+}
+
+pub(super) fn check(log: &str, expect: &Expect) {
+    expect.assert_eq(log);
+}
+
+pub(super) fn id(job: &str) -> JobId {
+    format!("{job}-000000").parse().unwrap()
+}
+
+pub(super) fn key(job: &str, generation: u64, rank: u32) -> RankKey {
+    RankKey { job_id: id(job), generation: Generation(generation), rank: Rank(rank) }
+}
+
+pub(super) fn uuid_of(worker: &str) -> Uuid {
+    let mut bytes = [0; 16];
+    for (to, from) in bytes.iter_mut().zip(worker.bytes()) {
+        *to = from;
+    }
+    Uuid::from_bytes(bytes)
+}
+
+pub(super) fn failed(kind: FailureKind, message: &str) -> TrainerEnd {
+    let failure = TrainerFailure { kind, step: Some(7), message: message.to_owned() };
+    TrainerEnd::Failed { failure }
+}
+
+pub(super) const KILLED: TrainerEnd = TrainerEnd::Killed { signal: 9, core_dumped: false };
+
+/// A job of `world` ranks, or of all idle slots.
+pub(super) fn spec(name: &str, world: Option<u32>) -> JobSpec {
+    let json = r#"{
+        "job": {"name": "", "seed": 1, "priority": 0, "output-dir": "/runs",
+                "collective-timeout": "30s"},
+        "resources": {"device": "auto", "threads-per-rank": 1, "transport": "auto"},
+        "model": {"kind": "lstm", "hidden-size": 8, "num-layers": 1, "dropout": 0.0,
+                  "head-dropout": 0.0, "bidirectional": false},
+        "data": {"source": {"kind": "sine", "samples": 64, "validation-samples": 16, "noise": 0.1},
+                 "window": 5, "horizon": 1, "shuffle": true, "drop-last": true},
+        "training": {"epochs": 1, "validate": "never",
+            "batch": {"batch-size": {"value": 32, "origin": "test"}, "mismatch": "adapt"},
+            "optimizer": {"kind": "adamw", "learning-rate": 0.001, "betas": [0.9, 0.999],
+                          "eps": 1e-8, "weight-decay": 0.0, "decoupled-decay": true,
+                          "bias-correction": true},
+            "schedule": {"kind": "constant"}, "gradient-clipping": 1.0,
+            "precision": {"asked": "fp32", "effective": "fp32"}},
+        "zero": {"stage": 0, "overlap-comm": false, "reduce-bucket-size": 1,
+                 "allgather-bucket-size": 1},
+        "checkpoint": {"keep-last": 2, "keep-best": 1, "async": false, "resume": "never",
+                       "layout": "auto"},
+        "monitor": {"tensorboard": false, "csv": false}
+    }"#;
+    let mut spec: JobSpec = serde_json::from_str(json).unwrap();
+    spec.job.name = name.to_owned();
+    spec.resources.world_size = world;
+    spec
+}
+
+pub(super) fn with_batch(mut spec: JobSpec, batch_size: u64) -> JobSpec {
+    let origin = "test".to_owned();
+    spec.training.batch.batch_size = Some(spec::Sourced { value: batch_size, origin });
+    spec
+}
+
+impl World {
+    pub(super) fn new(workers: &[(&str, u32)]) -> Self {
+        let mut world = Self {
+            machine: Machine::new(config(), Ledger::default()),
+            now: Duration::from_secs(1000),
+            shadow: Ledger::default(),
+            connections: BTreeMap::new(),
+            incarnations: BTreeMap::new(),
+            next_number: 0,
+            log: String::new(),
+        };
+        world.step(Event::Started);
+        for (name, slots) in workers {
+            world.join(name, *slots);
+        }
+        world.take();
+        world
+    }
+
+    pub(super) fn step(&mut self, event: Event) -> Vec<Effect> {
+        let finals = self.finals();
+        let now = Now { uptime: self.now, unix: self.now.as_millis() as u64 };
+        let effects = self.machine.step(event, now, &mut FixedChance);
+        for (index, effect) in effects.iter().enumerate() {
+            if let Effect::Persist(records) = effect {
+                assert_eq!(index, 0, "A2: durable first: {effects:#?}");
+                records.iter().for_each(|record| self.keep(record));
+            }
+            self.tell(effect);
+        }
+        assert_eq!(*self.machine.ledger(), self.shadow, "A3: the replay differs");
+        self.check_slots();
+        for (job_id, state) in finals {
+            let after = self.machine.ledger().jobs.get(&job_id).map(|job| job.state);
+            assert!(after.is_none_or(|after| after == state), "A13: {job_id} left {state}");
+        }
+        effects
+    }
+
+    fn keep(&mut self, record: &Record) {
+        let stored = serde_json::to_string(record).unwrap();
+        self.shadow.apply(&serde_json::from_str(&stored).unwrap());
+    }
+
+    fn finals(&self) -> Vec<(JobId, JobState)> {
+        let jobs = self.machine.ledger().jobs.iter();
+        jobs.filter(|(_, j)| j.state.is_final()).map(|(id, j)| (id.clone(), j.state)).collect()
+    }
+
+    fn check_slots(&self) {
+        let mut taken = BTreeSet::new();
+        for (job_id, job) in &self.machine.ledger().jobs {
+            let Some(attempt) = job.open_attempt() else { continue };
+            for (rank, placed) in attempt.unfinished() {
+                for slot in &placed.slots {
+                    let is_free = taken.insert((placed.worker.uuid, *slot));
+                    assert!(is_free, "A6: slot {slot} of {rank} of {job_id} is held twice");
+                }
+            }
+        }
+    }
+
+    /// The coordinator dies and comes back from what was durable.
+    pub(super) fn restart(&mut self) -> Vec<Effect> {
+        let snapshot = serde_json::to_string(&self.shadow).unwrap();
+        let ledger: Ledger = serde_json::from_str(&snapshot).unwrap();
+        self.machine = Machine::new(config(), ledger);
+        self.connections.clear();
+        self.step(Event::Started)
+    }
+
+    /// What was done since the last call.
+    pub(super) fn take(&mut self) -> String {
+        std::mem::take(&mut self.log)
+    }
+
+    pub(super) fn pass(&mut self, time: Duration) {
+        self.now += time;
+    }
+
+    /// Lets time pass in which every connected worker gives its heartbeats, ticking when due.
+    pub(super) fn live_on(&mut self, time: Duration) {
+        let end = self.now + time;
+        while self.now < end {
+            self.now = end.min(self.now + Duration::from_millis(500));
+            let connections: Vec<ConnectionId> = self.connections.values().copied().collect();
+            for connection in connections {
+                self.step(Event::Worker { connection, message: WorkerMessage::Heartbeat });
+            }
+            if self.machine.next_deadline().is_some_and(|at| at <= self.now) {
+                self.step(Event::Tick);
+            }
+        }
+    }
+
+    /// Time passes, then a tick. The shell comes back at each deadline on the way.
+    pub(super) fn tick_after(&mut self, time: Duration) {
+        let end = self.now + time;
+        while let Some(at) = self.machine.next_deadline().filter(|at| *at <= end) {
+            self.now = at.max(self.now);
+            self.step(Event::Tick);
+        }
+        self.now = end;
+    }
+
+    pub(super) fn number(&mut self) -> u64 {
+        self.next_number += 1;
+        self.next_number
+    }
+
+    pub(super) fn hello(&self, name: &str, slots: u32) -> WorkerHello {
+        let incarnation = Incarnation(self.incarnations.get(name).copied().unwrap_or(1));
+        WorkerHello {
+            id: WorkerId { uuid: uuid_of(name), incarnation },
+            name: name.to_owned(),
+            advertise: "127.0.0.1".to_owned(),
+            slots,
+            device: "cpu".to_owned(),
+            memory_bytes: 1 << 30,
+            version: "0.1.0".to_owned(),
+            hostname: "host".to_owned(),
+            running: Vec::new(),
+            unacknowledged: Vec::new(),
+        }
+    }
+
+    pub(super) fn send_hello(&mut self, hello: WorkerHello) -> ConnectionId {
+        let connection = ConnectionId(self.number());
+        self.connections.insert(hello.name.clone(), connection);
+        self.step(Event::Hello { connection, hello: Box::new(hello) });
+        connection
+    }
+
+    pub(super) fn join(&mut self, name: &str, slots: u32) -> ConnectionId {
+        self.send_hello(self.hello(name, slots))
+    }
+
+    /// The worker's daemon was restarted: its next hello is of a new life.
+    pub(super) fn new_life(&mut self, name: &str) {
+        *self.incarnations.entry(name.to_owned()).or_insert(1) += 1;
+    }
+
+    pub(super) fn connection(&self, name: &str) -> ConnectionId {
+        self.connections[name]
+    }
+
+    pub(super) fn drop_stream(&mut self, name: &str) {
+        let connection = self.connections.remove(name).unwrap();
+        self.step(Event::Dropped { connection });
+    }
+
+    pub(super) fn say(&mut self, worker: &str, message: WorkerMessage) -> Vec<Effect> {
+        let connection = self.connection(worker);
+        self.step(Event::Worker { connection, message })
+    }
+
+    pub(super) fn submit(&mut self, spec: JobSpec) -> Vec<Effect> {
+        let job_id = id(&spec.job.name);
+        let request_id = spec.job.name.clone();
+        self.submit_as(job_id, request_id, spec)
+    }
+
+    pub(super) fn submit_as(
+        &mut self,
+        job_id: JobId,
+        request_id: String,
+        spec: JobSpec,
+    ) -> Vec<Effect> {
+        let ticket = Ticket(self.number());
+        let submission =
+            Submission { request_id, spec, job_toml: "[job]".to_owned(), uploads: BTreeMap::new() };
+        self.step(Event::Submit { ticket, job_id, submission: Box::new(submission) })
+    }
+
+    pub(super) fn cancel(&mut self, job: &str, mode: CancelMode) -> Vec<Effect> {
+        let ticket = Ticket(self.number());
+        self.step(Event::Cancel { ticket, job_id: id(job), mode })
+    }
+
+    /// Worker names of the newest attempt's ranks.
+    pub(super) fn places(&self, job: &str) -> Vec<String> {
+        let attempt = self.machine.ledger().jobs[&id(job)].attempt();
+        attempt.map_or(Vec::new(), |a| a.ranks.iter().map(|r| r.worker_name.clone()).collect())
+    }
+
+    pub(super) fn generation(&self, job: &str) -> u64 {
+        self.machine.ledger().jobs[&id(job)].attempt().unwrap().generation.0
+    }
+
+    pub(super) fn ready(&mut self, job: &str, rank: u32) {
+        let worker = self.places(job)[rank as usize].clone();
+        let key = key(job, self.generation(job), rank);
+        let message =
+            WorkerMessage::TrainerReady { key, peer: peer(rank, &worker), pid: 100 + rank };
+        self.say(&worker, message);
+    }
+
+    pub(super) fn running(&mut self, job: &str, rank: u32) {
+        let worker = self.places(job)[rank as usize].clone();
+        let key = key(job, self.generation(job), rank);
+        self.say(&worker, WorkerMessage::TrainerRunning { key });
+    }
+
+    /// Brings a job that was placed to `running`.
+    pub(super) fn train(&mut self, job: &str) {
+        let world = self.places(job).len() as u32;
+        (0..world).for_each(|rank| self.ready(job, rank));
+        (0..world).for_each(|rank| self.running(job, rank));
+        assert_eq!(self.state(job), JobState::Running);
+    }
+
+    pub(super) fn end(&mut self, job: &str, rank: u32, end: TrainerEnd) {
+        let worker = self.places(job)[rank as usize].clone();
+        let report = self.report(job, rank, end);
+        self.say(&worker, WorkerMessage::Ended(report));
+    }
+
+    pub(super) fn report(&self, job: &str, rank: u32, end: TrainerEnd) -> EndReport {
+        let is_done = rank == 0 && end == TrainerEnd::Finished;
+        EndReport {
+            key: key(job, self.generation(job), rank),
+            end,
+            last_lines: vec![format!("last line of {rank}")],
+            summary: is_done.then(|| Box::new(Summary { steps: 40, ..Summary::default() })),
+            at: self.now.as_millis() as u64,
+        }
+    }
+
+    /// The truth of a worker on which these ranks run.
+    pub(super) fn running_trainers(&self, job: &str, ranks: &[u32]) -> Vec<RunningTrainer> {
+        let generation = self.generation(job);
+        let trainer = |rank: &u32| RunningTrainer {
+            key: key(job, generation, *rank),
+            pid: 100 + rank,
+            peer: Some(peer(*rank, &self.places(job)[*rank as usize])),
+            is_running: true,
+        };
+        ranks.iter().map(trainer).collect()
+    }
+
+    pub(super) fn state(&self, job: &str) -> JobState {
+        self.machine.ledger().jobs[&id(job)].state
+    }
+
+    pub(super) fn reason(&self, job: &str) -> String {
+        let now = Now { uptime: self.now, unix: self.now.as_millis() as u64 };
+        self.machine.status(&id(job), now).unwrap().row.reason
+    }
+
+    fn worker_at(&self, connection: ConnectionId) -> String {
+        let found = self.connections.iter().find(|(_, c)| **c == connection);
+        found.map_or_else(|| "?".to_owned(), |(name, _)| name.clone())
+    }
+
+    /// One line per effect, as a reader of the test would tell it.
+    fn tell(&mut self, effect: &Effect) {
+        let line = match effect {
+            Effect::Persist(records) => {
+                let mut line = "persist".to_owned();
+                for record in records {
+                    write!(line, " {}", tell_record(record)).unwrap();
+                }
+                line
+            }
+            Effect::Changed { .. } => return,
+            Effect::Answer { answer, .. } => format!("answer {answer:?}"),
+            Effect::Welcome { to } => format!("-> {}: welcome", self.worker_at(*to)),
+            Effect::Refuse { to, reason, is_retryable } => {
+                let come_back = if *is_retryable { "come back" } else { "for good" };
+                format!("-> {}: refused ({come_back}): {reason}", self.worker_at(*to))
+            }
+            Effect::Ping { to } => format!("-> {}: ping", self.worker_at(*to)),
+            Effect::Disconnect { reason, .. } => format!("disconnect: {reason}"),
+            Effect::StartTrainers { to, order } => {
+                let ranks = order.ranks.iter().map(|(rank, slots)| format!("{rank}@{slots:?}"));
+                let ranks: Vec<String> = ranks.collect();
+                let (job, generation) = (&order.job_id, order.generation);
+                let to = self.worker_at(*to);
+                format!("-> {to}: start {job}.{generation} of {}: {}", order.world, ranks.join(" "))
+            }
+            Effect::SendRankTable { to, table } => {
+                let (job, generation) = (&table.job_id, table.generation);
+                let to = self.worker_at(*to);
+                format!("-> {to}: rank table {job}.{generation} of {}", table.peers.len())
+            }
+            Effect::StopJob { to, order } => {
+                let mode = match order.mode {
+                    StopMode::Gracefully => "gracefully",
+                    StopMode::Abort => "at once",
+                };
+                let (job, generation) = (&order.job_id, order.generation);
+                let (to, reason) = (self.worker_at(*to), &order.reason);
+                format!("-> {to}: stop {job}.{generation} {mode}: {reason}")
+            }
+            Effect::AcknowledgeEnds { to, ends } => {
+                let ranks: Vec<String> = ends.iter().map(|key| key.rank.to_string()).collect();
+                format!("-> {}: acknowledge end of {}", self.worker_at(*to), ranks.join(" "))
+            }
+            Effect::Forget { job_id } => format!("forget {job_id}"),
+        };
+        writeln!(self.log, "{line}").unwrap();
+    }
+}
+
+pub(super) fn peer(rank: u32, worker: &str) -> Peer {
+    Peer {
+        rank: Rank(rank),
+        address: format!("127.0.0.1:{}", 4000 + rank),
+        unix_name: String::new(),
+        worker: worker.to_owned(),
+    }
+}
+
+fn tell_record(record: &Record) -> String {
+    match record {
+        Record::CoordinatorStarted { incarnation, .. } => format!("started({incarnation})"),
+        Record::WorkerSeen { name, .. } => format!("worker({name})"),
+        Record::JobSubmitted { .. } => "submitted".to_owned(),
+        Record::CancelAsked { .. } => "cancel-asked".to_owned(),
+        Record::AttemptStarted { attempt, .. } => format!("attempt-started({attempt})"),
+        Record::AttemptRunning { .. } => "attempt-running".to_owned(),
+        Record::StopDecided { .. } => "stop-decided".to_owned(),
+        Record::TrainerEnded { key, .. } => format!("ended({})", key.rank),
+        Record::CheckpointCommitted { .. } => "checkpoint".to_owned(),
+        Record::NotesAdded { .. } => "notes".to_owned(),
+        Record::JobEnded { state, reason, .. } => format!("job-ended({state}: {reason})"),
+        Record::JobForgotten { .. } => "forgotten".to_owned(),
+    }
+}
