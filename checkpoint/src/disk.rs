@@ -24,7 +24,7 @@ const WRITE_BACK_EVERY: u64 = 16 * 1024 * 1024;
 pub(crate) const TEMPORARY_SUFFIX: &str = ".tmp";
 
 /// A map of [`io::Error`] that says what we were doing and to what.
-pub(crate) fn failed<'a>(action: &'static str, path: &'a Path) -> impl FnOnce(io::Error) -> Error {
+pub(crate) fn failed(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Error + use<> {
     let path = path.to_owned();
     move |source| Error::Io { action, path, source }
 }
