@@ -37,6 +37,8 @@ enum Trouble {
 
 /// Connects to `peer` on all channels before the deadline.
 pub(super) fn dial(party: &Party<'_>, peer: &PeerAddress) -> Result<Joined, DialError> {
+    // What the last try met is told, unless an earlier one met a stranger: that explains more.
+    let mut stranger = None;
     loop {
         let (what, error) = match try_dial(party, peer) {
             Ok(joined) => return Ok(joined),
@@ -47,12 +49,15 @@ pub(super) fn dial(party: &Party<'_>, peer: &PeerAddress) -> Result<Joined, Dial
             Err(Trouble::Passing(what, error)) => (what, error),
             Err(Trouble::UseTcp) => unreachable!("handled where the local socket is tried"),
         };
+        if error.kind() == io::ErrorKind::PermissionDenied {
+            stranger = Some(format!("{what}: {error}"));
+        }
         if party.is_over() {
             let PeerAddress { rank, address, worker, .. } = peer.clone();
-            let reason = match error.kind() {
+            let reason = stranger.unwrap_or_else(|| match error.kind() {
                 io::ErrorKind::TimedOut => format!("{what}: no answer"),
                 _ => format!("{what}: {error}"),
-            };
+            });
             return Err(DialError::Missing(MissingPeer { rank, worker, address, reason }));
         }
         thread::sleep(RETRY_PAUSE);

@@ -109,7 +109,7 @@ fn the_timeout_names_the_rank_that_did_not_come() {
     for world in World::all_kinds(3) {
         let (over, wait) = mpsc::channel::<()>();
         let wait = std::sync::Mutex::new(wait);
-        let errors = world.collective_timeout(timeout).run(|mesh| {
+        let errors = world.channels(2).collective_timeout(timeout).run(|mesh| {
             let over = over.clone();
             let mut communicator = mesh.communicator(0).unwrap();
             if communicator.rank() == 2 {
@@ -117,7 +117,7 @@ fn the_timeout_names_the_rank_that_did_not_come() {
                 let wait = wait.lock().unwrap();
                 wait.recv_timeout(SOON).unwrap();
                 wait.recv_timeout(SOON).unwrap();
-                return communicator.barrier().unwrap_err();
+                return mesh.communicator(1).unwrap().barrier().unwrap_err();
             }
             let (result, took) = timed(|| reduce_much(&mut communicator));
             over.send(()).unwrap();
@@ -143,26 +143,25 @@ fn the_timeout_names_the_rank_that_did_not_come() {
 #[test]
 fn an_abort_ends_operations_here_and_on_every_peer() {
     for world in World::all_kinds(3) {
-        let meshes = world.connect();
+        let meshes = world.channels(2).connect();
         let abort = meshes[0].abort_handle();
         let (started, all_started) = mpsc::channel();
         let errors = thread::scope(|scope| {
             scope.spawn(move || {
-                for _ in 0..2 {
+                for _ in 0..3 {
                     all_started.recv_timeout(SOON).unwrap();
                 }
                 abort.abort("cancelled by the user");
                 abort.abort("too late to matter");
             });
             run_all(meshes, |mesh: Mesh| {
-                let mut communicator = mesh.communicator(0).unwrap();
+                let [mut communicator, mut other] =
+                    [0, 1].map(|channel| mesh.communicator(channel).unwrap());
                 let rank = communicator.rank();
-                if rank != 2 {
-                    started.send(()).unwrap();
-                }
-                // Rank 2 never joins the reduction: only the abort can end it.
+                started.send(()).unwrap();
+                // Rank 2 waits on another channel: only the abort can end either wait.
                 let (result, took) = timed(|| match rank {
-                    2 => communicator.recv(0, &mut [0]),
+                    2 => other.barrier(),
                     _ => reduce_much(&mut communicator),
                 });
                 assert!(took < SOON, "{took:?}");
