@@ -45,7 +45,7 @@ pub enum Error {
     #[error("the {name} thread has ended before its time")]
     ThreadEnded { name: &'static str },
     #[error("{operation}")]
-    Checkpoint { operation: &'static str, source: checkpoint::Error },
+    Checkpoint { operation: &'static str, source: Box<checkpoint::Error> },
     #[error(
         "checkpoint.layout = \"shared\", but the root `{}` is not shared by all ranks: {ranks}; \
          give a root that every node mounts, or set checkpoint.layout = \"auto\"",
@@ -76,7 +76,7 @@ impl Error {
     pub(crate) fn checkpoint(
         operation: &'static str,
     ) -> impl FnOnce(checkpoint::Error) -> Self {
-        move |source| Self::Checkpoint { operation, source }
+        move |source| Self::Checkpoint { operation, source: Box::new(source) }
     }
 
     pub(crate) fn communication(

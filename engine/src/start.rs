@@ -3,7 +3,7 @@
 
 use std::time::Instant;
 
-use collectives::Communicator;
+use common::spec::JobSpec;
 
 
 use crate::data::{self, Dataset};
@@ -14,7 +14,7 @@ use crate::report::{Report, peak_resident_bytes};
 use crate::save::{self, SaveThread, Saver, Start};
 use crate::schedule::Schedule;
 use crate::summary::{Measured, summarise};
-use crate::train::{End, Plan, Trainer};
+use crate::train::{End, Pace, Plan, Trainer};
 use crate::zero::Zero;
 use crate::{Outcome, RankContext, native, output};
 
@@ -33,54 +33,69 @@ struct Prepared {
     run_dir: std::path::PathBuf,
 }
 
+/// What the job asks for, before libtorch and the other ranks are needed.
+struct Planned {
+    data: Dataset,
+    plan: Plan,
+    schedule: Schedule,
+}
+
+fn plan(spec: &JobSpec, world: u32, report: &Report) -> Result<Planned, Error> {
+    let data = data::load(&spec.data, spec.job.seed)?;
+    let plan = Plan::new(spec, world, data.train.len() as u64)?;
+    let optimizer = &spec.training.optimizer;
+    let schedule =
+        Schedule::new(optimizer.learning_rate, &spec.training.schedule, plan.total_steps);
+    tracing::info!(
+        world,
+        samples = data.train.len(),
+        batch_size = plan.batch.batch_size.value,
+        micro_steps = plan.batch.gradient_accumulation.value,
+        steps_per_epoch = plan.steps_per_epoch,
+        total_steps = plan.total_steps,
+        "planned"
+    );
+    let notes = spec.notes.iter().chain(&data.notes).chain(&plan.batch.note).cloned();
+    notes.chain(schedule.warning(plan.total_steps)).for_each(|note| report.note(note));
+    Ok(Planned { data, plan, schedule })
+}
+
 fn prepare(context: RankContext) -> Result<Prepared, Error> {
     let started = Instant::now();
-    let RankContext { spec, job_id, generation, run_dir, worker, reporter, stop, .. } = context;
+    let RankContext { spec, run_dir, reporter, stop, communicator, .. } = context;
     let (rank, world, seed) = (context.rank.0, context.world, spec.job.seed);
     let mut report = Report::new(reporter.clone(), rank == 0);
-    spec.notes.iter().for_each(|note| report.note(note.clone()));
     if rank == 0 {
         output::write_effective(&run_dir, &spec)?;
     }
-    let data = data::load(&spec.data, seed)?;
-    let plan = Plan::new(&spec, world, data.train.len() as u64)?;
-    let schedule = Schedule::new(
-        spec.training.optimizer.learning_rate,
-        &spec.training.schedule,
-        plan.total_steps,
-    );
-    let notes = data.notes.iter().cloned().chain(plan.batch.note.clone());
-    notes.chain(schedule.warning(plan.total_steps)).for_each(|note| report.note(note));
+    let Planned { data, plan, schedule } = plan(&spec, world, &report)?;
     let mut model = model::build(&spec.model, data.input_features, data.output_features, seed)?;
-    let mut zero = Zero::new(&mut model, &spec, context.communicator)?;
+    let mut zero = Zero::new(&mut model, &spec, communicator)?;
     agree_on_data(&zero, &data)?;
-    let mut votes: Communicator = context.save_communicator;
     let start = Start {
         spec: &spec,
-        job_id,
-        generation,
+        job_id: context.job_id,
+        generation: context.generation,
         run_dir: &run_dir,
-        worker: &worker,
+        worker: &context.worker,
         model: model.describe(),
         instruction_set: native::cpu_capability()?,
         reporter,
     };
+    let mut votes = context.save_communicator;
     let root = save::open(start, &mut votes)?;
     let resumed = save::resume(&root, &spec.checkpoint.resume, &mut zero, &mut votes)?;
     root.note().into_iter().chain(resumed.notes).for_each(|note| report.note(note));
-    let state = resumed.state;
-    report.open_files(
-        &run_dir,
-        &spec.monitor,
-        Position { step: state.step, samples: state.samples },
-    )?;
+    let (state, best_weights) = (resumed.state, resumed.best_weights);
+    let from = Position { step: state.step, samples: state.samples };
+    report.open_files(&run_dir, &spec.monitor, from)?;
     let saver = Saver::start(
         SaveThread::new(root, votes),
         spec.checkpoint.asynchronous,
         spec.job.collective_timeout,
         resumed.is_from_root.then_some(state.step),
     )?;
-    let (best_weights, pace) = (resumed.best_weights, crate::train::Pace::default());
+    let pace = Pace::default();
     let trainer = Trainer {
         rank,
         world,

@@ -27,8 +27,7 @@ mod state;
 mod step;
 
 pub(crate) use pace::Pace;
-pub use plan::Error as PlanError;
-pub(crate) use plan::{GlobalBatch, Plan};
+pub(crate) use plan::{Error as PlanError, GlobalBatch, Plan};
 pub(crate) use state::{State, Verdict};
 
 /// One rank, ready to train.

@@ -5,6 +5,7 @@ use super::*;
 
 mod csv;
 mod normalization;
+mod properties;
 mod series;
 
 /// Window 3, horizon 1, no shuffling.

@@ -6,7 +6,8 @@ use super::{Error, Position, Scalar, number};
 
 /// DeepSpeed's `csv_monitor` files: one per tag, `Train/Samples/lr` in `Train_Samples_lr.csv` with
 /// the header `step,lr`, where `step` counts samples. The header is written once; DeepSpeed
-/// writes it again after every restart.
+/// writes it again after every restart. The folder is the user's and may hold the files of an older
+/// run: a new run sets them aside as `Train_Samples_lr.csv.1` and so on.
 #[derive(Debug)]
 pub struct DeepSpeedCsv {
     dir: PathBuf,
@@ -40,9 +41,25 @@ impl DeepSpeedCsv {
         if !self.tables.contains_key(tag) {
             let column = tag.rsplit('/').next().unwrap_or(tag);
             let path = self.dir.join(format!("{}.csv", tag.replace(['/', ' '], "_")));
+            if self.from == Position::default() {
+                set_aside(&path)?;
+            }
             let table = Table::open(&path, &format!("step,{column}"), self.from.samples)?;
             self.tables.insert(tag, table);
         }
         Ok(self.tables.get_mut(tag).expect("it was inserted above"))
     }
+}
+
+/// More than that many runs in one folder is a mistake that should be seen.
+const MAX_SET_ASIDE: u32 = 10_000;
+
+fn set_aside(path: &Path) -> Result<(), Error> {
+    if !path.exists() {
+        return Ok(());
+    }
+    let numbered = |n| path.with_extension(format!("csv.{n}"));
+    let free = (1..MAX_SET_ASIDE).map(numbered).find(|candidate| !candidate.exists());
+    let free = free.unwrap_or_else(|| numbered(MAX_SET_ASIDE));
+    fs_err::rename(path, free).map_err(Error::io("set aside", path))
 }

@@ -91,6 +91,15 @@ fn deepspeeds_files_have_its_names_and_one_header() {
     drop(first);
     DeepSpeedCsv::open(folder.path(), at(2)).unwrap().append(&[lr(3), lr(4)]).unwrap();
     assert_eq!(text(&path), "step,lr\n64,0.001\n128,0.001\n192,0.001\n256,0.001\n");
+
+    // Another run in the same folder: what the first one wrote stays.
+    for run in 1..=2 {
+        DeepSpeedCsv::open(folder.path(), at(0)).unwrap().append(&[lr(1)]).unwrap();
+        assert_eq!(text(&path), "step,lr\n64,0.001\n");
+        assert!(folder.path().join(format!("Train_Samples_lr.csv.{run}")).exists());
+    }
+    let first = text(&folder.path().join("Train_Samples_lr.csv.1"));
+    assert_eq!(first.lines().count(), 5);
 }
 
 #[test]

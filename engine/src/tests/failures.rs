@@ -75,21 +75,18 @@ fn ranks_with_different_data_are_told_apart() {
 
 #[test]
 fn a_periodic_save_that_fails_is_told_and_the_last_one_fails_the_run() {
-    let dir = tempfile::tempdir().unwrap();
-    let root = dir.path().join("checkpoints");
-    fs_err::create_dir_all(&root).unwrap();
-    // A file where the folder of the first save must be.
-    let spec = spec::job().batch(16, 8).epochs(2).build();
-    fs_err::write(root.join("step-00000006"), b"in the way").unwrap();
-    let (_, heard) = Attempt::new(spec.clone(), 2, dir.path()).run().unwrap();
+    let run = |tag: &str| {
+        let dir = tempfile::tempdir().unwrap();
+        let mut attempt = Attempt::new(spec::job().build(), 2, dir.path());
+        // A file where the folder of a save must be.
+        attempt.obstacle = Some(dir.path().join("checkpoints").join(tag));
+        attempt.run()
+    };
+    let (outcome, heard) = run("step-00000006").unwrap();
+    assert_eq!(outcome.summary.unwrap().steps, 12);
     let said = heard.notes.lock().unwrap().join("\n");
     assert!(said.contains("the checkpoint of step 6 was not saved (1 so far)"), "{said}");
-
-    let dir = tempfile::tempdir().unwrap();
-    let root = dir.path().join("checkpoints");
-    fs_err::create_dir_all(&root).unwrap();
-    fs_err::write(root.join("step-00000012"), b"in the way").unwrap();
-    for outcome in Attempt::new(spec, 2, dir.path()).run().outcomes {
+    for outcome in run("step-00000012").outcomes {
         let failure = outcome.unwrap_err().failure();
         assert_eq!((failure.kind, failure.step), (FailureKind::Checkpoint, Some(12)));
         assert!(failure.message.contains("step-00000012"), "{failure:?}");

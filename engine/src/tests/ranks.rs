@@ -22,10 +22,15 @@ pub(crate) struct Heard {
     /// Asks for a graceful stop once this step has been told.
     stop_after: Option<u64>,
     stop: Arc<AtomicBool>,
+    /// A file to make once the run has started, in the way of a save.
+    obstacle: Option<PathBuf>,
 }
 
 impl Reporter for Heard {
     fn progress(&self, live: Live) {
+        if let Some(path) = self.obstacle.as_ref().filter(|_| live.step == 0) {
+            fs_err::write(path, b"in the way").unwrap();
+        }
         if self.stop_after.is_some_and(|step| live.step >= step) {
             self.stop.store(true, Ordering::Relaxed);
         }
@@ -43,6 +48,9 @@ impl Reporter for Heard {
     }
 }
 
+/// A change of the job, as a file on one node would make it.
+type Change = fn(&mut JobSpec);
+
 /// One attempt at a job.
 #[derive(Debug, Clone)]
 pub(crate) struct Attempt {
@@ -52,8 +60,9 @@ pub(crate) struct Attempt {
     /// One folder for all ranks, or one each (nodes that share no disk).
     pub(crate) run_dirs: Vec<PathBuf>,
     pub(crate) stop_after: Option<u64>,
-    /// One rank whose job differs, as a file on its node would make it.
-    pub(crate) of_rank: Option<(u32, fn(&mut JobSpec))>,
+    pub(crate) obstacle: Option<PathBuf>,
+    /// One rank whose job differs.
+    pub(crate) of_rank: Option<(u32, Change)>,
 }
 
 /// How it went, by rank.
@@ -66,7 +75,7 @@ pub(crate) struct Ended {
 impl Attempt {
     pub(crate) fn new(spec: JobSpec, world: u32, run_dir: &Path) -> Self {
         let run_dirs = vec![run_dir.to_owned(); world as usize];
-        Self { spec, world, generation: 1, run_dirs, stop_after: None, of_rank: None }
+        Self { spec, world, generation: 1, run_dirs, stop_after: None, obstacle: None, of_rank: None }
     }
 
     pub(crate) fn generation(mut self, generation: u64) -> Self {
@@ -76,7 +85,12 @@ impl Attempt {
 
     pub(crate) fn run(self) -> Ended {
         let heard: Vec<_> = (0..self.world)
-            .map(|_| Arc::new(Heard { stop_after: self.stop_after, ..Heard::default() }))
+            .map(|_| Heard {
+                stop_after: self.stop_after,
+                obstacle: self.obstacle.clone(),
+                ..Heard::default()
+            })
+            .map(Arc::new)
             .collect();
         let meshes = meshes(self.world, &self.spec);
         let outcomes = std::thread::scope(|scope| {
