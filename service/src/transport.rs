@@ -3,12 +3,12 @@
 
 use std::future::Future;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use common::exit::ExitCode;
 use hyper_util::rt::TokioIo;
-use tokio::net::{TcpListener, TcpStream, UnixStream};
+use tokio::net::{TcpListener, UdpSocket, UnixStream};
 use tokio_stream::StreamExt as _;
 use tonic::transport::server::{Router, TcpIncoming};
 use tonic::transport::{Channel, Endpoint, Server};
@@ -41,6 +41,12 @@ pub enum Error {
         #[source]
         source: io::Error,
     },
+    #[error("find the way to `{address}`")]
+    Route {
+        address: String,
+        #[source]
+        source: io::Error,
+    },
     #[error("use the inherited socket")]
     Inherited {
         #[source]
@@ -62,13 +68,15 @@ pub enum Error {
 impl Error {
     /// Whether trying again later can help.
     pub fn is_retryable(&self) -> bool {
-        matches!(self, Self::Connect { .. } | Self::ConnectTimeout { .. })
+        matches!(self, Self::Connect { .. } | Self::ConnectTimeout { .. } | Self::Route { .. })
     }
 
     pub fn exit_code(&self) -> ExitCode {
         match self {
             Self::Address { .. } => ExitCode::Usage,
-            Self::Connect { .. } | Self::ConnectTimeout { .. } => ExitCode::CoordinatorUnreachable,
+            Self::Connect { .. } | Self::ConnectTimeout { .. } | Self::Route { .. } => {
+                ExitCode::CoordinatorUnreachable
+            }
             _ => ExitCode::Failed,
         }
     }
@@ -162,19 +170,21 @@ fn tuned(endpoint: Endpoint, timeouts: &Timeouts) -> Endpoint {
     }
 }
 
-/// The address that this machine uses towards `address`: what `--advertise` is by default.
-pub async fn local_address_towards(
-    address: &str,
-    timeouts: &Timeouts,
-) -> Result<SocketAddr, Error> {
-    let failed = |source| Error::Bind { address: address.to_owned(), source };
-    let connecting = TcpStream::connect(address);
-    match tokio::time::timeout(timeouts.connect, connecting).await {
-        Ok(stream) => stream.and_then(|s| s.local_addr()).map_err(failed),
-        Err(_) => {
-            Err(Error::ConnectTimeout { address: address.to_owned(), after: timeouts.connect })
-        }
-    }
+/// The address that this machine uses towards `address`: what `--advertise` is by default. Sends
+/// nothing: connecting a datagram socket only asks the routing table.
+pub async fn local_address_towards(address: &str) -> Result<IpAddr, Error> {
+    check_address(address)?;
+    let failed = |source| Error::Route { address: address.to_owned(), source };
+    let targets: Vec<SocketAddr> =
+        tokio::net::lookup_host(address).await.map_err(failed)?.collect();
+    let target = *targets.first().ok_or_else(|| {
+        failed(io::Error::new(io::ErrorKind::NotFound, "the name has no address"))
+    })?;
+    let any: IpAddr =
+        if target.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+    let socket = UdpSocket::bind((any, 0)).await.map_err(failed)?;
+    socket.connect(target).await.map_err(failed)?;
+    Ok(socket.local_addr().map_err(failed)?.ip())
 }
 
 /// Speaks gRPC as the client over an already connected socket, such as an inherited one. The

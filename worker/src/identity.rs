@@ -11,7 +11,7 @@ use uuid::Uuid;
 const FILE: &str = "identity.json";
 
 #[derive(Debug, thiserror::Error)]
-pub enum Error {
+pub(crate) enum Error {
     #[error("read this worker's identity")]
     Read {
         #[source]

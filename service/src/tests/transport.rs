@@ -32,6 +32,13 @@ async fn nobody_listening_is_a_retryable_unreachable_coordinator() {
 }
 
 #[tokio::test]
+async fn the_address_towards_loopback_is_loopback_and_needs_no_listener() {
+    let address = transport::local_address_towards("127.0.0.1:9").await.unwrap();
+    assert!(address.is_loopback(), "{address}");
+    transport::local_address_towards("127.0.0.1").await.unwrap_err();
+}
+
+#[tokio::test]
 async fn a_taken_port_is_named_with_a_hint() {
     let held = transport::bind("127.0.0.1:0").await.unwrap();
     let address = held.local_addr().unwrap().to_string();

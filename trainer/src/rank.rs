@@ -1,0 +1,235 @@
+//! The training thread: meets the peers, runs the engine. Blocks; knows nothing of the worker.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::Duration;
+
+use collectives::{AbortHandle, ConnectError, Listener, Mesh, MeshConfig, PeerAddress, Transport};
+use common::ids::{AttemptId, Generation, JobId, Rank};
+use common::spec::{self, JobSpec};
+use common::status::{FailureKind, TrainerFailure};
+use engine::{Outcome, RankContext};
+use proto::convert;
+use proto::v1::trainer_message::Kind;
+use proto::v1::{Assignment, Empty, RankTable};
+use service::exit::chain;
+use tokio::sync::oneshot;
+
+use crate::outbox::Outbox;
+
+/// All ranks have the table when it is handed out, so peers are there within moments.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// libtorch's backward pass recurses.
+const STACK_BYTES: usize = 16 << 20;
+
+/// Channel 0 is the training thread's, channel 1 the save thread's.
+const CHANNELS: u32 = 2;
+
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Error {
+    #[error("read the assignment")]
+    Assignment {
+        #[source]
+        source: convert::Error,
+    },
+    #[error("rank {rank} of a world of {world}")]
+    World { rank: u32, world: u32 },
+    #[error("read the rank table")]
+    Table {
+        #[source]
+        source: convert::Error,
+    },
+    #[error("meet the other ranks")]
+    Meet {
+        #[source]
+        source: ConnectError,
+    },
+    #[error("make a communicator")]
+    Communicator {
+        #[source]
+        source: collectives::Error,
+    },
+    #[error("start the training thread")]
+    Thread {
+        #[source]
+        source: std::io::Error,
+    },
+    #[error(transparent)]
+    Engine(#[from] engine::Error),
+}
+
+impl Error {
+    /// What crosses the process boundary.
+    pub(crate) fn failure(&self) -> TrainerFailure {
+        match self {
+            Self::Engine(error) => error.failure(),
+            _ => TrainerFailure { kind: FailureKind::Start, step: None, message: chain(self) },
+        }
+    }
+}
+
+/// What this process is, checked.
+#[derive(Debug)]
+pub(crate) struct Identity {
+    pub(crate) rank: Rank,
+    world: u32,
+    spec: JobSpec,
+    job_id: JobId,
+    attempt: AttemptId,
+    generation: Generation,
+    run_dir: PathBuf,
+    worker: String,
+    advertise: IpAddr,
+}
+
+impl TryFrom<Assignment> for Identity {
+    type Error = Error;
+
+    fn try_from(wire: Assignment) -> Result<Self, Error> {
+        let assignment = |source| Error::Assignment { source };
+        if wire.rank >= wire.world {
+            return Err(Error::World { rank: wire.rank, world: wire.world });
+        }
+        Ok(Self {
+            rank: Rank(wire.rank),
+            world: wire.world,
+            spec: convert::spec(&wire.spec_json).map_err(assignment)?,
+            job_id: convert::job_id(&wire.job_id).map_err(assignment)?,
+            attempt: AttemptId(wire.attempt),
+            generation: Generation(wire.generation),
+            run_dir: wire.run_dir.into(),
+            worker: wire.worker,
+            advertise: convert::ip_address("advertise", &wire.advertise).map_err(assignment)?,
+        })
+    }
+}
+
+impl Identity {
+    pub(crate) fn listen(&self) -> Result<Listener, Error> {
+        Listener::bind(self.advertise).map_err(|source| Error::Meet { source })
+    }
+
+    fn mesh_config(&self, table: RankTable) -> Result<MeshConfig, Error> {
+        let wrong = |source| Error::Table { source };
+        let peers = table
+            .peers
+            .into_iter()
+            .map(|peer| {
+                Ok(PeerAddress {
+                    rank: peer.rank,
+                    address: convert::socket_address("address", &peer.address).map_err(wrong)?,
+                    unix_name: peer.unix_name,
+                    worker: peer.worker,
+                })
+            })
+            .collect::<Result<Vec<_>, Error>>()?;
+        Ok(MeshConfig {
+            rank: self.rank.0,
+            world: self.world,
+            token: convert::token(&table.token).map_err(wrong)?,
+            peers,
+            transport: match self.spec.resources.transport {
+                spec::Transport::Auto => Transport::Auto,
+                spec::Transport::SharedMemory => Transport::SharedMemory,
+                spec::Transport::Tcp => Transport::Tcp,
+            },
+            connect_timeout: CONNECT_TIMEOUT,
+            collective_timeout: self.spec.job.collective_timeout,
+            channels: CHANNELS,
+        })
+    }
+}
+
+/// The outside's hold on the training thread.
+#[derive(Debug)]
+pub(crate) struct Training {
+    /// Set to ask for a graceful stop.
+    pub(crate) stop: Arc<AtomicBool>,
+    /// There once the peers are met; held for a clone.
+    mesh: Arc<Mutex<Option<AbortHandle>>>,
+    /// Gone without an answer: the thread panicked.
+    pub(crate) result: oneshot::Receiver<Result<Outcome, Error>>,
+}
+
+impl Training {
+    /// Meets the peers of `table` and trains, on a thread of its own.
+    pub(crate) fn start(
+        identity: Identity,
+        listener: Listener,
+        table: RankTable,
+        outbox: Arc<Outbox>,
+    ) -> Result<Self, Error> {
+        let config = identity.mesh_config(table)?;
+        let stop = Arc::new(AtomicBool::new(false));
+        let mesh = Arc::new(Mutex::new(None));
+        let (sender, result) = oneshot::channel();
+        let (their_stop, their_mesh) = (Arc::clone(&stop), Arc::clone(&mesh));
+        let body = move || {
+            let outcome = Mesh::connect(Some(listener), config)
+                .map_err(|source| Error::Meet { source })
+                .and_then(|met| {
+                    if let Ok(mut slot) = their_mesh.lock() {
+                        *slot = Some(met.abort_handle());
+                    }
+                    train(identity, &met, outbox, their_stop)
+                });
+            // The other side is gone only when the process is leaving.
+            let _ = sender.send(outcome);
+        };
+        thread::Builder::new()
+            .name("training".to_owned())
+            .stack_size(STACK_BYTES)
+            .spawn(body)
+            .map_err(|source| Error::Thread { source })?;
+        Ok(Self { stop, mesh, result })
+    }
+
+    /// Makes every collective return, here and on the peers. False: the peers are not met yet, so
+    /// there is nothing that the process could not leave at once.
+    pub(crate) fn abort(&self, reason: &str) -> bool {
+        let handle = self.mesh.lock().ok().and_then(|slot| slot.clone());
+        handle.inspect(|handle| handle.abort(reason)).is_some()
+    }
+
+    /// Whether the peers are met.
+    pub(crate) fn has_met(&self) -> bool {
+        self.mesh.lock().is_ok_and(|slot| slot.is_some())
+    }
+}
+
+fn train(
+    identity: Identity,
+    mesh: &Mesh,
+    outbox: Arc<Outbox>,
+    stop: Arc<AtomicBool>,
+) -> Result<Outcome, Error> {
+    for path in mesh.describe() {
+        tracing::info!(peer = path.rank, worker = path.worker, transport = ?path.transport, "met");
+    }
+    let communicator =
+        |channel| mesh.communicator(channel).map_err(|source| Error::Communicator { source });
+    let (training, save) = (communicator(0)?, communicator(1)?);
+    outbox.event(Kind::Running(Empty {}));
+    let context = RankContext {
+        spec: identity.spec,
+        job_id: identity.job_id,
+        attempt: identity.attempt,
+        generation: identity.generation,
+        rank: identity.rank,
+        world: identity.world,
+        run_dir: identity.run_dir,
+        worker: identity.worker,
+        communicator: training,
+        save_communicator: save,
+        reporter: outbox,
+        stop,
+    };
+    Ok(engine::run(context)?)
+}
+
+#[cfg(test)]
+mod tests;

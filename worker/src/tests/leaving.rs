@@ -1,0 +1,80 @@
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::sys::signal::kill;
+use nix::unistd::Pid;
+use proto::v1::coordinator_message::Kind as Say;
+use proto::v1::worker_message::Kind as Heard;
+use proto::v1::{Empty, trainer_end};
+
+use super::coordinator::Coordinator;
+use super::script::Script;
+use super::setup::{Folders, Worker, meet};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leaving_worker_stops_its_trainers_first_and_says_goodbye_last() {
+    let folders = Folders::new();
+    let mut coordinator = Coordinator::start().await;
+    let worker = Worker::start(folders.config(&coordinator.address));
+    coordinator.hello().await;
+    coordinator.say(Say::Start(folders.start(Script::Obey, 1, 2)));
+    meet(&mut coordinator, 1, 2).await;
+    worker.shutdown.request("SIGTERM");
+    let mut ends = 0;
+    let reason = coordinator
+        .wait("a goodbye", |heard| match heard {
+            Heard::TrainerEnded(end) => {
+                let stopped = trainer_end::Kind::Stopped(Empty {});
+                assert_eq!(end.end.unwrap().kind.unwrap(), stopped);
+                ends += 1;
+                None
+            }
+            Heard::Leaving(leaving) => Some(leaving.reason),
+            _ => None,
+        })
+        .await;
+    assert_eq!((ends, reason.as_str()), (2, "SIGTERM"));
+    worker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_forced_end_waits_for_nobody_and_leaves_nobody() {
+    let folders = Folders::new();
+    let mut coordinator = Coordinator::start().await;
+    let worker = Worker::start(folders.config(&coordinator.address));
+    coordinator.hello().await;
+    coordinator.say(Say::Start(folders.start(Script::Hang, 1, 2)));
+    let pids = meet(&mut coordinator, 1, 2).await;
+    let forced_at = Instant::now();
+    worker.shutdown.force("a second signal");
+    worker.end().await.unwrap();
+    assert!(forced_at.elapsed() < Duration::from_secs(1), "{:?}", forced_at.elapsed());
+    for pid in pids.into_values() {
+        let found = kill(Pid::from_raw(pid.cast_signed()), None);
+        assert_eq!(found, Err(Errno::ESRCH), "process {pid} is gone and reaped");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leaving_worker_takes_no_new_job() {
+    let folders = Folders::new();
+    let mut coordinator = Coordinator::start().await;
+    let worker = Worker::start(folders.config(&coordinator.address));
+    coordinator.hello().await;
+    coordinator.say(Say::Start(folders.start(Script::Hang, 1, 1)));
+    meet(&mut coordinator, 1, 1).await;
+    worker.shutdown.request("SIGTERM");
+    let mut other = folders.start(Script::Finish, 1, 1);
+    other.job_id = "b-2".to_owned();
+    // The signal and the order race; whichever wins, no trainer of the second job outlives this.
+    coordinator.say(Say::Start(other));
+    coordinator
+        .wait("the second job's end", |heard| match heard {
+            Heard::PrepareFailed(failed) => Some(assert_eq!(failed.job_id, "b-2")),
+            Heard::TrainerEnded(end) if end.job_id == "b-2" => Some(()),
+            _ => None,
+        })
+        .await;
+    worker.shutdown.force("enough");
+    worker.end().await.unwrap();
+}

@@ -1,0 +1,92 @@
+use common::exit::ExitCode;
+use proto::v1::Refused;
+use proto::v1::coordinator_message::Kind as Say;
+
+use super::coordinator::{Coordinator, eventually};
+use super::script::Script;
+use super::setup::{Folders, Worker, acknowledge, meet};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_coordinators_restart_touches_no_trainer_and_the_new_one_hears_the_whole_truth() {
+    let folders = Folders::new();
+    let mut coordinator = Coordinator::start().await;
+    let worker = Worker::start(folders.config(&coordinator.address));
+    coordinator.hello().await;
+    coordinator.say(Say::Start(folders.start(Script::Obey, 3, 2)));
+    let pids = meet(&mut coordinator, 3, 2).await;
+    let address = coordinator.die().await;
+
+    let mut coordinator = Coordinator::start_at(&address).await;
+    let hello = coordinator.hello().await;
+    assert_eq!(hello.running.len(), 2);
+    for trainer in &hello.running {
+        assert_eq!(trainer.pid, pids[&trainer.rank], "the same processes (A11)");
+        assert!(trainer.is_running && trainer.peer.is_some());
+        assert_eq!(trainer.generation, 3);
+    }
+    worker.shutdown.request("the test is over");
+    coordinator.ended().await;
+    worker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_end_is_told_again_until_it_is_acknowledged_also_by_the_next_life() {
+    let folders = Folders::new();
+    let mut coordinator = Coordinator::start().await;
+    let worker = Worker::start(folders.config(&coordinator.address));
+    let first_life = coordinator.hello().await;
+    coordinator.say(Say::Start(folders.start(Script::Finish, 1, 1)));
+    meet(&mut coordinator, 1, 1).await;
+    let end = coordinator.ended().await;
+    let address = coordinator.die().await;
+    let mut coordinator = Coordinator::start_at(&address).await;
+    assert_eq!(coordinator.hello().await.unacknowledged, [end.clone()]);
+    worker.stop().await;
+    coordinator.rest();
+
+    let worker = Worker::start(folders.config(&coordinator.address));
+    let hello = coordinator.hello().await;
+    assert_eq!(hello.unacknowledged, [end.clone()]);
+    assert_eq!(hello.uuid, first_life.uuid);
+    assert_eq!(hello.incarnation, first_life.incarnation + 1);
+    acknowledge(&coordinator, &[end]);
+    let outcomes = folders.path("state/outcomes");
+    eventually("forgotten ends", || fs_err::read_dir(&outcomes).unwrap().count() == 0).await;
+    worker.stop().await;
+
+    let worker = Worker::start(folders.config(&coordinator.address));
+    assert_eq!(coordinator.hello().await.unacknowledged, []);
+    worker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_that_is_not_wanted_says_why_and_one_that_must_wait_comes_back() {
+    let folders = Folders::new();
+    let mut coordinator = Coordinator::start().await;
+    let refused = |is_retryable| {
+        let reason = "the name `node-1` is taken".to_owned();
+        Some(Say::Refused(Refused { reason, is_retryable }))
+    };
+    *coordinator.shared.answer.lock().unwrap() = refused(true);
+    let worker = Worker::start(folders.config(&coordinator.address));
+    coordinator.hello().await;
+    *coordinator.shared.answer.lock().unwrap() = refused(false);
+    coordinator.hello().await;
+    let failure = worker.end().await.unwrap_err();
+    assert_eq!(failure.code, ExitCode::Failed);
+    assert!(failure.render().contains("the name `node-1` is taken"), "{}", failure.render());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_worker_on_the_same_state_folder_is_refused() {
+    let folders = Folders::new();
+    let mut coordinator = Coordinator::start().await;
+    let worker = Worker::start(folders.config(&coordinator.address));
+    coordinator.hello().await;
+    let second = Worker::start(folders.config(&coordinator.address));
+    let failure = second.end().await.unwrap_err();
+    assert_eq!(failure.code, ExitCode::Failed);
+    assert!(failure.render().contains("is in use by process"), "{}", failure.render());
+    assert!(failure.render().contains("--state-dir"), "{}", failure.render());
+    worker.stop().await;
+}

@@ -1,0 +1,272 @@
+//! A worker in this process, its folders and its jobs.
+
+use std::collections::{BTreeMap, HashMap};
+use std::num::NonZeroU32;
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use common::exit::ExitCode;
+use common::spec::{
+    Batch, BatchMismatch, Checkpoint, Data, DataSource, Device, Job, JobSpec, Layout, Missing,
+    Model, ModelKind, Monitor, Normalization, Optimizer, OptimizerKind, Precision, PrecisionKind,
+    Resources, Resume, Schedule, Training, Transport, Validate, Zero,
+};
+use proto::v1::coordinator_message::Kind as Say;
+use proto::v1::start_trainers::RankSlots;
+use proto::v1::worker_message::Kind as Heard;
+use proto::v1::{EndsAcknowledged, Peer, RankTable, RunningTrainer, StartTrainers, TrainerEnded};
+use service::exit::Failure;
+use service::shutdown::Shutdown;
+use service::tasks;
+use tokio::task::JoinHandle;
+
+use super::coordinator::Coordinator;
+use super::script::{SCRIPT, Script};
+use crate::config::Config;
+use crate::node;
+
+pub(super) const JOB: &str = "a-1";
+pub(super) const SLOTS: u32 = 4;
+
+/// Folders of one test.
+pub(super) struct Folders {
+    temporary: tempfile::TempDir,
+}
+
+impl Folders {
+    pub(super) fn new() -> Self {
+        Self { temporary: tempfile::tempdir().unwrap() }
+    }
+
+    pub(super) fn path(&self, name: &str) -> PathBuf {
+        self.temporary.path().join(name)
+    }
+
+    pub(super) fn run_dir(&self) -> PathBuf {
+        self.path("runs").join(JOB)
+    }
+
+    pub(super) fn config(&self, master: &str) -> Config {
+        let trainer = self.path("trainer.sh");
+        let program = std::env::current_exe().unwrap();
+        let script = format!(
+            "#!/bin/sh\nexec '{}' --exact tests::script::act --nocapture\n",
+            program.display()
+        );
+        fs_err::write(&trainer, script).unwrap();
+        fs_err::set_permissions(&trainer, PermissionsExt::from_mode(0o755)).unwrap();
+        Config {
+            master: master.to_owned(),
+            slots: NonZeroU32::new(SLOTS).unwrap(),
+            name: "node-1".to_owned(),
+            advertise: None,
+            state_dir: self.path("state"),
+            trainer,
+            stop_grace: Duration::from_secs(5),
+        }
+    }
+
+    pub(super) fn spec(&self, script: Script) -> JobSpec {
+        spec(self.path("runs"), script)
+    }
+
+    pub(super) fn start(&self, script: Script, generation: u64, world: u32) -> StartTrainers {
+        start(&self.spec(script), generation, world)
+    }
+}
+
+/// A worker that runs in this process.
+pub(super) struct Worker {
+    pub(super) shutdown: Shutdown,
+    running: JoinHandle<Result<ExitCode, Failure>>,
+}
+
+impl Worker {
+    pub(super) fn start(config: Config) -> Self {
+        let shutdown = Shutdown::new();
+        let running =
+            tasks::spawn(tasks::Kind::Finish, "worker", node::run(config, shutdown.clone()));
+        Self { shutdown, running }
+    }
+
+    /// How it ended, by itself.
+    pub(super) async fn end(self) -> Result<ExitCode, Failure> {
+        tokio::time::timeout(Duration::from_secs(20), self.running)
+            .await
+            .expect("the worker ends in time")
+            .unwrap()
+    }
+
+    pub(super) async fn stop(self) {
+        self.shutdown.request("the test is over");
+        assert_eq!(self.end().await.unwrap(), ExitCode::Done);
+    }
+}
+
+pub(super) fn start(spec: &JobSpec, generation: u64, world: u32) -> StartTrainers {
+    StartTrainers {
+        job_id: JOB.to_owned(),
+        generation,
+        attempt: 1,
+        world,
+        spec_json: proto::convert::spec_json(spec),
+        job_toml: "x = 1".to_owned(),
+        uploads: HashMap::new(),
+        ranks: (0..world).map(|rank| RankSlots { rank, slots: vec![rank] }).collect(),
+    }
+}
+
+/// [`hand_out_table`], then waits until all ranks run.
+pub(super) async fn meet(
+    coordinator: &mut Coordinator,
+    generation: u64,
+    world: u32,
+) -> BTreeMap<u32, u32> {
+    let pids = hand_out_table(coordinator, generation, world).await;
+    for _ in 0..world {
+        coordinator
+            .wait("running", |heard| matches!(heard, Heard::TrainerRunning(_)).then_some(()))
+            .await;
+    }
+    pids
+}
+
+/// Waits for `world` ranks to listen and hands out the table. Returns their process ids by rank.
+pub(super) async fn hand_out_table(
+    coordinator: &mut Coordinator,
+    generation: u64,
+    world: u32,
+) -> BTreeMap<u32, u32> {
+    let mut peers: Vec<Peer> = Vec::new();
+    let mut pids = BTreeMap::new();
+    while peers.len() < world as usize {
+        let ready = coordinator
+            .wait("ready", |heard| match heard {
+                Heard::TrainerReady(ready) => Some(ready),
+                Heard::TrainerEnded(end) => panic!("ended early: {end:?}"),
+                Heard::PrepareFailed(failed) => panic!("{failed:?}"),
+                _ => None,
+            })
+            .await;
+        assert_eq!(ready.generation, generation);
+        let peer = ready.peer.unwrap();
+        pids.insert(peer.rank, ready.pid);
+        peers.push(peer);
+    }
+    let table = RankTable { job_id: JOB.to_owned(), generation, token: vec![7; 16], peers };
+    coordinator.say(Say::RankTable(table));
+    pids
+}
+
+pub(super) fn acknowledge(coordinator: &Coordinator, ends: &[TrainerEnded]) {
+    let ends = ends
+        .iter()
+        .map(|end| RunningTrainer {
+            job_id: end.job_id.clone(),
+            generation: end.generation,
+            rank: end.rank,
+            ..RunningTrainer::default()
+        })
+        .collect();
+    coordinator.say(Say::Ends(EndsAcknowledged { ends }));
+}
+
+fn spec(output_dir: PathBuf, script: Script) -> JobSpec {
+    let fp32 = PrecisionKind::Fp32;
+    JobSpec {
+        job: Job {
+            name: "a".to_owned(),
+            seed: 1,
+            priority: 0,
+            output_dir,
+            labels: BTreeMap::new(),
+            env: BTreeMap::from([(SCRIPT.to_owned(), format!("{script:?}"))]),
+            collective_timeout: Duration::from_secs(60),
+        },
+        resources: Resources {
+            world_size: Some(2),
+            workers: None,
+            device: Device::Cpu,
+            threads_per_rank: 1,
+            transport: Transport::Auto,
+        },
+        model: Model {
+            kind: ModelKind::Lstm,
+            hidden_size: 32,
+            num_layers: 1,
+            dropout: 0.0,
+            head_dropout: 0.0,
+            bidirectional: false,
+            init_from: None,
+        },
+        data: Data {
+            source: DataSource::Sine { samples: 100, validation_samples: 10, noise: 0.1 },
+            window: 10,
+            horizon: 1,
+            shuffle: true,
+            drop_last: true,
+        },
+        training: Training {
+            epochs: 1,
+            max_steps: None,
+            max_eval_steps: None,
+            validate: Validate::Never,
+            early_stopping: None,
+            batch: Batch {
+                batch_size: None,
+                micro_batch_size: None,
+                gradient_accumulation: None,
+                mismatch: BatchMismatch::Adapt,
+            },
+            optimizer: Optimizer {
+                kind: OptimizerKind::AdamW,
+                learning_rate: 1e-3,
+                betas: [0.9, 0.999],
+                eps: 1e-8,
+                weight_decay: 0.0,
+                decoupled_decay: true,
+                bias_correction: true,
+            },
+            schedule: Schedule::Constant,
+            gradient_clipping: 0.0,
+            precision: Precision { asked: fp32, effective: fp32 },
+            steps_per_print: None,
+        },
+        zero: Zero {
+            stage: 0,
+            overlap_comm: false,
+            reduce_bucket_size: 1,
+            allgather_bucket_size: 1,
+        },
+        checkpoint: Checkpoint {
+            dir: None,
+            every_steps: None,
+            every_epochs: None,
+            keep_last: 1,
+            keep_best: 1,
+            asynchronous: true,
+            resume: Resume::Never,
+            layout: Layout::Auto,
+        },
+        monitor: Monitor {
+            tensorboard: false,
+            csv: false,
+            deepspeed_tensorboard_dir: None,
+            deepspeed_csv_dir: None,
+        },
+        notes: Vec::new(),
+    }
+}
+
+pub(super) fn csv(path: PathBuf) -> DataSource {
+    DataSource::Csv {
+        path,
+        columns: Vec::new(),
+        targets: Vec::new(),
+        header: true,
+        split: [0.7, 0.15, 0.15],
+        normalization: Normalization::None,
+        missing: Missing::Error,
+    }
+}
