@@ -115,8 +115,7 @@ impl Settings {
 
     /// Why derived values are what they are, for `--print-config`.
     pub fn reasons() -> BTreeMap<&'static str, String> {
-        let data_dir = "default: $XDG_STATE_HOME/rustspeed/coordinator, else \
-                        ~/.local/state/rustspeed/coordinator, else /var/lib/rustspeed/coordinator";
+        let data_dir = "if not set: in $XDG_STATE_HOME, else in ~/.local/state, else in /var/lib";
         BTreeMap::from([("data-dir", data_dir.to_owned())])
     }
 }

@@ -1,13 +1,10 @@
 //! Who brought an attempt down. The first guilty rank, not the loudest victim: a failed collective
-//! is only a third witness (A10), and what dies after a stop was asked for may be our own doing.
+//! is only a third witness (A10), and what trips after a stop was asked for is our own doing.
 
 use common::ids::Rank;
 use common::status::{Failure, FailureKind, TrainerEnd};
 
 use crate::coordinator::ledger::{Attempt, PlacedRank, RankEnd};
-
-const SIGKILL: i32 = 9;
-const SIGTERM: i32 = 15;
 
 /// What an end says about its attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -30,12 +27,9 @@ pub(super) fn evidence(end: &RankEnd) -> Evidence {
         TrainerEnd::Failed { failure } if failure.kind == FailureKind::Communication => {
             Evidence::Witness
         }
-        // A stop ends in a kill or an exit where a trainer does not listen.
-        TrainerEnd::Killed { signal: SIGKILL | SIGTERM, .. } | TrainerEnd::Exited { .. }
-            if end.is_after_stop =>
-        {
-            Evidence::Witness
-        }
+        // A kill that a stop ended in is reported as `Stopped`; a trainer that is told to leave and
+        // trips on its way out is no cause.
+        TrainerEnd::Exited { .. } if end.is_after_stop => Evidence::Witness,
         _ => Evidence::Cause,
     }
 }
@@ -125,13 +119,13 @@ fn signal_name(signal: i32) -> Option<&'static str> {
         6 => "SIGABRT",
         7 => "SIGBUS",
         8 => "SIGFPE",
-        SIGKILL => "SIGKILL",
+        9 => "SIGKILL",
         10 => "SIGUSR1",
         11 => "SIGSEGV",
         12 => "SIGUSR2",
         13 => "SIGPIPE",
         14 => "SIGALRM",
-        SIGTERM => "SIGTERM",
+        15 => "SIGTERM",
         24 => "SIGXCPU",
         31 => "SIGSYS",
         _ => return None,

@@ -172,7 +172,8 @@ impl Front {
             FetchWhat::Tensorboard => vec![of(first, &["tensorboard"])],
             FetchWhat::Metrics => vec![of(first, &["metrics"])],
             FetchWhat::Logs => with_logs(of(first, &["logs"])),
-            FetchWhat::All => with_logs(of(first, &["."])),
+            // No paths: the whole run folder.
+            FetchWhat::All => with_logs(of(first, &[])),
         })
     }
 
@@ -184,8 +185,13 @@ impl Front {
     ) -> Result<Wanted, Status> {
         let job_id = &status.row.job_id;
         let rows = self.core.views().checkpoints(job_id).unwrap_or_default();
+        let durable = || rows.iter().filter(|row| row.durable);
         let row = match tag {
-            "" => rows.iter().rfind(|row| row.durable),
+            "" | "latest" => durable().next_back(),
+            "best" => durable().filter(|row| row.loss.is_some()).min_by(|a, b| {
+                let (a, b) = (a.loss.unwrap_or(f64::NAN), b.loss.unwrap_or(f64::NAN));
+                a.total_cmp(&b)
+            }),
             tag => rows.iter().find(|row| row.tag == tag),
         };
         let Some(row) = row else {
@@ -195,13 +201,16 @@ impl Front {
                 "job `{job_id}` has no such checkpoint; it has: {known}"
             )));
         };
-        let path = Path::new(&row.path);
-        let root = path.parent().unwrap_or(Path::new("/"));
-        Ok(Wanted {
-            worker: row.worker.clone().unwrap_or_else(|| rank_0.to_owned()),
-            root: root.display().to_string(),
-            paths: vec![row.tag.clone()],
-        })
+        let root = status.output_dir.clone().unwrap_or_default();
+        let worker = row.worker.clone().unwrap_or_else(|| rank_0.to_owned());
+        // Workers hand out what is in the run folder, and nothing else on their disks.
+        let Ok(inside) = Path::new(&row.path).strip_prefix(&root) else {
+            return Err(Status::failed_precondition(format!(
+                "checkpoint `{}` is outside of the run folder: take it from `{}` (worker `{worker}`)",
+                row.tag, row.path
+            )));
+        };
+        Ok(Wanted { worker, paths: vec![inside.display().to_string()], root })
     }
 
     async fn fetch_from(

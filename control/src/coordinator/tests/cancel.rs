@@ -67,8 +67,19 @@ fn a_second_cancel_can_only_hurry() {
             answer Cancelling(Cancelling)
         "#]],
     );
+    w.end("job", 0, TrainerEnd::Stopped);
+    assert_eq!(w.reason("job"), "cancelled at once");
+}
+
+#[test]
+fn a_cancelled_job_that_fails_while_it_saves_says_so() {
+    let mut w = World::new(&[("a", 1)]);
+    w.submit(spec("job", Some(1)));
+    w.train("job");
+    w.cancel("job", CancelMode::Save);
     w.end("job", 0, KILLED);
-    assert_eq!(w.reason("job"), "cancelled at once", "the kill is the cancel's");
+    assert_eq!(w.state("job"), JobState::Cancelled);
+    assert_eq!(w.reason("job"), "cancelled; rank 0 on worker `a` was killed by signal 9 (SIGKILL)");
 }
 
 #[test]

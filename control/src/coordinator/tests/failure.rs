@@ -74,8 +74,7 @@ fn a_failed_collective_stops_the_attempt_when_no_cause_shows_up() {
             -> b: stop job-000000.1 at once: rank 0 on worker `a` failed at step 7: no answer from rank 1
         "#]],
     );
-    // The stop kills rank 1, which hung: that kill is ours and no cause.
-    w.end("job", 1, KILLED);
+    w.end("job", 1, TrainerEnd::Exited { code: 1 });
     assert_eq!(
         failure(&w),
         (Some(0), "rank 0 on worker `a` failed at step 7: no answer from rank 1".to_owned())
