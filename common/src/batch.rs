@@ -108,13 +108,13 @@ pub fn plan(batch: &Batch, world: u32) -> Result<BatchPlan, Error> {
     if t.value < w {
         return Err(Error::TooFewSamples { batch_size: t, world });
     }
-    // At most T·m ranks' worth: both fit in u64 as products of u32-sized values are checked above.
+    // Saturated it is more than any T, and one micro-step is right for that too.
     let taken = m.value.saturating_mul(w);
     let needed = t.value.div_ceil(taken);
     let exact = taken.checked_mul(needed) == Some(t.value);
     let asked = batch.gradient_accumulation.as_ref();
     let as_asked = asked.is_none_or(|g| g.value == needed);
-    let note = (!exact || !as_asked).then(|| Mismatch { t: &t, m: &m, asked, world });
+    let note = (!exact || !as_asked).then_some(Mismatch { t: &t, m: &m, asked, world });
     if let (Some(mismatch), BatchMismatch::Error) = (&note, batch.mismatch) {
         return Err(Error::Mismatch {
             mismatch: mismatch.to_string(),
@@ -156,11 +156,13 @@ fn check_positive(batch: &Batch, world: u32) -> Result<(), Error> {
     Ok(())
 }
 
+const MICRO_FROM_WORLD: &str = "inferred from batch-size and world";
+
 fn infer_micro(t: &Sourced<u64>, g: Option<&Sourced<u64>>, world: u64) -> Sourced<u64> {
     let accumulation = g.map_or(1, |g| g.value);
     let origin = match g {
         Some(_) => "inferred from batch-size, gradient-accumulation and world",
-        None => "inferred from batch-size and world",
+        None => MICRO_FROM_WORLD,
     };
     let value = t.value.div_ceil(accumulation.saturating_mul(world));
     Sourced { value, origin: origin.to_owned() }
@@ -202,6 +204,9 @@ impl fmt::Display for Mismatch<'_> {
                 " is not micro-batch-size {} ({}) times gradient-accumulation {} ({}) times world {world}",
                 m.value, m.origin, g.value, g.origin
             ),
+            None if m.origin == MICRO_FROM_WORLD => {
+                write!(f, " does not divide by the world of {world} ranks")
+            }
             None => write!(
                 f,
                 " is not a multiple of micro-batch-size {} ({}) times world {world}",
@@ -222,8 +227,10 @@ impl Mismatch<'_> {
         } else {
             format!("{} to {}", per_rank.0, per_rank.1)
         };
+        let steps = if needed == 1 { "micro-step" } else { "micro-steps" };
         format!(
-            "a step keeps its {t} samples: {needed} micro-steps of {samples} samples, {ranks} on each rank"
+            "a step keeps its {t} samples: {needed} {steps} of {samples} samples, \
+             {ranks} on each rank"
         )
     }
 

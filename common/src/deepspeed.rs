@@ -82,10 +82,10 @@ pub(crate) fn read(root: Option<&Table>, settings: Settings<'_>, report: &Report
 
 /// The precision that one of the blocks switches on; fp32 where one is switched off.
 fn precision(top: &Section<'_>) -> Option<Found<PrecisionKind>> {
-    let switch = |key: &str, kind| {
+    let switch = |key: &'static str, kind| {
         let enabled = top.sub(key).boolean("enabled")?;
         let kind = if enabled.value { kind } else { PrecisionKind::Fp32 };
-        Some(enabled.map(|_| kind))
+        Some((key, enabled.map(|_| kind)))
     };
     let autocast = top.sub("torch_autocast");
     let dtype = autocast.choice("dtype", AUTOCAST_TYPES, &[]);
@@ -96,16 +96,14 @@ fn precision(top: &Section<'_>) -> Option<Found<PrecisionKind>> {
         switch("bfloat16", PrecisionKind::Bf16),
         switch("torch_autocast", autocast_kind),
     ];
-    let all: Vec<Found<PrecisionKind>> = all.into_iter().flatten().collect();
-    let mut on = all.iter().filter(|found| found.value != PrecisionKind::Fp32);
-    let first = on.next().cloned();
-    if let (Some(first), Some(second)) =
-        (&first, on.find(|found| Some(found.value) != first.as_ref().map(|f| f.value)))
-    {
+    let all: Vec<(&str, Found<PrecisionKind>)> = all.into_iter().flatten().collect();
+    let on: Vec<_> = all.iter().filter(|(_, it)| it.value != PrecisionKind::Fp32).collect();
+    let Some((_, first)) = on.first() else { return all.into_iter().next().map(|(_, it)| it) };
+    if let Some((key, second)) = on.iter().find(|(_, it)| it.value != first.value) {
         let message = format!("fp16 and bf16 are both enabled, the other one at {}", first.origin);
-        top.report().wrong_key(&second.place, "enabled", message);
+        top.report().wrong_key(&second.place, &format!("{key}.enabled"), message);
     }
-    first.or_else(|| all.into_iter().next())
+    Some(first.clone())
 }
 
 const AUTOCAST_TYPES: &[(&str, PrecisionKind)] = &[

@@ -3,7 +3,6 @@
 
 use serde::Serialize;
 
-use crate::batch::{self, BatchPlan};
 use crate::spec::JobSpec;
 
 /// One value of the job as it will run.
@@ -30,29 +29,6 @@ pub(crate) fn in_order(mut effective: Vec<Effective>) -> Vec<Effective> {
     effective
 }
 
-/// The batch of `world` ranks, as rows to show after the job's own.
-pub fn of_world(spec: &JobSpec, world: u32) -> Result<Vec<Effective>, batch::Error> {
-    let BatchPlan { batch_size, micro_batch_size, gradient_accumulation, note, .. } =
-        batch::plan(&spec.training.batch, world)?;
-    let row = |key: &str, value: String, origin: String| Effective {
-        key: format!("batch.{key}"),
-        value,
-        origin,
-    };
-    let mut rows = vec![row("world", world.to_string(), "the plan below holds for it".to_owned())];
-    for (key, sourced) in [
-        ("batch-size", batch_size),
-        ("micro-batch-size", micro_batch_size),
-        ("gradient-accumulation", gradient_accumulation),
-    ] {
-        rows.push(row(key, sourced.value.to_string(), sourced.origin));
-    }
-    if let Some(note) = note {
-        rows.push(row("note", "-".to_owned(), note));
-    }
-    Ok(rows)
-}
-
 /// An effective job that is no TOML, or no job.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -71,6 +47,3 @@ pub fn to_toml(spec: &JobSpec) -> Result<String, Error> {
 pub fn from_toml(text: &str) -> Result<JobSpec, Error> {
     toml::from_str(text).map_err(Error::Read)
 }
-
-#[cfg(test)]
-mod tests;

@@ -11,7 +11,7 @@ use crate::report::Report;
 pub use crate::report::{Mistake, Mistakes};
 use crate::section::{Dialect, Section};
 use crate::spec::JobSpec;
-use crate::tree::{self, Place, Table};
+use crate::tree::{self, Place, Table, Value};
 use crate::{batch, hjson, length};
 
 mod checkpoint;
@@ -187,6 +187,12 @@ pub fn load(input: &Input<'_>) -> Result<Loaded, Mistakes> {
 fn read(input: &Input<'_>, report: &Report) -> Option<JobSpec> {
     let name: Arc<str> = Arc::from(input.name);
     let tree = tree(input, &name, report)?;
+    if is_effective_job(&tree) {
+        let message = "this is an effective job, written to be read; \
+                       run the job.toml beside it";
+        report.wrong_key(&Place::file(&name, None), "", message);
+        return None;
+    }
     let root = Section::root(&tree, Dialect::Job, report);
     let deepspeed_tree = deepspeed_tree(&root, input, report);
     let strictness = if input.strict { Strictness::Strict } else { Strictness::Lenient };
@@ -209,6 +215,15 @@ fn read(input: &Input<'_>, report: &Report) -> Option<JobSpec> {
     let spec = spec?;
     cross_check(&spec, &context);
     Some(spec)
+}
+
+/// What a run leaves as `effective.toml` has other sections than a job file.
+fn is_effective_job(tree: &Table) -> bool {
+    let has_source = match tree.get("data").map(|node| &node.value) {
+        Some(Value::Table(data)) => data.get("source").is_some(),
+        _ => false,
+    };
+    has_source && tree.get("zero").is_some()
 }
 
 /// The job file with the command line over it.

@@ -16,16 +16,18 @@ pub fn training_samples(data: &Data) -> Option<u64> {
     }
 }
 
-/// Rows of the training, validation and test part: the first two rounded, the last the rest (or
-/// nothing, where its part is 0).
+/// Rows of the training, validation and test part. Boundaries are rounded shares of the whole, so
+/// that no row is lost; a part of 0 stays empty.
 pub fn split_rows(rows: u64, split: [f64; 3]) -> [u64; 3] {
-    let part = |part: f64| ((rows as f64) * part).round() as u64;
-    let train = part(split[0]).min(rows);
-    if split[2] <= 0.0 {
-        return [train, rows - train, 0];
-    }
-    let validation = part(split[1]).min(rows - train);
-    [train, validation, rows - train - validation]
+    let boundary = |share: f64| ((rows as f64) * share).round() as u64;
+    let [train, validation, test] = split;
+    let first = if validation + test > 0.0 { boundary(train).min(rows) } else { rows };
+    let second = match (validation > 0.0, test > 0.0) {
+        (_, false) => rows,
+        (false, true) => first,
+        (true, true) => boundary(train + validation).min(rows),
+    };
+    [first, second - first, rows - second]
 }
 
 /// Samples of a part: each takes `window` rows and the `horizon` rows after them.

@@ -59,7 +59,7 @@ impl fmt::Display for Mistakes {
 /// Collects while sections are read; shared by all of them, hence the cells.
 #[derive(Debug, Default)]
 pub(crate) struct Report {
-    mistakes: RefCell<Vec<Mistake>>,
+    mistakes: RefCell<Vec<(Place, Mistake)>>,
     warnings: RefCell<Vec<String>>,
     notes: RefCell<Vec<String>>,
     effective: RefCell<Vec<Effective>>,
@@ -78,21 +78,18 @@ pub(crate) struct Collected {
 const SHOWN_CHARS: usize = 80;
 
 impl Report {
-    pub(crate) fn mistake(&self, mistake: Mistake) {
+    fn mistake(&self, place: &Place, key: &str, value: Option<String>, message: String) {
+        let place_text = place.to_string();
+        let mistake = Mistake { place: place_text, key: key.to_owned(), value, message };
         let mut mistakes = self.mistakes.borrow_mut();
-        if !mistakes.contains(&mistake) {
-            mistakes.push(mistake);
+        if !mistakes.iter().any(|(_, told)| *told == mistake) {
+            mistakes.push((place.clone(), mistake));
         }
     }
 
     /// A key that should not be there, or is missing.
     pub(crate) fn wrong_key(&self, place: &Place, key: &str, message: impl Into<String>) {
-        self.mistake(Mistake {
-            place: place.to_string(),
-            key: key.to_owned(),
-            value: None,
-            message: message.into(),
-        });
+        self.mistake(place, key, None, message.into());
     }
 
     pub(crate) fn wrong_value(
@@ -102,12 +99,7 @@ impl Report {
         value: &Value,
         message: impl Into<String>,
     ) {
-        self.mistake(Mistake {
-            place: place.to_string(),
-            key: key.to_owned(),
-            value: Some(shown(value)),
-            message: message.into(),
-        });
+        self.mistake(place, key, Some(shown(value)), message.into());
     }
 
     pub(crate) fn warn(&self, warning: impl Into<String>) {
@@ -128,8 +120,10 @@ impl Report {
     }
 
     pub(crate) fn collected(self) -> Collected {
+        let mut mistakes = self.mistakes.into_inner();
+        mistakes.sort_by(|(a, _), (b, _)| a.order().cmp(&b.order()));
         Collected {
-            mistakes: self.mistakes.into_inner(),
+            mistakes: mistakes.into_iter().map(|(_, mistake)| mistake).collect(),
             warnings: self.warnings.into_inner(),
             notes: self.notes.into_inner(),
             effective: self.effective.into_inner(),

@@ -78,9 +78,9 @@ impl<'a> Section<'a> {
         self.report
     }
 
-    /// Someone wrote this table.
-    pub(crate) fn is_given(&self) -> bool {
-        self.table.is_some()
+    /// The table is there and `key` is not.
+    pub(crate) fn lacks(&self, key: &str) -> bool {
+        self.table.is_some_and(|table| table.get(key).is_none())
     }
 
     pub(crate) fn table(&self) -> Option<&'a Table> {
@@ -129,6 +129,15 @@ impl<'a> Section<'a> {
         for key in keys {
             if let Some(node) = self.lookup(key) {
                 self.mistake(key, node, format!("not supported yet: {why}"));
+            }
+        }
+    }
+
+    /// Keys that belong to another place.
+    pub(crate) fn elsewhere(&self, keys: &[&str], where_else: &str) {
+        for key in keys {
+            if let Some(node) = self.lookup(key) {
+                self.report.wrong_key(&node.place, &self.path_of(key), where_else);
             }
         }
     }

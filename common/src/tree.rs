@@ -23,6 +23,11 @@ impl Place {
         Self { source: Arc::from(flag), line: None, from_command_line: true }
     }
 
+    /// Mistakes are told file by file in the order of lines, the command line's last.
+    pub(crate) fn order(&self) -> (bool, &str, Option<u32>) {
+        (self.from_command_line, &self.source, self.line)
+    }
+
     /// Flags win over files without being a disagreement.
     pub(crate) fn is_command_line(&self) -> bool {
         self.from_command_line
@@ -107,8 +112,8 @@ impl fmt::Display for Value {
 
 /// The shortest decimal that reads back as the same number: `0.001`, `1e-8`, `500000000`.
 pub(crate) fn number(value: f64) -> String {
-    let plain = format!("{value}");
-    if plain.len() <= 12 { plain } else { format!("{value:e}") }
+    let is_plain = value == 0.0 || (1e-4..1e12).contains(&value.abs()) || !value.is_finite();
+    if is_plain { format!("{value}") } else { format!("{value:e}") }
 }
 
 /// Keys and values in the order of the file.

@@ -161,6 +161,10 @@ fn a_world_that_does_not_fit_keeps_the_batch_and_gets_another_accumulation() {
         batch-size 128 (ds.json:2) is not micro-batch-size 32 (ds.json:3) times gradient-accumulation 2 (ds.json:4) times world 3; a step keeps its 128 samples: 2 micro-steps of 64 samples, 21 to 22 on each rank
     "#]],
     );
+}
+
+#[test]
+fn a_batch_that_does_not_divide_is_cut_unevenly() {
     adapt(
         [Some(10), Some(4), None],
         2,
@@ -175,11 +179,11 @@ fn a_world_that_does_not_fit_keeps_the_batch_and_gets_another_accumulation() {
         [Some(128), None, None],
         3,
         &expect![[r#"
-        T=128 (ds.json:2)
-        m=43 (inferred from batch-size and world)
-        g=1 (inferred from batch-size, micro-batch-size and world)
-        batch-size 128 (ds.json:2) is not a multiple of micro-batch-size 43 (inferred from batch-size and world) times world 3; a step keeps its 128 samples: 1 micro-steps of 128 samples, 42 to 43 on each rank
-    "#]],
+            T=128 (ds.json:2)
+            m=43 (inferred from batch-size and world)
+            g=1 (inferred from batch-size, micro-batch-size and world)
+            batch-size 128 (ds.json:2) does not divide by the world of 3 ranks; a step keeps its 128 samples: 1 micro-step of 128 samples, 42 to 43 on each rank
+        "#]],
     );
     adapt(
         [Some(5), Some(1), None],

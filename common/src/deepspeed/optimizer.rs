@@ -36,7 +36,7 @@ const LATER: &[&str] = &[
 pub(crate) fn read(top: &Section<'_>) -> OptimizerBlock {
     let block = top.sub("optimizer");
     let kind = kind(&block);
-    if block.is_given() && block.lookup("type").is_none() {
+    if block.lacks("type") {
         top.refuse("optimizer", "a type is missing; this version has `Adam` and `AdamW`");
     }
     let params = block.sub("params");

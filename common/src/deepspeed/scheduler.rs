@@ -77,7 +77,7 @@ const NOT_STARTED: i64 = -1;
 
 pub(crate) fn read(top: &Section<'_>) -> Option<SchedulerBlock> {
     let block = top.sub("scheduler");
-    if block.is_given() && block.lookup("type").is_none() {
+    if block.lacks("type") {
         let message = "a type is missing; this version has `WarmupLR` and `WarmupCosineLR`";
         top.refuse("scheduler", message);
     }

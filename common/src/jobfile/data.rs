@@ -67,7 +67,7 @@ pub(super) fn read(root: &Section<'_>, context: &Context<'_>) -> Option<(Kind, D
     let section = root.sub("data");
     let kind = section.choice("kind", KINDS, LATER_KINDS);
     let Some(kind) = kind else {
-        if section.table().is_none_or(|table| table.get("kind").is_none()) {
+        if section.table().is_none() || section.lacks("kind") {
             let names: Vec<String> = KINDS.iter().map(|(word, _)| format!("`{word}`")).collect();
             let message = format!("missing; expected {}", crate::section::or_list(&names));
             context.missing("data.kind", message);
@@ -156,7 +156,7 @@ fn path(section: &Section<'_>, context: &Context<'_>) -> PathBuf {
     match section.path("path", context.base_dir) {
         Some(found) => section.settle("path", Some(found), (PathBuf::new(), DEFAULT)),
         None => {
-            if section.table().is_none_or(|table| table.get("path").is_none()) {
+            if section.lacks("path") {
                 let message = "missing; kind = \"csv\" needs a file, relative to the job file";
                 context.missing("data.path", message);
             }
@@ -228,8 +228,8 @@ fn split(section: &Section<'_>) -> Option<Found<[f64; 3]>> {
             return None;
         }
     };
-    // Thirds are written with a few digits.
-    const ROUNDING: f64 = 1e-3;
+    // Of adding decimal fractions.
+    const ROUNDING: f64 = 1e-6;
     if parts[0] <= 0.0 || (parts.iter().sum::<f64>() - 1.0).abs() > ROUNDING {
         section.refuse("split", format!("expected {expected}"));
         return None;

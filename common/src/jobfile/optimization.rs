@@ -66,12 +66,16 @@ fn schedule(
     let rate = peak(section, block, rate);
     let rate = section.settle("learning-rate", rate, (LEARNING_RATE, DEFAULT));
     let of = "DeepSpeed default";
+    let kind_word = match block.kind.value {
+        SchedulerKind::WarmupLr => "\"warmup-lr\"",
+        SchedulerKind::WarmupCosineLr => "\"warmup-cosine-lr\"",
+    };
+    section.record("schedule.kind", &kind_word, block.kind.origin.clone());
     let warmup_steps =
         section.settle("schedule.warmup-steps", block.warmup_steps.clone(), (WARMUP_STEPS, of));
     let shape = section.settle("schedule.shape", block.shape.clone(), (WarmupShape::Log, of));
     let schedule = match block.kind.value {
         SchedulerKind::WarmupLr => {
-            section.record("schedule.kind", &"\"warmup-lr\"", block.kind.origin.clone());
             let min_lr = section.settle("schedule.min-lr", block.min_lr.clone(), (0.0, of));
             section.record("schedule.max-lr", &number(rate), "the learning rate".to_owned());
             Schedule::WarmupLr { min_lr, max_lr: rate, warmup_steps, shape }
@@ -116,7 +120,6 @@ fn cosine(
     rate: f64,
     (warmup_steps, shape): (u64, WarmupShape),
 ) -> Schedule {
-    section.record("schedule.kind", &"\"warmup-cosine-lr\"", block.kind.origin.clone());
     let of = "DeepSpeed default";
     let mut conversions = Vec::new();
     let mut convert = |key: &str, written: &Option<Found<f64>>, ratio: &Option<Found<f64>>| {

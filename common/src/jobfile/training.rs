@@ -46,9 +46,10 @@ pub(super) fn read(
     let steps_per_print = context.deepspeed.steps_per_print.clone();
     let steps_per_print =
         section.settle_optional("steps-per-print", steps_per_print, "default: none");
-    section.not_yet(
-        &["swa", "ema", "label-smoothing", "loss", "scheduler", "schedule", "zero-stage"],
-        "not a key of [training]; schedules and ZeRO stages are set in [deepspeed]",
+    section.not_yet(&["ema", "label-smoothing", "loss"], "training with it");
+    section.elsewhere(
+        &["scheduler", "schedule", "zero-stage", "zero", "betas", "eps", "steps-per-print"],
+        "set in the DeepSpeed configuration, or in [deepspeed]",
     );
     section.refuse_unknown(SYNONYMS);
     Training {

@@ -107,19 +107,38 @@ enabled = true
 }
 
 #[test]
-fn the_batch_of_a_world_is_explained() {
-    let spec = with_deepspeed(
-        "{train_batch_size: 128,\ntrain_micro_batch_size_per_gpu: 16,\ngradient_accumulation_steps: 8}",
-    )
-    .spec();
-    let rows = explain::of_world(&spec, 3).unwrap();
-    let shown: String =
-        rows.iter().map(|row| format!("{} = {}  # {}\n", row.key, row.value, row.origin)).collect();
-    expect![[r#"
-        batch.world = 3  # the plan below holds for it
-        batch.batch-size = 128  # ds.json:1 train_batch_size
-        batch.micro-batch-size = 16  # ds.json:2 train_micro_batch_size_per_gpu
-        batch.gradient-accumulation = 3  # inferred: batch-size 128 over micro-batch-size 16 times 3 ranks
-        batch.note = -  # batch-size 128 (ds.json:1 train_batch_size) is not micro-batch-size 16 (ds.json:2 train_micro_batch_size_per_gpu) times gradient-accumulation 8 (ds.json:3 gradient_accumulation_steps) times world 3; a step keeps its 128 samples: 3 micro-steps of 42 or 43 samples, 14 to 15 on each rank
-    "#]].assert_eq(&shown);
+fn an_effective_job_is_no_job_file() {
+    let spec = job("data.kind = \"sine\"\n").spec();
+    let toml = explain::to_toml(&spec).unwrap();
+    job(&toml).check(&expect![[r#"
+        job.toml: this is an effective job, written to be read; run the job.toml beside it
+    "#]]);
+}
+
+/// A key that can be set and is not documented would be found by nobody.
+#[test]
+fn every_key_is_documented() {
+    let text = fs_err::read_to_string(repository().join("docs/configuration.md")).unwrap();
+    let section = |name: &str| {
+        let rest = text.split_once(&format!("### `[{name}]`")).unwrap().1;
+        rest.split("\n#").next().unwrap().to_owned()
+    };
+    let texts = [
+        "data.kind = \"sine\"\n[training]\nvalidate-every-steps = 3\n[job.labels]\na = \"b\"\n",
+        "data.kind = \"synthetic-timeseries\"\n[job.env]\nA = \"b\"\n",
+        "data.kind = \"csv\"\ndata.path = \"x\"\n",
+    ];
+    // Set in the DeepSpeed configuration alone, whose keys have their own table.
+    let is_deepspeeds = |key: &str| {
+        let own = ["betas", "eps", "decoupled-decay", "bias-correction", "steps-per-print"];
+        own.contains(&key) || key.starts_with("schedule") || key.starts_with("deepspeed-")
+    };
+    for row in texts.iter().flat_map(|text| job(text).load().unwrap().explain) {
+        let (name, key) = row.key.split_once('.').unwrap();
+        let key = key.split('.').next().unwrap();
+        if name == "zero" || is_deepspeeds(key) {
+            continue;
+        }
+        assert!(section(name).contains(&format!("`{key}`")), "{name}.{key}");
+    }
 }

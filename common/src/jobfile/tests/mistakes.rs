@@ -28,10 +28,10 @@ every-steps = 5
         job.toml:3: job.seed = -1: expected an integer of at least 0
         job.toml:4: job.prioritty: unknown key; did you mean `priority`?
         job.toml:6: resources.world-size = "two": expected an integer from 1 to 4096, found text
-        job.toml:13: data.windw: unknown key; did you mean `window`?
         job.toml:8: model.kind = "lstmm": did you mean `lstm`? expected `lstm` or `gru`
         job.toml:9: model.hidden-size = 0: expected an integer from 1 to 65536
         job.toml:10: model.dropout = 1: expected a number of at least 0 and below 1
+        job.toml:13: data.windw: unknown key; did you mean `window`?
         job.toml:15: training.epochs = 0: expected an integer from 1 to 1000000
         job.toml:16: training.learning-rate = NaN: expected a number above 0
         job.toml:17: chekpoint: unknown key; did you mean `checkpoint`?
@@ -59,8 +59,8 @@ fn an_empty_job_says_what_is_missing() {
         job.toml: data.path: missing; kind = "csv" needs a file, relative to the job file
     "#]]);
     job("data = 3\n").check(&expect![[r#"
-        job.toml:1: data = 3: expected a table
         job.toml: data.kind: missing; expected `sine`, `synthetic-timeseries` or `csv`
+        job.toml:1: data = 3: expected a table
     "#]]);
 }
 
@@ -68,8 +68,8 @@ fn an_empty_job_says_what_is_missing() {
 fn mistakes_of_other_sections_are_told_beside_an_unknown_kind() {
     job("[data]\nkind = \"sinus\"\n[training]\nepochs = -3\n[model]\nlayers = 2\n").check(&expect![[r#"
         job.toml:2: data.kind = "sinus": did you mean `sine`? expected `sine`, `synthetic-timeseries` or `csv`
-        job.toml:6: model.layers: unknown key; did you mean `num-layers`?
         job.toml:4: training.epochs = -3: expected an integer from 1 to 1000000
+        job.toml:6: model.layers: unknown key; did you mean `num-layers`?
     "#]]);
 }
 
@@ -95,16 +95,16 @@ precision = "fp8"
 optimizer = "sgd"
 "#)
     .check(&expect![[r#"
-        job.toml:5: resources.device = "cuda": not supported yet; this version has `auto` or `cpu`
         job.toml:3: resources.min-ranks = 1: not supported yet: a world that changes while the job runs; use `world-size`
         job.toml:4: resources.max-ranks = 4: not supported yet: a world that changes while the job runs; use `world-size`
+        job.toml:5: resources.device = "cuda": not supported yet; this version has `auto` or `cpu`
+        job.toml:7: model.kind = "cnn": not supported yet; this version has `lstm` or `gru`
+        job.toml:9: data.kind = "digits": not supported yet; this version has `sine`, `synthetic-timeseries` or `csv`
+        job.toml:10: restart = { application = 3 }: not supported yet: restart budgets
         job.toml:13: checkpoint.dir = "s3://bucket/ckpt": not supported yet: s3:// ; this version has folders and file://
         job.toml:15: monitor.wandb = true: not supported yet: this monitor
-        job.toml:9: data.kind = "digits": not supported yet; this version has `sine`, `synthetic-timeseries` or `csv`
-        job.toml:7: model.kind = "cnn": not supported yet; this version has `lstm` or `gru`
-        job.toml:18: training.optimizer = "sgd": not supported yet; this version has `adam` or `adamw`
         job.toml:17: training.precision = "fp8": not supported yet; this version has `fp32`, `bf16` or `fp16`
-        job.toml:10: restart = { application = 3 }: not supported yet: restart budgets
+        job.toml:18: training.optimizer = "sgd": not supported yet; this version has `adam` or `adamw`
     "#]]);
 }
 
@@ -135,12 +135,12 @@ num_epochs = 3
 gpus = 2
 "#)
     .check(&expect![[r#"
-        job.toml:11: resources.gpus: unknown key; use `world-size`
         job.toml:4: data.sequence_length: unknown key; use `window`
         job.toml:6: training.lr: unknown key; use `learning-rate`
         job.toml:7: training.gradient_accumulation_steps: unknown key; use `gradient-accumulation`
         job.toml:8: training.hidden_size: unknown key
         job.toml:9: training.num_epochs: unknown key; use `epochs`
+        job.toml:11: resources.gpus: unknown key; use `world-size`
     "#]]);
 }
 
@@ -170,21 +170,21 @@ validate-every-steps = 10
 batch-mismatch = "errors"
 "#)
     .check(&expect![[r#"
-        job.toml:5: job.output-dir = "": expected text, found nothing in the quotes
+        job.toml:3: job.collective-timeout = "soon": expected a time above 0 such as `30s`, `5m`, `250ms`, or a number of seconds
         job.toml:4: job.env.BAD = []: expected text
         job.toml:4: job.env.A=B: expected the name and text of an environment variable
-        job.toml:3: job.collective-timeout = "soon": expected a time above 0 such as `30s`, `5m`, `250ms`, or a number of seconds
-        job.toml:17: checkpoint.dir = "file://relative": expected `file://` and an absolute path, or a path
-        job.toml:15: checkpoint.keep-last = 0: expected an integer from 1 to 1000000
-        job.toml:16: checkpoint.resume = "lastest": did you mean `latest`? expected auto, never, best, latest, epoch-N, step-N or a path with a `/`
+        job.toml:5: job.output-dir = "": expected text, found nothing in the quotes
         job.toml:9: data.columns = ["a", "a"]: `a` is listed twice
         job.toml:10: data.targets = []: the list is empty; leave the key out for every numeric column
+        job.toml:11: data.split = [0.9, 0.3, 0.1]: expected [train, validation, test]: parts of at least 0 that sum to 1, the first above 0
         job.toml:12: data.missing = "interpolat": did you mean `interpolate`? expected `error`, `drop` or `interpolate`
         job.toml:13: data.normalization = "minmax": did you mean `min-max`? expected `none`, `standard`, `min-max` or `window`
-        job.toml:11: data.split = [0.9, 0.3, 0.1]: expected [train, validation, test]: parts of at least 0 that sum to 1, the first above 0
-        job.toml:21: training.validate-every-steps = 10: validate-every-epochs is given too, at job.toml:20; give one of them
+        job.toml:15: checkpoint.keep-last = 0: expected an integer from 1 to 1000000
+        job.toml:16: checkpoint.resume = "lastest": did you mean `latest`? expected auto, never, best, latest, epoch-N, step-N or a path with a `/`
+        job.toml:17: checkpoint.dir = "file://relative": expected `file://` and an absolute path, or a path
         job.toml:19: training.early-stopping.min-delta = -1: expected a number of at least 0
         job.toml:19: training.early-stopping.mode: unknown key
+        job.toml:21: training.validate-every-steps = 10: validate-every-epochs is given too, at job.toml:20; give one of them
         job.toml:22: training.batch-mismatch = "errors": did you mean `error`? expected `adapt` or `error`
     "#]]);
 }
@@ -290,3 +290,63 @@ fn the_json_form_keeps_the_parts_apart() {
         }"#]]
     .assert_eq(&serde_json::to_string_pretty(&mistakes).unwrap());
 }
+
+proptest::proptest! {
+    /// Whatever the files hold, the answer is a job or mistakes: nothing else happens.
+    #[test]
+    fn any_text_is_a_job_or_has_mistakes(
+        text in "[\\[\\]{}=.,:#\"'\\\\a-e0-9\n -]{0,60}", json in "[\\[\\]{},:#/*\"'\\\\ua-e0-9\n -]{0,60}",
+    ) {
+        let text = format!("{text}\ndeepspeed-config = \"ds.json\"\n");
+        if let Err(mistakes) = job(&text).file("ds.json", &json).load() {
+            proptest::prop_assert!(!mistakes.mistakes.is_empty());
+        }
+        if let Err(mistakes) = with_deepspeed(&json).load() {
+            proptest::prop_assert!(!mistakes.mistakes.is_empty());
+        }
+    }
+}
+
+#[test]
+fn a_wrong_value_is_told_under_its_key_and_nowhere_else() {
+    for (key, value) in WRONG_VALUES {
+        let wrong = job("[data]\nkind = \"csv\"\npath = \"x\"\n").set(&format!("{key}={value}"));
+        let mistakes = wrong.load().unwrap_err().mistakes;
+        assert_eq!(mistakes.len(), 1, "{key}={value}: {mistakes:?}");
+        assert_eq!(mistakes[0].key, *key);
+    }
+}
+
+const WRONG_VALUES: &[(&str, &str)] = &[
+    ("job.name", "3"),
+    ("job.seed", "1.5"),
+    ("job.priority", "9999"),
+    ("job.output-dir", "true"),
+    ("job.labels", "[]"),
+    ("job.env.A", "[1]"),
+    ("resources.world-size", "0"),
+    ("resources.workers", "-1"),
+    ("resources.threads-per-rank", "many"),
+    ("resources.transport", "pigeon"),
+    ("model.kind", "3"),
+    ("model.num-layers", "65"),
+    ("model.bidirectional", "1"),
+    ("model.head-dropout", "-0.1"),
+    ("model.init-from", "''"),
+    ("data.window", "0"),
+    ("data.horizon", "0"),
+    ("data.shuffle", "'yes'"),
+    ("data.header", "0"),
+    ("data.split", "[0.5, 0.5, 0.1]"),
+    ("training.max-steps", "0"),
+    ("training.max-eval-steps", "0"),
+    ("training.early-stopping", "true"),
+    ("training.batch-size", "2.0"),
+    ("training.learning-rate", "inf"),
+    ("training.weight-decay", "-1"),
+    ("checkpoint.every-steps", "0"),
+    ("checkpoint.async", "'no'"),
+    ("checkpoint.keep-best", "-1"),
+    ("checkpoint.layout", "striped"),
+    ("monitor.csv", "'x'"),
+];

@@ -8,69 +8,69 @@ fn sine_has_the_defaults_of_the_basic_lstm_example() {
     job("data.kind = \"sine\"\n").explain(
         "",
         &expect![[r#"
-        job.name = "job"  # default: the job file's name
-        job.seed = 42  # default
-        job.priority = 0  # default
-        job.output-dir = "/home/ada/here/runs"  # default: runs
-        job.collective-timeout = "10m"  # default
-        resources.world-size = -  # default: all idle slots at placement
-        resources.workers = -  # default: no bound
-        resources.device = "auto"  # default
-        resources.threads-per-rank = 1  # default
-        resources.transport = "auto"  # default
-        model.kind = "lstm"  # default
-        model.hidden-size = 64  # default of sine
-        model.num-layers = 2  # default of sine
-        model.dropout = 0.2  # default of sine
-        model.head-dropout = 0  # default of sine
-        model.bidirectional = false  # default
-        model.init-from = -  # default: fresh weights from job.seed
-        data.kind = "sine"  # job.toml:1
-        data.samples = 8000  # default of sine
-        data.validation-samples = 2000  # default of sine
-        data.noise = 0.1  # default of sine
-        data.window = 50  # default of sine
-        data.horizon = 1  # default
-        data.shuffle = true  # default
-        data.drop-last = true  # default
-        training.epochs = 50  # default of sine
-        training.max-steps = -  # default: training.epochs decides
-        training.max-eval-steps = -  # default: all of them
-        training.validate-every-epochs = 1  # default
-        training.early-stopping.patience = 10  # default of sine
-        training.early-stopping.min-delta = 0  # as early-stopping
-        training.batch-size = 128  # default of sine
-        training.micro-batch-size = -  # inferred from the others and the world
-        training.gradient-accumulation = -  # inferred from the others and the world
-        training.batch-mismatch = "adapt"  # default
-        training.optimizer = "adamw"  # default
-        training.learning-rate = 0.001  # default
-        training.schedule.kind = "constant"  # default
-        training.betas = [0.9, 0.999]  # DeepSpeed default
-        training.eps = 0.00000001  # DeepSpeed default
-        training.weight-decay = 0  # default
-        training.decoupled-decay = true  # adamw always does
-        training.bias-correction = true  # DeepSpeed default
-        training.gradient-clipping = 1  # default
-        training.precision = "fp32"  # default
-        training.steps-per-print = -  # default: none
-        zero.stage = 0  # default
-        zero.overlap-comm = true  # default (DeepSpeed: false below stage 3; the result is the same)
-        zero.reduce-bucket-size = 500000000  # DeepSpeed default, capped to the model
-        zero.allgather-bucket-size = 500000000  # DeepSpeed default, capped to the model
-        checkpoint.every-steps = -  # default: not by steps
-        checkpoint.every-epochs = 1  # default
-        checkpoint.resume = "auto"  # default
-        checkpoint.dir = -  # default: <output-dir>/<job id>/checkpoints
-        checkpoint.keep-last = 2  # default
-        checkpoint.keep-best = 1  # default
-        checkpoint.async = true  # default
-        checkpoint.layout = "auto"  # default
-        monitor.tensorboard = true  # default
-        monitor.csv = true  # default
-        monitor.deepspeed-tensorboard-dir = -  # no tensorboard block
-        monitor.deepspeed-csv-dir = -  # no csv_monitor block
-    "#]],
+            job.name = "job"  # default: the job file's name
+            job.seed = 42  # default
+            job.priority = 0  # default
+            job.output-dir = "/home/ada/here/runs"  # default: runs
+            job.collective-timeout = "10m"  # default
+            resources.world-size = -  # default: all idle slots at placement
+            resources.workers = -  # default: no bound
+            resources.device = "auto"  # default
+            resources.threads-per-rank = 1  # default
+            resources.transport = "auto"  # default
+            model.kind = "lstm"  # default
+            model.hidden-size = 64  # default of sine
+            model.num-layers = 2  # default of sine
+            model.dropout = 0.2  # default of sine
+            model.head-dropout = 0  # default of sine
+            model.bidirectional = false  # default
+            model.init-from = -  # default: fresh weights from job.seed
+            data.kind = "sine"  # job.toml:1
+            data.samples = 8000  # default of sine
+            data.validation-samples = 2000  # default of sine
+            data.noise = 0.1  # default of sine
+            data.window = 50  # default of sine
+            data.horizon = 1  # default
+            data.shuffle = true  # default
+            data.drop-last = true  # default
+            training.epochs = 50  # default of sine
+            training.max-steps = -  # default: training.epochs decides
+            training.max-eval-steps = -  # default: all of them
+            training.validate-every-epochs = 1  # default
+            training.early-stopping.patience = 10  # default of sine
+            training.early-stopping.min-delta = 0  # as early-stopping
+            training.batch-size = 128  # default of sine
+            training.micro-batch-size = -  # inferred from the others and the world
+            training.gradient-accumulation = -  # inferred from the others and the world
+            training.batch-mismatch = "adapt"  # default
+            training.optimizer = "adamw"  # default
+            training.learning-rate = 0.001  # default
+            training.schedule.kind = "constant"  # default
+            training.betas = [0.9, 0.999]  # DeepSpeed default
+            training.eps = 1e-8  # DeepSpeed default
+            training.weight-decay = 0  # default
+            training.decoupled-decay = true  # adamw always does
+            training.bias-correction = true  # DeepSpeed default
+            training.gradient-clipping = 1  # default
+            training.precision = "fp32"  # default
+            training.steps-per-print = -  # default: none
+            zero.stage = 0  # default
+            zero.overlap-comm = true  # default (DeepSpeed: false below stage 3; the result is the same)
+            zero.reduce-bucket-size = 500000000  # DeepSpeed default, capped to the model
+            zero.allgather-bucket-size = 500000000  # DeepSpeed default, capped to the model
+            checkpoint.every-steps = -  # default: not by steps
+            checkpoint.every-epochs = 1  # default
+            checkpoint.resume = "auto"  # default
+            checkpoint.dir = -  # default: <output-dir>/<job id>/checkpoints
+            checkpoint.keep-last = 2  # default
+            checkpoint.keep-best = 1  # default
+            checkpoint.async = true  # default
+            checkpoint.layout = "auto"  # default
+            monitor.tensorboard = true  # default
+            monitor.csv = true  # default
+            monitor.deepspeed-tensorboard-dir = -  # no tensorboard block
+            monitor.deepspeed-csv-dir = -  # no csv_monitor block
+        "#]],
     );
 }
 
@@ -174,11 +174,11 @@ fn the_command_line_wins_and_says_so() {
     job.explain(
         "training.e",
         &expect![[r#"
-        training.epochs = 8  # --set training.epochs = 8
-        training.early-stopping.patience = 2  # --set training.early-stopping={ patience = 2 }
-        training.early-stopping.min-delta = 0  # as early-stopping
-        training.eps = 0.00000001  # DeepSpeed default
-    "#]],
+            training.epochs = 8  # --set training.epochs = 8
+            training.early-stopping.patience = 2  # --set training.early-stopping={ patience = 2 }
+            training.early-stopping.min-delta = 0  # as early-stopping
+            training.eps = 1e-8  # DeepSpeed default
+        "#]],
     );
     job.explain(
         "job",
@@ -201,8 +201,8 @@ fn a_wrong_flag_is_named_as_it_was_typed() {
         .set("training.batch-size=x")
         .set("data=3")
         .check(&expect![[r#"
-            --set data=3: data = 3: expected a table
             job.toml: data.kind: missing; expected `sine`, `synthetic-timeseries` or `csv`
+            --set data=3: data = 3: expected a table
             --set training.batch-size=x: training.batch-size = "x": expected an integer from 1 to 1099511627776, found text
             --set training.epoch=3: training.epoch: unknown key; did you mean `epochs`?
         "#]]);

@@ -19,33 +19,8 @@ fn a_file_fills_the_job() {
 }"#,
     )
     .explain(
-        "",
+        "training",
         &expect![[r#"
-        job.name = "job"  # default: the job file's name
-        job.seed = 42  # default
-        job.priority = 0  # default
-        job.output-dir = "/home/ada/here/runs"  # default: runs
-        job.collective-timeout = "10m"  # default
-        resources.world-size = -  # default: all idle slots at placement
-        resources.workers = -  # default: no bound
-        resources.device = "auto"  # default
-        resources.threads-per-rank = 1  # default
-        resources.transport = "auto"  # default
-        model.kind = "lstm"  # default
-        model.hidden-size = 64  # default of sine
-        model.num-layers = 2  # default of sine
-        model.dropout = 0.2  # default of sine
-        model.head-dropout = 0  # default of sine
-        model.bidirectional = false  # default
-        model.init-from = -  # default: fresh weights from job.seed
-        data.kind = "sine"  # job.toml:2
-        data.samples = 8000  # default of sine
-        data.validation-samples = 2000  # default of sine
-        data.noise = 0.1  # default of sine
-        data.window = 50  # default of sine
-        data.horizon = 1  # default
-        data.shuffle = true  # default
-        data.drop-last = false  # ds.json:8 dataloader_drop_last
         training.epochs = 50  # default of sine
         training.max-steps = -  # default: training.epochs decides
         training.max-eval-steps = -  # default: all of them
@@ -60,29 +35,13 @@ fn a_file_fills_the_job() {
         training.learning-rate = 0.0003  # ds.json:4 optimizer.params.lr
         training.schedule.kind = "constant"  # default
         training.betas = [0.8, 0.99]  # ds.json:4 optimizer.params.betas
-        training.eps = 0.00000001  # DeepSpeed default
+        training.eps = 1e-8  # DeepSpeed default
         training.weight-decay = 0  # default
         training.decoupled-decay = false  # ds.json:4 optimizer.params.adam_w_mode
         training.bias-correction = true  # DeepSpeed default
         training.gradient-clipping = 1  # DeepSpeed default since 0.19.3 (before: 0)
         training.precision = "fp32"  # default
         training.steps-per-print = 10  # ds.json:7 steps_per_print
-        zero.stage = 2  # ds.json:5 zero_optimization.stage
-        zero.overlap-comm = false  # ds.json:5 zero_optimization.overlap_comm
-        zero.reduce-bucket-size = 200000000  # ds.json:5 zero_optimization.reduce_bucket_size
-        zero.allgather-bucket-size = 500000000  # DeepSpeed default, capped to the model
-        checkpoint.every-steps = -  # default: not by steps
-        checkpoint.every-epochs = 1  # default
-        checkpoint.resume = "auto"  # default
-        checkpoint.dir = -  # default: <output-dir>/<job id>/checkpoints
-        checkpoint.keep-last = 2  # default
-        checkpoint.keep-best = 1  # default
-        checkpoint.async = true  # default
-        checkpoint.layout = "auto"  # default
-        monitor.tensorboard = true  # default
-        monitor.csv = true  # default
-        monitor.deepspeed-tensorboard-dir = -  # no tensorboard block
-        monitor.deepspeed-csv-dir = -  # no csv_monitor block
     "#]],
     );
 }
@@ -146,11 +105,11 @@ gradient-clipping = 5.0
     .check(&expect![[r#"
         job.toml:6: training.batch-size = 96: disagrees with 128 at ds.json:1 train_batch_size; give one of them, or "auto" in the DeepSpeed configuration
         job.toml:8: training.gradient-accumulation = 2: disagrees with 3 at ds.json:3 gradient_accumulation_steps; give one of them, or "auto" in the DeepSpeed configuration
-        job.toml:10: training.optimizer = "adamw": disagrees with "adam" at ds.json:4 optimizer.type; give one of them, or "auto" in the DeepSpeed configuration
         job.toml:9: training.learning-rate = 0.02: disagrees with 0.01 at ds.json:5 optimizer.params.lr; give one of them, or "auto" in the DeepSpeed configuration
+        job.toml:10: training.optimizer = "adamw": disagrees with "adam" at ds.json:4 optimizer.type; give one of them, or "auto" in the DeepSpeed configuration
+        job.toml:11: training.precision = "fp32": disagrees with "fp16" at ds.json:6 fp16.enabled; give one of them, or "auto" in the DeepSpeed configuration
         job.toml:12: training.weight-decay = 0.1: disagrees with 0.2 at ds.json:5 optimizer.params.weight_decay; give one of them, or "auto" in the DeepSpeed configuration
         job.toml:13: training.gradient-clipping = 5: disagrees with 1 at ds.json:7 gradient_clipping; give one of them, or "auto" in the DeepSpeed configuration
-        job.toml:11: training.precision = "fp32": disagrees with "fp16" at ds.json:6 fp16.enabled; give one of them, or "auto" in the DeepSpeed configuration
     "#]]);
 }
 
@@ -182,13 +141,13 @@ fn the_command_line_wins_over_a_deepspeed_file() {
         training.batch-mismatch = "adapt"  # default
         training.optimizer = "adam"  # ds.json:2 optimizer.type
         training.learning-rate = 0.1  # --set training.learning-rate=0.1
+        training.schedule.kind = "warmup-lr"  # ds.json:3 scheduler.type
         training.schedule.warmup-steps = 1000  # DeepSpeed default
         training.schedule.shape = "log"  # DeepSpeed default
-        training.schedule.kind = "warmup-lr"  # ds.json:3 scheduler.type
         training.schedule.min-lr = 0  # DeepSpeed default
         training.schedule.max-lr = 0.1  # the learning rate
         training.betas = [0.9, 0.999]  # DeepSpeed default
-        training.eps = 0.00000001  # DeepSpeed default
+        training.eps = 1e-8  # DeepSpeed default
         training.weight-decay = 0  # default
         training.decoupled-decay = true  # DeepSpeed default: adam decays decoupled unless adam_w_mode is false
         training.bias-correction = true  # DeepSpeed default
@@ -233,8 +192,8 @@ lr = 0.5
     job.explain(
         "training.eps",
         &expect![[r#"
-        training.eps = 0.000001  # ds.json:1 optimizer.params.eps
-    "#]],
+            training.eps = 1e-6  # ds.json:1 optimizer.params.eps
+        "#]],
     );
 }
 
@@ -247,14 +206,14 @@ fn the_cosine_schedule_with_rates_becomes_ratios() {
     job.check(&expect![[r#"
         ok
         note: learning rate: the warm-up ends at 0.002 (ds.json:3 scheduler.params.warmup_max_lr), not at 0.001 (ds.json:1 optimizer.params.lr)
-        note: ds.json:2: DeepSpeed's WarmupCosineLR takes ratios; converted: warmup_min_lr 0.0001 is ratio 0.05, cos_min_lr 0.00001 is ratio 0.005, warmup_max_lr 0.002 is the learning rate
+        note: ds.json:2: DeepSpeed's WarmupCosineLR takes ratios; converted: warmup_min_lr 0.0001 is ratio 0.05, cos_min_lr 1e-5 is ratio 0.005, warmup_max_lr 0.002 is the learning rate
         note: WarmupCosineLR: total_num_steps is not given; it is the job's own number of steps
         note: gradient_clipping is not given: 1.0 holds, DeepSpeed's default since 0.19.3 (0, off, before)
     "#]]);
     job.explain("training.schedule", &expect![[r#"
+        training.schedule.kind = "warmup-cosine-lr"  # ds.json:2 scheduler.type
         training.schedule.warmup-steps = 100  # ds.json:3 scheduler.params.warmup_num_steps
         training.schedule.shape = "log"  # DeepSpeed default
-        training.schedule.kind = "warmup-cosine-lr"  # ds.json:2 scheduler.type
         training.schedule.total-steps = -  # inferred at start: the job's own number of steps
         training.schedule.warmup-min-ratio = 0.05  # ds.json:2 scheduler.params.warmup_min_lr / learning rate
         training.schedule.cos-min-ratio = 0.005  # ds.json:3 scheduler.params.cos_min_lr / learning rate
@@ -273,8 +232,8 @@ fn a_cosine_rate_above_its_peak_or_said_twice_is_a_mistake() {
         "{scheduler: {type: \"WarmupCosineLR\", params: {cos_min_lr: 0.1,\n warmup_min_lr: 0,\n warmup_min_ratio: 0.5}}}",
     )
     .check(&expect![[r#"
-        ds.json:2: scheduler.params.warmup_min_lr = 0: says what `warmup_min_ratio` at ds.json:3 says; give one of them
         ds.json:1: scheduler.params.cos_min_lr: 0.1 is above the peak of 0.001
+        ds.json:2: scheduler.params.warmup_min_lr = 0: says what `warmup_min_ratio` at ds.json:3 says; give one of them
     "#]]);
 }
 
@@ -323,11 +282,11 @@ fn unknown_keys_warn_at_the_top_and_are_mistakes_where_deepspeed_validates() {
     with_deepspeed(json).check(&expect![[r#"
         ds.json:4: optimizer.params.weight_decy: unknown key; did you mean `weight_decay`?
         ds.json:4: optimizer.params.max_grad_norm: DeepSpeed rejects this; use the top-level `gradient_clipping`
+        ds.json:5: scheduler.params.warmup_steps: unknown parameter of WarmupLR; did you mean `warmup_num_steps`?
+        ds.json:5: scheduler.params.total_num_steps: unknown parameter of WarmupLR; it has warmup_min_lr, warmup_max_lr, warmup_num_steps, warmup_type, last_batch_iteration
         ds.json:6: zero_optimization.stages: unknown key; did you mean `stage`?
         ds.json:6: zero_optimization.grad_hooks: unknown key
         ds.json:7: fp16.loss_scael: unknown key; did you mean `loss_scale`?
-        ds.json:5: scheduler.params.warmup_steps: unknown parameter of WarmupLR; did you mean `warmup_num_steps`?
-        ds.json:5: scheduler.params.total_num_steps: unknown parameter of WarmupLR; it has warmup_min_lr, warmup_max_lr, warmup_num_steps, warmup_type, last_batch_iteration
         warning: ds.json:2: train_batchsize: unknown key; did you mean `train_batch_size`? (ignored)
         warning: ds.json:3: gradient_cliping: unknown key; did you mean `gradient_clipping`? (ignored)
         warning: ds.json:4: optimizer.name: unknown key (ignored)
@@ -373,6 +332,7 @@ fn what_this_version_cannot_do_is_refused_by_name() {
 }"#,
     )
     .check(&expect![[r#"
+        ds.json:2: zero_optimization.stage = 3: not supported yet: ZeRO stage 3; this version has 0, 1 and 2
         ds.json:3: zero_optimization.offload_optimizer = { device = "cpu" }: not supported yet: offload to host memory
         ds.json:5: zero_optimization.cpu_offload = true: not supported yet: deprecated name of `offload_optimizer` and `offload_param`: offload to host memory
         ds.json:6: zero_optimization.zero_quantized_weights = true: not supported yet: ZeRO++
@@ -380,8 +340,7 @@ fn what_this_version_cannot_do_is_refused_by_name() {
         ds.json:8: optimizer.params.amsgrad = true: not supported yet: AMSGrad
         ds.json:9: elasticity = { enabled = true }: not supported, and newer DeepSpeed rejects it: a job's world may change between attempts without it: the global batch is kept
         ds.json:12: autotuning = { enabled = true }: not supported yet: the tuner
-        ds.json:13: enabled: fp16 and bf16 are both enabled, the other one at ds.json:13 fp16.enabled
-        ds.json:2: zero_optimization.stage = 3: not supported yet: ZeRO stage 3; this version has 0, 1 and 2
+        ds.json:13: bf16.enabled: fp16 and bf16 are both enabled, the other one at ds.json:13 fp16.enabled
         warning: ds.json:10: compression_training: newer DeepSpeed rejects this key (quantisation and pruning)
         warning: ds.json:11: amp: newer DeepSpeed rejects this key (NVIDIA Apex)
     "#]]);
@@ -462,8 +421,8 @@ fn a_file_that_cannot_be_read_is_told() {
     "#]],
     );
     job("deepspeed-config = 3\ndata.kind = \"sine\"\ndeepspeed = 4\n").check(&expect![[r#"
-        job.toml:3: deepspeed = 4: expected a table
         job.toml:1: deepspeed-config = 3: expected text, found an integer
+        job.toml:3: deepspeed = 4: expected a table
     "#]]);
 }
 
