@@ -48,15 +48,16 @@ fn main() -> Result<(), Box<dyn Error + Send + Sync>> {
         })
         .collect();
     let (spec, peers, run_dir) = (&spec, &peers, &run_dir);
-    let outcomes: Vec<Result<Outcome, Box<dyn Error + Send + Sync>>> = std::thread::scope(|scope| {
-        let ranks: Vec<_> = (0_u32..)
-            .zip(listeners)
-            .map(|(rank, listener)| {
-                scope.spawn(move || run_rank(rank, listener, (spec, peers, run_dir)))
-            })
-            .collect();
-        ranks.into_iter().map(|rank| rank.join().expect("a rank does not panic")).collect()
-    });
+    let outcomes: Vec<Result<Outcome, Box<dyn Error + Send + Sync>>> =
+        std::thread::scope(|scope| {
+            let ranks: Vec<_> = (0_u32..)
+                .zip(listeners)
+                .map(|(rank, listener)| {
+                    scope.spawn(move || run_rank(rank, listener, (spec, peers, run_dir)))
+                })
+                .collect();
+            ranks.into_iter().map(|rank| rank.join().expect("a rank does not panic")).collect()
+        });
     for outcome in outcomes {
         if let Some(summary) = outcome?.summary {
             println!("{}", serde_json::to_string_pretty(&summary)?);

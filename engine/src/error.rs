@@ -73,9 +73,7 @@ impl Error {
         move |source| Self::Torch { operation, source }
     }
 
-    pub(crate) fn checkpoint(
-        operation: &'static str,
-    ) -> impl FnOnce(checkpoint::Error) -> Self {
+    pub(crate) fn checkpoint(operation: &'static str) -> impl FnOnce(checkpoint::Error) -> Self {
         move |source| Self::Checkpoint { operation, source: Box::new(source) }
     }
 

@@ -97,8 +97,7 @@ impl Report {
         self.memory_told = Some(Instant::now());
         let Some(bytes) = resident_bytes() else { return };
         let (value, time) = (bytes as f64, now());
-        self.reporter
-            .metric(metric::RSS_BYTES.name, MetricPoint { step, samples, value, time });
+        self.reporter.metric(metric::RSS_BYTES.name, MetricPoint { step, samples, value, time });
         if self.is_first_rank {
             let metric = metric::RSS_BYTES;
             self.record(Record::Scalar(Scalar { metric, samples, value, time }));

@@ -34,7 +34,11 @@ impl Schedule {
                 min_lr + (max_lr - min_lr) * warmup_progress(t, warmup_steps, shape).unwrap_or(1.0)
             }
             spec::Schedule::WarmupCosineLr {
-                warmup_min_ratio, cos_min_ratio, warmup_steps, shape, ..
+                warmup_min_ratio,
+                cos_min_ratio,
+                warmup_steps,
+                shape,
+                ..
             } => {
                 // DeepSpeed starts at 0, whatever the minimal ratio.
                 let Some(t) = k.checked_sub(1) else { return 0.0 };

@@ -5,7 +5,6 @@ use std::time::Instant;
 
 use common::spec::JobSpec;
 
-
 use crate::data::{self, Dataset};
 use crate::error::Error;
 use crate::model;

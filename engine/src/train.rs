@@ -137,7 +137,13 @@ impl Trainer {
         if is_best {
             self.best_weights = self.data.test.is_some().then(|| self.zero.snapshot());
         }
-        tracing::info!(step = self.state.step, epoch = self.state.epoch, loss, is_best, "validated");
+        tracing::info!(
+            step = self.state.step,
+            epoch = self.state.epoch,
+            loss,
+            is_best,
+            "validated"
+        );
         self.report.validation(ValidationRecord {
             step: self.state.step,
             samples: self.state.samples,

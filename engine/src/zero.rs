@@ -102,7 +102,10 @@ impl Zero {
         let moments = layout
             .buckets
             .iter()
-            .map(|b| Moments { exp_avg: vec![0.0; held(b.len)], exp_avg_sq: vec![0.0; held(b.len)] })
+            .map(|b| Moments {
+                exp_avg: vec![0.0; held(b.len)],
+                exp_avg_sq: vec![0.0; held(b.len)],
+            })
             .collect();
         let mut zero = Self {
             stage,

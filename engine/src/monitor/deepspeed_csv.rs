@@ -51,15 +51,17 @@ impl DeepSpeedCsv {
     }
 }
 
-/// More than that many runs in one folder is a mistake that should be seen.
+/// More runs than that in one folder is a mistake that should be seen.
 const MAX_SET_ASIDE: u32 = 10_000;
 
 fn set_aside(path: &Path) -> Result<(), Error> {
     if !path.exists() {
         return Ok(());
     }
-    let numbered = |n| path.with_extension(format!("csv.{n}"));
-    let free = (1..MAX_SET_ASIDE).map(numbered).find(|candidate| !candidate.exists());
-    let free = free.unwrap_or_else(|| numbered(MAX_SET_ASIDE));
-    fs_err::rename(path, free).map_err(Error::io("set aside", path))
+    (1..=MAX_SET_ASIDE)
+        .map(|n| path.with_extension(format!("csv.{n}")))
+        .find(|candidate| !candidate.exists())
+        .ok_or_else(|| std::io::ErrorKind::AlreadyExists.into())
+        .and_then(|free| fs_err::rename(path, free))
+        .map_err(Error::io("set aside", path))
 }

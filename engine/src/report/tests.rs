@@ -83,7 +83,9 @@ fn files_that_cannot_be_written_are_told_and_training_goes_on() {
     let folder = dir.path().join("deepspeed");
     fs_err::create_dir_all(folder.join("Train_Samples_train_loss.csv")).unwrap();
     let monitor = Monitor { deepspeed_csv_dir: Some(folder), ..monitor() };
-    report.open_files(dir.path(), &monitor, Position::default()).unwrap();
+    // A new run would set the obstacle aside.
+    let resumed = Position { step: 1, samples: 8 };
+    report.open_files(dir.path(), &monitor, resumed).unwrap();
     (1..=3).for_each(|step| report.step(record(step)));
     report.close();
     let heard = heard.0.lock().unwrap();

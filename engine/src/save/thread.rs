@@ -204,12 +204,7 @@ impl SaveThread {
         Ok(finished.err().map(|error| format!("the shard of rank {sender}: {}", chain(&error))))
     }
 
-    fn commit(
-        &self,
-        state: &State,
-        shards: Vec<ShardEntry>,
-        notes: &mut Vec<String>,
-    ) -> Verdict {
+    fn commit(&self, state: &State, shards: Vec<ShardEntry>, notes: &mut Vec<String>) -> Verdict {
         let Root { root, fence, facts, .. } = &self.root;
         let manifest = Manifest {
             schema_version: SCHEMA_VERSION,

@@ -65,3 +65,6 @@ fn encode<T: Serialize>(value: &T) -> Vec<u8> {
 fn checked(len: u64) -> Result<usize, Error> {
     if len > MAX_MESSAGE { Err(Error::TooLong { bytes: len }) } else { Ok(len as usize) }
 }
+
+#[cfg(test)]
+mod tests;

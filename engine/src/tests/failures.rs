@@ -73,6 +73,22 @@ fn ranks_with_different_data_are_told_apart() {
     }
 }
 
+/// A10: the peers' errors are witnesses, the guilty rank's own is the cause.
+#[test]
+fn a_rank_that_cannot_start_ends_the_others_at_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut attempt = Attempt::new(spec::job().build(), 3, dir.path());
+    attempt.of_rank = Some((1, |spec| spec.model.hidden_size = 0));
+    let kinds: Vec<_> = attempt
+        .run()
+        .outcomes
+        .into_iter()
+        .map(|outcome| outcome.unwrap_err().failure().kind)
+        .collect();
+    let witness = FailureKind::Communication;
+    assert_eq!(kinds, [witness, FailureKind::Configuration, witness]);
+}
+
 #[test]
 fn a_periodic_save_that_fails_is_told_and_the_last_one_fails_the_run() {
     let run = |tag: &str| {

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use collectives::{Listener, Mesh, MeshConfig, PeerAddress, Transport};
+use collectives::{Communicator, Listener, Mesh, MeshConfig, PeerAddress, Transport};
 use common::ids::{AttemptId, Generation, Rank};
 use common::spec::JobSpec;
 use common::status::{CheckpointRow, Live, MetricPoint};
@@ -75,7 +75,15 @@ pub(crate) struct Ended {
 impl Attempt {
     pub(crate) fn new(spec: JobSpec, world: u32, run_dir: &Path) -> Self {
         let run_dirs = vec![run_dir.to_owned(); world as usize];
-        Self { spec, world, generation: 1, run_dirs, stop_after: None, obstacle: None, of_rank: None }
+        Self {
+            spec,
+            world,
+            generation: 1,
+            run_dirs,
+            stop_after: None,
+            obstacle: None,
+            of_rank: None,
+        }
     }
 
     pub(crate) fn generation(mut self, generation: u64) -> Self {
@@ -92,7 +100,7 @@ impl Attempt {
             })
             .map(Arc::new)
             .collect();
-        let meshes = meshes(self.world, &self.spec);
+        let meshes = meshes(self.world, self.spec.job.collective_timeout);
         let outcomes = std::thread::scope(|scope| {
             let ranks: Vec<_> = (0_u32..)
                 .zip(meshes.into_iter().zip(&heard))
@@ -144,7 +152,22 @@ impl Ended {
     }
 }
 
-fn meshes(world: u32, spec: &JobSpec) -> Vec<Mesh> {
+/// Runs a closure on every rank of a small world; returns what they returned, by rank.
+pub(crate) fn with_ranks<T: Send>(
+    world: u32,
+    body: impl Fn(&mut Communicator) -> T + Sync,
+) -> Vec<T> {
+    let body = &body;
+    std::thread::scope(|scope| {
+        let ranks: Vec<_> = meshes(world, Duration::from_secs(20))
+            .into_iter()
+            .map(|mesh| scope.spawn(move || body(&mut mesh.communicator(0).unwrap())))
+            .collect();
+        ranks.into_iter().map(|rank| rank.join().unwrap()).collect()
+    })
+}
+
+fn meshes(world: u32, collective_timeout: Duration) -> Vec<Mesh> {
     if world == 1 {
         return vec![Mesh::solo(2)];
     }
@@ -167,7 +190,7 @@ fn meshes(world: u32, spec: &JobSpec) -> Vec<Mesh> {
             peers: peers.clone(),
             transport: Transport::Auto,
             connect_timeout: Duration::from_secs(20),
-            collective_timeout: spec.job.collective_timeout,
+            collective_timeout,
             channels: 2,
         };
         Mesh::connect(Some(listener), config).unwrap()

@@ -64,7 +64,8 @@ fn uneven_runs_train_as_one_rank_does() {
     for (world, micro) in [(3, 2), (3, 1), (4, 1), (2, 5)] {
         let (found, val) = losses(world, micro);
         assert_eq!(found.len(), expected.len());
-        for (found, expected) in found.iter().chain([&val]).zip(expected.iter().chain([&expected_val]))
+        for (found, expected) in
+            found.iter().chain([&val]).zip(expected.iter().chain([&expected_val]))
         {
             let error = (found - expected).abs() / expected;
             assert!(error < 1e-5, "world {world}, micro {micro}: {found} is not {expected}");

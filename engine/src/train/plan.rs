@@ -45,17 +45,14 @@ impl Plan {
         let batch = batch::plan(&spec.training.batch, world)?;
         let batch_size = batch.batch_size.value;
         let drop_last = spec.data.drop_last;
-        let steps_per_epoch = if drop_last {
-            train_samples / batch_size
-        } else {
-            train_samples.div_ceil(batch_size)
-        };
+        let steps_per_epoch =
+            if drop_last { train_samples / batch_size } else { train_samples.div_ceil(batch_size) };
         if steps_per_epoch == 0 {
             return Err(Error::NoFullBatch { samples: train_samples, batch_size });
         }
         let epochs = spec.training.epochs;
-        let total_steps = (steps_per_epoch * u64::from(epochs))
-            .min(spec.training.max_steps.unwrap_or(u64::MAX));
+        let total_steps =
+            (steps_per_epoch * u64::from(epochs)).min(spec.training.max_steps.unwrap_or(u64::MAX));
         Ok(Self { batch, train_samples, drop_last, epochs, steps_per_epoch, total_steps })
     }
 

@@ -98,11 +98,7 @@ impl State {
         })
     }
 
-    pub(crate) fn on_validation(
-        &mut self,
-        loss: f64,
-        stopping: Option<EarlyStopping>,
-    ) -> Verdict {
+    pub(crate) fn on_validation(&mut self, loss: f64, stopping: Option<EarlyStopping>) -> Verdict {
         self.initial_val_loss.get_or_insert(loss);
         self.last_val_loss = Some(loss);
         self.validated_step = Some(self.step);
