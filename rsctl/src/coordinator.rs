@@ -36,13 +36,8 @@ pub(crate) struct Coordinator {
 pub(crate) enum Error {
     #[error("{operation}: {}", .status.message())]
     Refused { operation: String, status: Status },
-    #[error("{operation}: lost the coordinator at {address}")]
-    Lost {
-        operation: String,
-        address: String,
-        #[source]
-        source: Status,
-    },
+    #[error("{operation}: lost the coordinator at {address} ({reason})")]
+    Lost { operation: String, address: String, reason: String },
     #[error("{operation}: the coordinator at {address} did not answer within {} s", .after.as_secs())]
     Silent { operation: String, address: String, after: Duration },
     #[error("{operation}: the coordinator's answer means nothing to this rsctl")]
@@ -302,16 +297,19 @@ impl Coordinator {
     /// Cancelled, with the cause as source; what the coordinator itself says has no source.
     fn refused(&self, operation: &str, status: Status) -> Error {
         let operation = operation.to_owned();
-        let is_transport = std::error::Error::source(&status).is_some();
-        match status.code() {
-            Code::Unavailable => {
-                Error::Lost { operation, address: self.address.clone(), source: status }
-            }
-            Code::Unknown | Code::Cancelled | Code::Internal if is_transport => {
-                Error::Lost { operation, address: self.address.clone(), source: status }
-            }
-            _ => Error::Refused { operation, status },
+        let cause = std::error::Error::source(&status);
+        let is_lost = match status.code() {
+            Code::Unavailable => true,
+            Code::Unknown | Code::Cancelled | Code::Internal => cause.is_some(),
+            _ => false,
+        };
+        if !is_lost {
+            return Error::Refused { operation, status };
         }
+        // The innermost cause says it in words; the layers above it only say that they pass it on.
+        let innermost = std::iter::successors(cause, |error| error.source()).last();
+        let reason = innermost.map_or_else(|| status.message().to_owned(), ToString::to_string);
+        Error::Lost { operation, address: self.address.clone(), reason }
     }
 
     fn read<T>(&self, operation: &str, read: Result<T, convert::Error>) -> Result<T, Error> {

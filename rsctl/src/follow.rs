@@ -97,8 +97,8 @@ impl Follower {
         }
         // The coordinator closed the stream before the end: it is leaving.
         let address = self.coordinator.address().to_owned();
-        let source = tonic::Status::unavailable("the coordinator closed the stream");
-        Ok(Err(Error::Lost { operation: format!("watch job {job}"), address, source }))
+        let reason = "it closed the stream".to_owned();
+        Ok(Err(Error::Lost { operation: format!("watch job {job}"), address, reason }))
     }
 }
 

@@ -185,6 +185,8 @@ impl Settings {
             reasons.insert("state-dir", format!("`{}`, this user's default", dir.display()));
             Some(dir)
         });
+        // Trainers run in folders of their own and read uploaded inputs below it.
+        let state_dir = state_dir.map(|dir| std::path::absolute(&dir).unwrap_or(dir));
         let trainer = self.trainer.clone().or_else(|| {
             let trainer = std::env::current_exe().ok()?.parent()?.join("trainer");
             reasons.insert("trainer", format!("`{}`, beside this binary", trainer.display()));

@@ -40,8 +40,7 @@ pub(crate) fn conclude(status: &JobStatus, print: Print) -> Outcome {
         render::talk(last_lines);
     }
     let why = status.failure.as_ref().map_or(row.reason.as_str(), |failure| &failure.message);
-    let place = render::status::place(status);
-    let failure = Failure::new(code, anyhow!("job {} failed{place}: {why}", row.job_id));
+    let failure = Failure::new(code, anyhow!("job {} failed: {why}", row.job_id));
     Err(match hint(status) {
         Some(hint) => failure.hint(hint),
         None => failure,

@@ -24,31 +24,55 @@ pub(crate) fn for_people() -> Box<dyn View> {
 /// What was said already, so that each thing is said once.
 #[derive(Debug, Default)]
 struct Said {
-    state: Option<(JobState, String)>,
+    state: Option<(JobState, String, Instant)>,
     notes: usize,
-    checkpoint: Option<String>,
+    checkpoint: Option<(String, Instant)>,
 }
 
 impl Said {
     /// The lines that this status adds.
     fn news(&mut self, status: &JobStatus) -> Vec<String> {
         let mut lines = Vec::new();
-        let state = (status.row.state, status.row.reason.clone());
-        if self.state.as_ref() != Some(&state) {
-            let why = if state.1.is_empty() { String::new() } else { format!(": {}", state.1) };
-            lines.push(format!("{} {}{why}", status.row.job_id, state.0));
-            self.state = Some(state);
-        }
+        lines.extend(self.news_of_state(status));
         // A new attempt says its notes again; fewer than before means that it has begun.
         self.notes = self.notes.min(status.notes.len());
         lines.extend(status.notes[self.notes..].iter().map(|note| format!("note: {note}")));
         self.notes = status.notes.len();
-        if self.checkpoint != status.latest_checkpoint {
-            lines
-                .extend(status.latest_checkpoint.as_ref().map(|path| format!("checkpoint {path}")));
-            self.checkpoint.clone_from(&status.latest_checkpoint);
-        }
+        lines.extend(self.news_of_checkpoint(status));
         lines
+    }
+}
+
+impl Said {
+    /// A new state at once; a new reason for the same state only after a while, because ranks that
+    /// start one by one change it many times a second.
+    fn news_of_state(&mut self, status: &JobStatus) -> Option<String> {
+        let (state, reason) = (status.row.state, &status.row.reason);
+        let is_news = self.state.as_ref().is_none_or(|(said, why, when)| {
+            *said != state || (why != reason && when.elapsed() >= LINE_EVERY)
+        });
+        if !is_news {
+            return None;
+        }
+        self.state = Some((state, reason.clone(), Instant::now()));
+        // Why a job failed is said once, as the error at the end.
+        let is_said_later = reason.is_empty() || state == JobState::Failed;
+        let why = if is_said_later { String::new() } else { format!(": {reason}") };
+        Some(format!("{} {state}{why}", status.row.job_id))
+    }
+
+    /// Short epochs save many times a second; the last one is in the summary.
+    fn news_of_checkpoint(&mut self, status: &JobStatus) -> Option<String> {
+        let path = status.latest_checkpoint.as_ref()?;
+        let is_news = self
+            .checkpoint
+            .as_ref()
+            .is_none_or(|(said, when)| said != path && when.elapsed() >= LINE_EVERY);
+        if !is_news {
+            return None;
+        }
+        self.checkpoint = Some((path.clone(), Instant::now()));
+        Some(format!("checkpoint {path}"))
     }
 }
 

@@ -181,25 +181,20 @@ fn end(end: &TrainerEnd) -> String {
 /// Why a job failed, with the guilty rank's last lines.
 fn failure(status: &JobStatus) -> String {
     let Some(failure) = &status.failure else { return String::new() };
-    let mut text = format!("\nfailure{}: {}\n", place(status), failure.message);
-    text.push_str(&last_lines(status));
-    text
-}
-
-/// ` on rank 1 of node-a`; empty where nobody is guilty.
-pub(crate) fn place(status: &JobStatus) -> String {
-    let Some(failure) = &status.failure else { return String::new() };
-    match (failure.rank, &failure.worker) {
-        (Some(rank), Some(worker)) => format!(" on rank {rank} ({worker})"),
-        (Some(rank), None) => format!(" on rank {rank}"),
-        (None, Some(worker)) => format!(" on {worker}"),
-        (None, None) => String::new(),
-    }
+    format!("\nfailure: {}\n{}\n", failure.message, last_lines(status))
 }
 
 /// What the guilty rank wrote last, quoted.
 pub(crate) fn last_lines(status: &JobStatus) -> String {
-    let lines = status.failure.as_ref().map_or(&[][..], |failure| &failure.last_lines);
-    let quoted: String = lines.iter().map(|line| format!("\n  | {line}")).collect();
-    if quoted.is_empty() { quoted } else { format!("last lines{}:{quoted}", place(status)) }
+    let Some(failure) = status.failure.as_ref().filter(|f| !f.last_lines.is_empty()) else {
+        return String::new();
+    };
+    let whose = match (failure.rank, &failure.worker) {
+        (Some(rank), Some(worker)) => format!(" of rank {rank} on {worker}"),
+        (Some(rank), None) => format!(" of rank {rank}"),
+        (None, Some(worker)) => format!(" of {worker}"),
+        (None, None) => String::new(),
+    };
+    let quoted: String = failure.last_lines.iter().map(|line| format!("\n  | {line}")).collect();
+    format!("last lines{whose}:{quoted}")
 }
