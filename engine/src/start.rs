@@ -3,7 +3,7 @@
 
 use std::time::Instant;
 
-use common::spec::JobSpec;
+use common::spec::{JobSpec, Validate};
 
 use crate::data::{self, Dataset};
 use crate::error::Error;
@@ -55,8 +55,18 @@ fn plan(spec: &JobSpec, world: u32, report: &Report) -> Result<Planned, Error> {
         "planned"
     );
     let notes = spec.notes.iter().chain(&data.notes).chain(&plan.batch.note).cloned();
-    notes.chain(schedule.warning(plan.total_steps)).for_each(|note| report.note(note));
+    let warnings = schedule.warning(plan.total_steps).into_iter().chain(idle_patience(spec, &data));
+    notes.chain(warnings).for_each(|note| report.note(note));
     Ok(Planned { data, plan, schedule })
+}
+
+fn idle_patience(spec: &JobSpec, data: &Dataset) -> Option<String> {
+    let validates = data.validation.is_some() && spec.training.validate != Validate::Never;
+    (spec.training.early_stopping.is_some() && !validates).then(|| {
+        "training.early-stopping has nothing to go by: there is no validation part, or \
+         training.validate is \"never\""
+            .to_owned()
+    })
 }
 
 fn prepare(context: RankContext) -> Result<Prepared, Error> {

@@ -28,7 +28,7 @@ mod step;
 
 pub(crate) use pace::Pace;
 pub(crate) use plan::{Error as PlanError, GlobalBatch, Plan};
-pub(crate) use state::{State, Verdict};
+pub(crate) use state::State;
 
 /// One rank, ready to train.
 #[derive(Debug)]
@@ -132,8 +132,9 @@ impl Trainer {
         }
         let Some(samples) = self.data.validation.clone() else { return Ok(()) };
         let loss = self.evaluate(&samples, Detail::Loss)?.loss;
-        let Verdict { is_best, .. } =
-            self.state.on_validation(loss, self.spec.training.early_stopping);
+        let is_best = self.state.on_validation(loss, self.spec.training.early_stopping);
+        // A run that has made all its steps was not stopped before its time.
+        self.state.stopped_early &= self.state.step < self.plan.total_steps;
         if is_best {
             self.best_weights = self.data.test.is_some().then(|| self.zero.snapshot());
         }

@@ -1,6 +1,6 @@
 //! The thread that writes rank 0's monitors.
 
-use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -11,6 +11,8 @@ use crate::monitor::{self, Monitors, Scalar, StepRecord, ValidationRecord};
 pub(crate) const MAX_QUEUED: usize = 100_000;
 /// How long a record may stay in memory. Larger batches mean fewer wake-ups beside training.
 const WRITE_INTERVAL: Duration = Duration::from_millis(250);
+/// A disk that takes nothing for so long hangs: the metrics files are given up, training goes on.
+const MAX_WAIT: Duration = Duration::from_secs(30);
 
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Record {
@@ -37,6 +39,8 @@ struct Shared {
 struct Queue {
     records: Vec<Record>,
     is_closed: bool,
+    /// The thread has written what it could and returned.
+    is_done: bool,
     failure: Option<String>,
     lost: u64,
 }
@@ -55,17 +59,18 @@ impl Recorder {
 
     /// Returns what went wrong with an earlier record, once.
     pub(super) fn push(&mut self, record: Record) -> Option<String> {
-        let mut queue = self.shared.lock();
-        // Bounded: the writer takes everything or, after a failure, throws it away.
-        while queue.records.len() >= MAX_QUEUED {
-            self.shared.changed.notify_all();
-            (queue, _) = self
-                .shared
-                .changed
-                .wait_timeout(queue, WRITE_INTERVAL)
-                .unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut queue = self
+            .shared
+            .wait_until(|queue| queue.records.len() < MAX_QUEUED || queue.failure.is_some());
+        if queue.records.len() < MAX_QUEUED {
+            queue.records.push(record);
+            if queue.records.len() == MAX_QUEUED {
+                self.shared.changed.notify_all();
+            }
+        } else {
+            queue.lost += 1;
+            queue.failure.get_or_insert_with(hangs);
         }
-        queue.records.push(record);
         let failure = queue.failure.clone().filter(|_| !self.is_failure_told);
         self.is_failure_told |= failure.is_some();
         failure
@@ -80,11 +85,17 @@ impl Recorder {
     }
 
     fn end(&mut self) {
+        let Some(thread) = self.thread.take() else { return };
         self.shared.lock().is_closed = true;
         self.shared.changed.notify_all();
-        if let Some(thread) = self.thread.take() {
+        let mut queue = self.shared.wait_until(|queue| queue.is_done);
+        if queue.is_done {
+            drop(queue);
             // A panic of the writer has been printed by its own hook; training is not its victim.
             let _ = thread.join();
+        } else {
+            queue.lost += queue.records.len() as u64;
+            queue.failure.get_or_insert_with(hangs);
         }
     }
 }
@@ -95,22 +106,45 @@ impl Drop for Recorder {
     }
 }
 
+fn hangs() -> String {
+    format!("the disk took no record for {MAX_WAIT:?}")
+}
+
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, Queue> {
         // The queue is whole at every point where a holder could panic.
-        self.queue.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Returns with the lock once the condition holds, or after [`MAX_WAIT`].
+    fn wait_until(&self, holds: impl Fn(&Queue) -> bool) -> MutexGuard<'_, Queue> {
+        self.changed
+            .wait_timeout_while(self.lock(), MAX_WAIT, |queue| !holds(queue))
+            .unwrap_or_else(PoisonError::into_inner)
+            .0
+    }
+}
+
+/// Says that the thread is done even where it panics.
+struct Done<'a>(&'a Shared);
+
+impl Drop for Done<'_> {
+    fn drop(&mut self) {
+        self.0.lock().is_done = true;
+        self.0.changed.notify_all();
     }
 }
 
 fn write_until_closed(shared: &Shared, mut monitors: Monitors) {
+    let _done = Done(shared);
     loop {
-        let mut queue = shared.lock();
-        if !queue.is_closed && queue.records.len() < MAX_QUEUED {
-            (queue, _) = shared
-                .changed
-                .wait_timeout(queue, WRITE_INTERVAL)
-                .unwrap_or_else(std::sync::PoisonError::into_inner);
-        }
+        let mut queue = shared
+            .changed
+            .wait_timeout_while(shared.lock(), WRITE_INTERVAL, |queue| {
+                !queue.is_closed && queue.records.len() < MAX_QUEUED
+            })
+            .unwrap_or_else(PoisonError::into_inner)
+            .0;
         let records = std::mem::take(&mut queue.records);
         let (is_closed, has_failed) = (queue.is_closed, queue.failure.is_some());
         drop(queue);

@@ -50,13 +50,6 @@ pub(crate) struct Patience {
     pub(crate) misses: u32,
 }
 
-/// What a validation changes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Verdict {
-    pub(crate) is_best: bool,
-    pub(crate) stops: bool,
-}
-
 impl State {
     /// The validation loss of the weights as they are now, where it was measured.
     pub(crate) fn validation_here(&self) -> Option<f64> {
@@ -98,7 +91,8 @@ impl State {
         })
     }
 
-    pub(crate) fn on_validation(&mut self, loss: f64, stopping: Option<EarlyStopping>) -> Verdict {
+    /// Returns whether it is the best so far; sets `stopped_early` where patience has run out.
+    pub(crate) fn on_validation(&mut self, loss: f64, stopping: Option<EarlyStopping>) -> bool {
         self.initial_val_loss.get_or_insert(loss);
         self.last_val_loss = Some(loss);
         self.validated_step = Some(self.step);
@@ -107,7 +101,7 @@ impl State {
             self.best = Some(Best { val_loss: loss, step: self.step });
         }
         let Some(EarlyStopping { patience, min_delta }) = stopping else {
-            return Verdict { is_best, stops: false };
+            return is_best;
         };
         if self.patience.reference.is_none_or(|reference| loss < reference - min_delta) {
             self.patience = Patience { reference: Some(loss), misses: 0 };
@@ -115,7 +109,7 @@ impl State {
             self.patience.misses += 1;
         }
         self.stopped_early = self.patience.misses >= patience.max(1);
-        Verdict { is_best, stops: self.stopped_early }
+        is_best
     }
 }
 

@@ -1,6 +1,6 @@
 use common::spec::EarlyStopping;
 
-use super::{State, Verdict};
+use super::State;
 
 #[test]
 fn norms_are_counted_and_warned_of_at_powers_of_ten() {
@@ -23,28 +23,19 @@ fn norms_are_counted_and_warned_of_at_powers_of_ten() {
 fn early_stopping_counts_misses_by_more_than_its_delta() {
     let stopping = Some(EarlyStopping { patience: 2, min_delta: 0.1 });
     let mut state = State::default();
-    let verdicts = [1.0, 0.95, 0.8, 0.79, 0.78].map(|loss| state.on_validation(loss, stopping));
-    let verdict = |is_best, stops| Verdict { is_best, stops };
-    assert_eq!(
-        verdicts,
-        [
-            verdict(true, false),
-            verdict(true, false),
-            verdict(true, false),
-            verdict(true, false),
-            verdict(true, true)
-        ]
-    );
-    assert!(state.stopped_early);
+    for (loss, stops) in [(1.0, false), (0.95, false), (0.8, false), (0.79, false), (0.78, true)] {
+        assert!(state.on_validation(loss, stopping), "each is the best so far");
+        assert_eq!(state.stopped_early, stops, "at {loss}");
+    }
     assert_eq!((state.initial_val_loss, state.last_val_loss), (Some(1.0), Some(0.78)));
 }
 
 #[test]
 fn without_early_stopping_a_run_goes_on_and_still_knows_its_best() {
     let mut state = State { step: 9, ..State::default() };
-    assert!(state.on_validation(0.5, None).is_best);
+    assert!(state.on_validation(0.5, None));
     state.step = 12;
-    assert_eq!(state.on_validation(0.7, None), Verdict { is_best: false, stops: false });
+    assert!(!state.on_validation(0.7, None) && !state.stopped_early);
     let best = state.best.unwrap();
     assert_eq!((best.val_loss, best.step), (0.5, 9));
     assert_eq!(state.validation_here(), Some(0.7));
