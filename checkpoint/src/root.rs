@@ -2,6 +2,7 @@
 
 use std::fs::DirBuilder;
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use common::ids::{Generation, JobId};
@@ -182,6 +183,18 @@ impl Root {
     /// Where the checkpoint of a step lies or will lie.
     pub fn folder(&self, step: u64) -> PathBuf {
         self.path.join(tag(step))
+    }
+
+    /// Whether a checkpoint is one of this root's own, by whatever path it was named: a link, a
+    /// `..` or a second mount point make other names of the same folder.
+    pub fn holds(&self, found: &Found) -> Result<bool, Error> {
+        let identity = |path: &Path| match path.metadata() {
+            Ok(metadata) => Ok(Some((metadata.dev(), metadata.ino()))),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(failed("look at", path)(error)),
+        };
+        let own = identity(&self.folder(found.step))?;
+        Ok(own.is_some() && own == identity(&found.path)?)
     }
 
     /// Makes the folder, and those above it, where they are missing.

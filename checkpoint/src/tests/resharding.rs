@@ -6,8 +6,13 @@ use super::fixture::{Fixture, Owned, bytes_of, manifest, slice, write_shard};
 use crate::shard::ShardName;
 use crate::{Reader, TensorKind};
 
-const KINDS: [TensorKind; 4] =
-    [TensorKind::Parameter, TensorKind::ExpAvg, TensorKind::ExpAvgSq, TensorKind::Buffer];
+const KINDS: [TensorKind; 5] = [
+    TensorKind::Parameter,
+    TensorKind::ExpAvg,
+    TensorKind::ExpAvgSq,
+    TensorKind::Best,
+    TensorKind::Buffer,
+];
 
 /// Cuts `total` at random places; each piece goes to a random rank.
 fn pieces(total: u64, cuts: &[u64], ranks: &[u32], world: u32) -> Vec<(u64, u64, u32)> {

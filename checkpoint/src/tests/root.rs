@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::fixture::{Fixture, fence, names, write};
-use crate::{Error, ProbeToken, Root, local_path, tag};
+use crate::{Error, Found, ProbeToken, Root, local_path, tag};
 
 #[test]
 fn paths_and_file_urls_name_the_same_folder() {
@@ -150,6 +150,24 @@ fn a_rewound_run_saves_the_same_steps_again_and_auto_follows_it() {
     assert_eq!(fixture.root.set_aside_newer(None, &fixture.fence).unwrap().len(), 2);
     assert!(fixture.tags().is_empty());
     assert_eq!(fixture.root.list().unwrap().set_aside.len(), 4);
+}
+
+#[test]
+fn a_root_knows_its_own_checkpoints_by_any_path() {
+    let fixture = Fixture::new();
+    fixture.save(5, 1);
+    let link = fixture.root.path().join("link");
+    std::os::unix::fs::symlink(fixture.root.path(), &link).unwrap();
+    let other = Fixture::new();
+    other.save(5, 1);
+    for path in [fixture.root.folder(5), link.join(tag(5)), link.join("link").join(tag(5))] {
+        let found = Found::at(&path).unwrap();
+        assert!(fixture.root.holds(&found).unwrap(), "{}", path.display());
+        assert!(!other.root.holds(&found).unwrap());
+    }
+    let found = Found::at(&fixture.root.folder(5)).unwrap();
+    fs_err::remove_dir_all(fixture.root.folder(5)).unwrap();
+    assert!(!fixture.root.holds(&found).unwrap(), "gone");
 }
 
 #[test]
