@@ -66,6 +66,14 @@ impl Walk<'_> {
         let Entry { place, node, .. } = entry;
         match (row.status, harmless) {
             (Status::Implemented, _) | (Status::Later, true) => {}
+            // A value that is always ignored is worth a word only where every one counts.
+            (Status::Ignored, true)
+                if self.strictness == Strictness::Strict
+                    && matches!(row.harmless, Harmless::Any)
+                    && !is_off(value) =>
+            {
+                self.doubt(full, entry, &format!("ignored: {}", row.why));
+            }
             (Status::Ignored, true) => {}
             (Status::Ignored, false) => {
                 self.doubt(full, entry, &format!("ignored: {}", row.why));

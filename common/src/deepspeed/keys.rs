@@ -102,7 +102,8 @@ pub(crate) const ROWS: &[Row] = &[
     row("optimizer.params", "bias_correction", Implemented, Any, "true"),
     row("optimizer.params", "adam_w_mode", Implemented, Any, "true: `Adam` decays decoupled, as in DeepSpeed; `AdamW` always does"),
     row("optimizer.params", "amsgrad", Later, Off, "AMSGrad"),
-    row("optimizer.params", "torch_adam foreach fused capturable differentiable maximize set_grad_none fp32_optimizer_states", Ignored, Is(&["true"]), "there is one implementation, with fp32 states"),
+    row("optimizer.params", "maximize capturable differentiable", Later, Off, "parameters of torch's own Adam"),
+    row("optimizer.params", "torch_adam foreach fused set_grad_none fp32_optimizer_states", Ignored, Any, "there is one implementation, with fp32 states"),
     // Scheduler; its parameters are checked by type.
     row("", "scheduler", Implemented, Any, ""),
     row("scheduler", "type", Implemented, Any, "`WarmupLR` and `WarmupCosineLR`; others are not supported yet"),

@@ -305,6 +305,10 @@ fn strict_makes_every_doubt_a_mistake() {
         warning: ds.json:3: gradient_cliping: unknown key; did you mean `gradient_clipping`? (ignored)
         warning: ds.json:4: zero_optimization.reduce_scatter: ignored: always so: gradients lie in flat buffers, a real reduce-scatter and all-gather move them
     "#]]);
+    let fp16 = "{fp16: {enabled: true, loss_scale: 0,\n loss_scale_window: 1000}}";
+    with_deepspeed(fp16).strict().check(&expect![[r#"
+        ds.json:2: fp16.loss_scale_window: ignored: training is in fp32 for now, which needs no loss scaling
+    "#]]);
     with_deepspeed(json).strict().check(&expect![[r#"
         ds.json:1: wall_clock_breakdown: ignored: `train/step-seconds` is always measured
         ds.json:2: prescale_gradients: ignored: gradients are weighted by their samples; the mean is the same
