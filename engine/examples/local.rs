@@ -1,16 +1,17 @@
-//! Trains an effective job with its ranks as threads of this process, for profiling the engine
-//! without daemons: `local EFFECTIVE_TOML WORLD RUN_DIR`. Prints the summary as JSON.
+//! Trains a job file with its ranks as threads of this process, for profiling the engine without
+//! daemons: `local JOB_TOML WORLD RUN_DIR [KEY=VALUE...]`. Prints the summary as JSON.
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "an example speaks on its own")]
 
 use std::error::Error;
 use std::net::{IpAddr, Ipv4Addr};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use collectives::{Listener, Mesh, MeshConfig, PeerAddress, Transport};
 use common::ids::{AttemptId, Generation, Rank};
+use common::jobfile::{self, Override};
 use common::spec::{JobSpec, Transport as Asked};
 use common::status::{CheckpointRow, Live, MetricPoint};
 use engine::{Outcome, RankContext, Reporter};
@@ -30,11 +31,11 @@ impl Reporter for Notes {
 
 fn main() -> Result<(), Box<dyn Error + Send + Sync>> {
     let arguments: Vec<String> = std::env::args().collect();
-    let [_, job, world, run_dir] = &arguments[..] else {
-        return Err("usage: local EFFECTIVE_TOML WORLD RUN_DIR".into());
+    let [_, job, world, run_dir, settings @ ..] = &arguments[..] else {
+        return Err("usage: local JOB_TOML WORLD RUN_DIR [KEY=VALUE...]".into());
     };
-    let spec: JobSpec = toml::from_str(&fs_err::read_to_string(job)?)?;
-    let (world, run_dir): (u32, _) = (world.parse()?, PathBuf::from(run_dir));
+    let spec = load(job, settings)?;
+    let (world, run_dir): (u32, _) = (world.parse()?, std::path::absolute(run_dir)?);
     let listeners = (0..world)
         .map(|_| Listener::bind(IpAddr::V4(Ipv4Addr::LOCALHOST)))
         .collect::<Result<Vec<_>, _>>()?;
@@ -64,6 +65,23 @@ fn main() -> Result<(), Box<dyn Error + Send + Sync>> {
         }
     }
     Ok(())
+}
+
+fn load(job: &str, settings: &[String]) -> Result<JobSpec, Box<dyn Error + Send + Sync>> {
+    let path = std::path::absolute(job)?;
+    let overrides =
+        settings.iter().map(|text| Override::set(text)).collect::<Result<Vec<_>, _>>()?;
+    let loaded = jobfile::load(&jobfile::Input {
+        name: job,
+        text: &fs_err::read_to_string(&path)?,
+        base_dir: path.parent().ok_or("a file has a parent")?,
+        caller_dir: &std::env::current_dir()?,
+        overrides: &overrides,
+        strict: false,
+        read: &|path| fs_err::read_to_string(path),
+        variable: &|name| std::env::var(name).ok(),
+    })?;
+    Ok(loaded.spec)
 }
 
 fn run_rank(
