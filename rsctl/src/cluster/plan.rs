@@ -31,8 +31,8 @@ pub(crate) struct Plan {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Error {
     #[error(
-        "the job wants {world} ranks of {threads} slot{}, and {workers} worker{} with {slots} slot{} can take {room}",
-        plural(.threads), plural(.workers), plural(.slots)
+        "the job wants {world} ranks of {threads} slot{}, and {workers} worker{} with {slots} slot{}{} can take {room}",
+        plural(.threads), plural(.workers), plural(.slots), if *.workers > 1 { " each" } else { "" }
     )]
     TooSmall { world: u32, threads: u32, workers: u32, slots: u32, room: u32 },
     #[error("resources.workers = {bound} allows fewer workers than `--workers {asked}`")]
@@ -70,7 +70,8 @@ pub(crate) fn plan(resources: &Resources, asked: Asked, cores: u32) -> Result<Pl
     }
     let threads = resources.threads_per_rank;
     let cluster = |slots: u32| {
-        format!("{workers} worker{} with {slots} slot{}", plural(&workers), plural(&slots))
+        let each = if workers > 1 { " each" } else { "" };
+        format!("{workers} worker{} with {slots} slot{}{each}", plural(&workers), plural(&slots))
     };
     let (slots, choice) = match (resources.world_size, slots) {
         (Some(world), Some(slots)) => {

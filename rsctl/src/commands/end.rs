@@ -49,7 +49,8 @@ pub(crate) fn conclude(status: &JobStatus, print: Print) -> Outcome {
 
 fn hint(status: &JobStatus) -> Option<String> {
     let mut parts = Vec::new();
-    if let Some(folder) = status.output_dir.as_ref().filter(|_| !status.ranks.is_empty()) {
+    let has_run = status.failure.as_ref().is_some_and(|failure| failure.rank.is_some());
+    if let Some(folder) = status.output_dir.as_ref().filter(|_| has_run) {
         parts.push(format!("the ranks' logs are in {folder}/logs"));
     }
     if let Some(checkpoint) = &status.latest_checkpoint {

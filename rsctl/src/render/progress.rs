@@ -56,7 +56,8 @@ impl Said {
         }
         self.state = Some((state, reason.clone(), Instant::now()));
         // Why a job failed is said once, as the error at the end.
-        let is_said_later = reason.is_empty() || state == JobState::Failed;
+        let is_said_later =
+            reason.is_empty() || reason == state.as_str() || state == JobState::Failed;
         let why = if is_said_later { String::new() } else { format!(": {reason}") };
         Some(format!("{} {state}{why}", status.row.job_id))
     }
@@ -93,7 +94,7 @@ impl View for Lines {
         for line in self.said.news(status) {
             render::talk(line);
         }
-        let step = status.live.as_ref().map_or(0, |live| live.step);
+        let Some(step) = status.live.as_ref().map(|live| live.step) else { return Ok(()) };
         let due = match self.last {
             Some((when, last)) => {
                 step != last && (when.elapsed() >= LINE_EVERY || status.row.state.is_final())
@@ -159,7 +160,7 @@ impl View for Bar {
                 parts.extend(live.loss.map(|loss| format!("loss {}", number(loss))));
                 parts.extend(live.val_loss.map(|loss| format!("val {}", number(loss))));
                 parts.extend(live.samples_per_second.map(|r| format!("{} samples/s", rate(r))));
-                parts.extend(live.eta_seconds.and_then(eta).map(|left| format!("ETA {left}")));
+                parts.extend(eta(live).map(|left| format!("ETA {left}")));
                 self.bar.set_message(parts.join("  "));
             }
             _ => self.bar.set_message(format!("{state} {}", status.row.reason)),

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use common::status::{JobRow, JobStatus, RankStatus, TrainerEnd, UnixMillis, WorkerRow};
+use common::status::{JobRow, JobStatus, Live, RankStatus, TrainerEnd, UnixMillis, WorkerRow};
 use common::units::display_bytes;
 
 use crate::clock;
@@ -103,14 +103,16 @@ pub(crate) fn progress(status: &JobStatus) -> String {
     parts.extend(live.val_loss.map(|loss| format!("val {}", number(loss))));
     if !status.row.state.is_final() {
         parts.extend(live.samples_per_second.map(|speed| format!("{} samples/s", rate(speed))));
-        parts.extend(live.eta_seconds.and_then(eta).map(|left| format!("{left} left")));
+        parts.extend(eta(live).map(|left| format!("{left} left")));
     }
     parts.join(", ")
 }
 
-/// A time to go as text; None where the number makes no sense.
-pub(crate) fn eta(seconds: f64) -> Option<String> {
-    std::time::Duration::try_from_secs_f64(seconds).ok().map(clock::short)
+/// The time to go; None before it means something: the first steps are slow.
+pub(crate) fn eta(live: &Live) -> Option<String> {
+    const STEPS_TO_JUDGE: u64 = 5;
+    let left = live.eta_seconds.filter(|_| live.step >= STEPS_TO_JUDGE)?;
+    std::time::Duration::try_from_secs_f64(left).ok().map(clock::short)
 }
 
 fn attempts(status: &JobStatus, now: UnixMillis) -> String {

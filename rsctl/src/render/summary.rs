@@ -20,7 +20,10 @@ pub(crate) fn render(status: &JobStatus) -> String {
         health(&mut text, summary);
         effort(&mut text, summary);
     }
-    if let Some(folder) = &status.output_dir {
+    let has_run = status.summary.is_some()
+        || status.latest_checkpoint.is_some()
+        || status.failure.as_ref().is_some_and(|failure| failure.rank.is_some());
+    if let Some(folder) = status.output_dir.as_ref().filter(|_| has_run) {
         let _ = writeln!(text, "Output: {folder}");
     }
     if let Some(checkpoint) = &status.latest_checkpoint {

@@ -71,27 +71,28 @@ fn a_status_reads_like_this() {
     check(
         &status::job(&failed(FailureKind::NotFinite), NOW),
         expect![[r#"
-        job               co2-lstm-ab12cd
-        name              co2-lstm
-        state             failed
-        reason            rank 1 failed
-        submitted         1m35s ago
-        progress          step 120/400, epoch 3/10, loss 0.042100, val 5.123e-5
-        goodput           93.2 %
-        output            /home/ada/runs/co2-lstm-ab12cd
-        note              bf16 was asked for; training in fp32
+            job               co2-lstm-ab12cd
+            name              co2-lstm
+            state             failed
+            reason            rank 1 failed
+            submitted         1m35s ago
+            progress          step 120/400, epoch 3/10, loss 0.042100, val 5.123e-5
+            goodput           93.2 %
+            output            /home/ada/runs/co2-lstm-ab12cd
+            note              bf16 was asked for; training in fp32
 
-        ATTEMPT  STATE    RANKS   TOOK  REASON
-              1  running      2  1m30s  -
+            ATTEMPT  STATE    RANKS   TOOK  REASON
+                  1  running      2  1m30s  -
 
-        RANK  WORKER  SLOTS   PID  STATE
-           0  node-a  0      4000  running
-           1  node-a  1      4001  failed at step 121: loss is NaN at step 121; the first bad tensor is lstm.weight_ih_l0
+            RANK  WORKER  SLOTS   PID  STATE
+               0  node-a  0      4000  running
+               1  node-a  1      4001  failed at step 121: loss is NaN at step 121; the first bad tensor is lstm.weight_ih_l0
 
-        failure on rank 1 (node-a): loss is NaN at step 121; the first bad tensor is lstm.weight_ih_l0
-        last lines on rank 1 (node-a):
-          | step 120 loss 0.0421
-          | step 121 loss NaN"#]],
+            failure: loss is NaN at step 121; the first bad tensor is lstm.weight_ih_l0
+            last lines of rank 1 on node-a:
+              | step 120 loss 0.0421
+              | step 121 loss NaN
+        "#]],
     );
 }
 

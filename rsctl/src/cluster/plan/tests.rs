@@ -41,7 +41,7 @@ fn a_world_larger_than_the_cluster_is_bad_configuration() {
     assert_eq!(failure.code, ExitCode::BadConfiguration);
     assert_eq!(
         failure.render(),
-        "error: the job wants 3 ranks of 2 slots, and 2 workers with 3 slots can take 2\n\n\
+        "error: the job wants 3 ranks of 2 slots, and 2 workers with 3 slots each can take 2\n\n\
          hint: give each worker more: --slots 4, or leave --slots out"
     );
     let bounded = Resources { workers: Some(1), ..resources(Some(2), 1) };
