@@ -16,13 +16,13 @@ impl Root {
     /// [`Error::Superseded`] and changes nothing (A4, A6).
     pub fn commit(&self, manifest: &Manifest) -> Result<Found, Error> {
         let folder = self.folder(manifest.step);
-        manifest.check().map_err(|defect| Error::Defective { path: folder.clone(), defect })?;
+        let refused = |defect| Error::Defective { path: folder.clone(), defect };
+        let bytes = manifest.to_bytes().map_err(refused)?;
         for entry in &manifest.shards {
             shard::open(&folder, entry)?;
         }
         // Also what other ranks renamed: on one disk their names are durable with this sync.
         disk::sync_folder(&folder)?;
-        let bytes = manifest.to_bytes();
         let mut staged = Staged::create(&folder, MANIFEST_FILE, bytes.len() as u64)?;
         staged.write(&bytes)?;
 

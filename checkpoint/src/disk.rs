@@ -20,6 +20,9 @@ pub(crate) const CHUNK: usize = 512 * 1024;
 /// still hash, and the last sync has little left to do.
 const WRITE_BACK_EVERY: u64 = 16 * 1024 * 1024;
 
+/// The disk, a quota or a limit on file sizes leaves no room.
+const FULL: [Errno; 3] = [Errno::ENOSPC, Errno::EDQUOT, Errno::EFBIG];
+
 /// Ends the name of a file that is being written. Such a file never counts.
 pub(crate) const TEMPORARY_SUFFIX: &str = ".tmp";
 
@@ -178,9 +181,9 @@ impl Staged {
     fn reserve(&self) -> Result<(), Error> {
         let Ok(length @ 1..) = i64::try_from(self.needed) else { return Ok(()) };
         match nix::fcntl::fallocate(&self.file, FallocateFlags::empty(), 0, length) {
-            // Unsupported: the writes themselves will tell.
-            Ok(()) | Err(Errno::EOPNOTSUPP | Errno::ENOSYS | Errno::EINTR) => Ok(()),
-            Err(errno) => Err(self.write_error(errno.into())),
+            Err(errno) if FULL.contains(&errno) => Err(self.write_error(errno.into())),
+            // Whatever else keeps it from reserving, the writes themselves will tell.
+            _ => Ok(()),
         }
     }
 
@@ -231,9 +234,8 @@ impl Staged {
     }
 
     fn write_error(&self, source: io::Error) -> Error {
-        let full = [Errno::ENOSPC, Errno::EDQUOT, Errno::EFBIG];
         let path = self.target.clone();
-        if source.raw_os_error().is_some_and(|code| full.contains(&Errno::from_raw(code))) {
+        if source.raw_os_error().is_some_and(|code| FULL.contains(&Errno::from_raw(code))) {
             let available = available_bytes(&self.file);
             return Error::DiskFull { path, needed: self.needed, available, source };
         }

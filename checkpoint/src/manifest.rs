@@ -99,10 +99,15 @@ impl Manifest {
         Ok(manifest)
     }
 
-    pub(crate) fn to_bytes(&self) -> Vec<u8> {
+    /// The file's text; refused where no reader would take it (too large, too deep).
+    pub(crate) fn to_bytes(&self) -> Result<Vec<u8>, Defect> {
         let mut bytes = serde_json::to_vec_pretty(self).expect("keys are strings");
         bytes.push(b'\n');
-        bytes
+        if bytes.len() as u64 > MAX_MANIFEST {
+            return Err(Defect::TooLarge { file: MANIFEST_FILE.to_owned(), limit: MAX_MANIFEST });
+        }
+        Self::parse(&bytes)?;
+        Ok(bytes)
     }
 
     /// Holds what every reader relies on: one shard per rank of this world and generation, in rank

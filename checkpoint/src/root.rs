@@ -199,6 +199,9 @@ impl Root {
 
     /// Makes the folder, and those above it, where they are missing.
     pub fn create(&self) -> Result<(), Error> {
+        if self.path.is_dir() {
+            return Ok(());
+        }
         let made = DirBuilder::new().recursive(true).create(&self.path);
         made.map_err(failed("create checkpoint root", &self.path))?;
         // Its own name must last too; the folders above were there or are synced with the disk.

@@ -94,7 +94,6 @@ impl fmt::Display for DataType {
 
 /// A run of consecutive elements of one tensor, flattened in C order.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct SliceMeta {
     pub name: String,
     pub kind: TensorKind,

@@ -319,6 +319,26 @@ fn a_shard_changed_after_it_was_written_is_not_committed_unseen() {
 }
 
 #[test]
+fn a_manifest_that_no_reader_would_take_is_not_committed() {
+    let fixture = Fixture::new();
+    let good = fixture.write(1, 2);
+    let mut swapped = good.clone();
+    swapped.shards.swap(0, 1);
+    let long = crate::Manifest { model: "x".repeat(33 * 1024 * 1024).into(), ..good.clone() };
+    let nested = (0..200).fold(serde_json::Value::Null, |inner, _| serde_json::json!([inner]));
+    let deep = crate::Manifest { train_state: nested, ..good.clone() };
+    let newer = crate::Manifest { schema_version: 2, ..good.clone() };
+    for manifest in [swapped, long, deep, newer] {
+        assert!(fixture.root.commit(&manifest).unwrap_err().is_defect());
+        assert!(fixture.tags().is_empty());
+    }
+    // A loss that JSON cannot say is none.
+    let diverged = crate::Manifest { loss: Some(f64::NAN), ..good };
+    fixture.root.commit(&diverged).unwrap();
+    assert_eq!(fixture.root.list().unwrap().whole[0].loss, None);
+}
+
+#[test]
 fn a_shard_is_not_written_into_a_committed_checkpoint() {
     let fixture = Fixture::new();
     let found = fixture.save(1, 1);
