@@ -1,1 +1,131 @@
+use prost::Message;
 
+use proto::v1;
+
+use super::journal::{Journal, Mark};
+use super::{Archive, LOG_SEGMENT_BYTES, LOG_SEGMENTS, Reader, thin};
+
+fn mark(sequence: u64) -> Mark {
+    Mark { life: ("worker".to_owned(), 1), sequence }
+}
+
+fn entry(sequence: u64, points: std::ops::Range<u64>) -> v1::BulkBatch {
+    let point =
+        |step| v1::MetricPoint { step, samples: step, value: 0.5, time_ms: 1_000_000 + step };
+    let series = v1::MetricSeries {
+        name: "train/loss".to_owned(),
+        rank: 0,
+        points: points.map(point).collect(),
+    };
+    v1::BulkBatch {
+        sequence,
+        jobs: vec![v1::JobBulk { metrics: vec![series], ..Default::default() }],
+        uuid: "worker".to_owned(),
+        incarnation: 1,
+    }
+}
+
+fn append(journal: &mut Journal, entry: &v1::BulkBatch) -> bool {
+    journal.append(&mark(entry.sequence), &entry.encode_to_vec()).unwrap()
+}
+
+fn steps(reader: &mut Reader) -> Vec<u64> {
+    let mut steps = Vec::new();
+    loop {
+        let entries = reader.next().unwrap();
+        if entries.is_empty() {
+            return steps;
+        }
+        let series = entries.into_iter().flat_map(|e| e.jobs).flat_map(|j| j.metrics);
+        steps.extend(series.flat_map(|s| s.points).map(|p| p.step));
+    }
+}
+
+#[test]
+fn an_entry_that_a_crash_cut_is_gone_and_can_be_sent_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let whole: u64 = {
+        let mut journal = Journal::open(folder.path()).unwrap();
+        (1..=3).for_each(|n| assert!(append(&mut journal, &entry(n, n..n + 1))));
+        journal.sync().unwrap();
+        journal.len()
+    };
+    let path = folder.path().join("00000001.bin");
+    let last = entry(3, 3..4).encode_to_vec().len() as u64 + 8;
+    for cut in 1..last {
+        let copy = tempfile::tempdir().unwrap();
+        fs_err::copy(&path, copy.path().join("00000001.bin")).unwrap();
+        let file =
+            fs_err::OpenOptions::new().write(true).open(copy.path().join("00000001.bin")).unwrap();
+        file.set_len(whole - cut).unwrap();
+        let mut journal = Journal::open(copy.path()).unwrap();
+        assert!(!append(&mut journal, &entry(2, 2..3)), "it is there");
+        assert!(append(&mut journal, &entry(3, 3..4)), "it was cut by {cut}");
+        journal.sync().unwrap();
+        assert_eq!(steps(&mut Reader::new(copy.path().to_owned())), [1, 2, 3]);
+    }
+}
+
+#[test]
+fn a_log_keeps_its_tail_and_a_reader_behind_it_goes_on_there() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut journal = Journal::open(folder.path()).unwrap();
+    let mut reader = Reader::new(folder.path().to_owned());
+    append(&mut journal, &entry(1, 1..2));
+    assert_eq!(steps(&mut reader), [1]);
+    let mut sequence = 1;
+    while sequence < 400 {
+        sequence += 1;
+        append(&mut journal, &entry(sequence, sequence * 1000..sequence * 1000 + 300));
+        journal.keep_tail(LOG_SEGMENT_BYTES, LOG_SEGMENTS).unwrap();
+        assert!(journal.len() < LOG_SEGMENT_BYTES * (LOG_SEGMENTS as u64 + 1));
+    }
+    journal.sync().unwrap();
+    let seen = steps(&mut reader);
+    assert!(seen[0] > 2000, "the oldest are gone");
+    assert_eq!(seen.last(), Some(&400_299));
+    let mut again = Journal::open(folder.path()).unwrap();
+    assert!(!append(&mut again, &entry(400, 0..1)), "what it holds is known after a restart");
+}
+
+#[test]
+fn thinning_halves_long_series_keeps_short_ones_and_forgets_no_mark() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut journal = Journal::open(folder.path()).unwrap();
+    (0..40).for_each(|n| assert!(append(&mut journal, &entry(n + 1, n * 100..n * 100 + 100))));
+    let mut short = entry(41, 7..8);
+    short.jobs[0].metrics[0].name = "val/loss".to_owned();
+    append(&mut journal, &short);
+    let mut reader = Reader::new(folder.path().to_owned());
+    journal.sync().unwrap();
+    assert_eq!(reader.next().unwrap().len(), 41);
+    let before = journal.len();
+    thin::thin(&mut journal).unwrap();
+    assert!(journal.len() < before * 6 / 10);
+    let left = steps(&mut Reader::new(folder.path().to_owned()));
+    let mut expected: Vec<u64> = (0..4000).step_by(2).collect();
+    expected.push(3999);
+    expected.push(7);
+    assert_eq!(left, expected);
+    let mut again = Journal::open(folder.path()).unwrap();
+    assert!(!append(&mut again, &entry(41, 0..1)));
+    assert!(append(&mut again, &entry(42, 4000..4001)));
+    again.sync().unwrap();
+    assert_eq!(steps(&mut reader).last(), Some(&4000), "a reader goes on in the thinned file");
+}
+
+#[tokio::test]
+async fn a_forgotten_job_leaves_no_files() {
+    let folder = tempfile::tempdir().unwrap();
+    let archive = Archive::start(folder.path()).unwrap();
+    let job_id: common::ids::JobId = "job-000000".parse().unwrap();
+    let mut batch = entry(1, 1..2);
+    batch.jobs[0].job_id = job_id.to_string();
+    archive.keep(batch.clone()).await.unwrap();
+    assert_eq!(steps(&mut archive.metrics(&job_id)), [1]);
+    archive.forget(&job_id);
+    // Served in order: when this is kept, the forgetting is done.
+    batch.jobs[0].job_id = "other-000000".to_owned();
+    archive.keep(batch).await.unwrap();
+    assert!(!folder.path().join("metrics/job-000000").exists());
+}

@@ -14,6 +14,7 @@ use proto::v1;
 
 use crate::blobs::Hash;
 use crate::core::Input;
+use crate::fetch::Part;
 use crate::rpc::{
     BoxStream, FIRST_MESSAGE_TIMEOUT, Front, STREAM_QUEUE, blocking, boxed, internal, malformed,
 };
@@ -235,16 +236,21 @@ impl Front {
             )));
         }
         loop {
-            let chunk = tokio::time::timeout(CHUNK_TIMEOUT, fetch.chunks.recv()).await;
-            match chunk {
+            let part = tokio::time::timeout(CHUNK_TIMEOUT, fetch.parts.recv()).await;
+            match part {
                 Err(_) => {
                     let text = format!("worker `{worker}` sent nothing for 30 s");
                     return Err(Status::deadline_exceeded(text));
                 }
-                Ok(None) => return Ok(()),
-                Ok(Some(chunk)) => {
+                Ok(None) => {
+                    let text = format!("worker `{worker}` broke off in the middle");
+                    return Err(Status::unavailable(text));
+                }
+                Ok(Some(Part::Failed(status))) => return Err(status),
+                Ok(Some(Part::Done)) => return Ok(()),
+                Ok(Some(Part::Chunk(chunk))) => {
                     // The client left: dropping the fetch stops the worker.
-                    if sender.send(Ok(chunk?)).await.is_err() {
+                    if sender.send(Ok(chunk)).await.is_err() {
                         return Ok(());
                     }
                 }

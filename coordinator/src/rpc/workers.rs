@@ -11,9 +11,8 @@ use proto::v1::worker_message::Kind;
 
 use crate::core::{Handle, Input, LINK_QUEUE};
 use crate::door;
-use crate::rpc::{
-    BoxStream, FIRST_MESSAGE_TIMEOUT, Front, STREAM_QUEUE, boxed, internal, malformed,
-};
+use crate::fetch::Part;
+use crate::rpc::{BoxStream, FIRST_MESSAGE_TIMEOUT, Front, STREAM_QUEUE, boxed, malformed};
 
 /// Longest name of a metric that is kept.
 const MAX_METRIC_NAME: usize = 128;
@@ -82,28 +81,29 @@ impl WorkerLink for Front {
         request: Request<Streaming<v1::PutFilesChunk>>,
     ) -> Result<Response<v1::Empty>, Status> {
         let mut chunks = request.into_inner();
-        let mut to = None;
-        while let Some(v1::PutFilesChunk { fetch_id, chunk, error }) = chunks.message().await? {
-            let sender: &mpsc::Sender<_> = match &to {
-                Some(sender) => sender,
-                None => to.insert(
-                    self.fetches
-                        .take(&fetch_id)
-                        .ok_or_else(|| Status::not_found("nobody waits for these files"))?,
-                ),
+        let first = tokio::time::timeout(FIRST_MESSAGE_TIMEOUT, chunks.message())
+            .await
+            .map_err(|_| Status::deadline_exceeded("no file came"))??;
+        let Some(first) = first else {
+            return Err(Status::invalid_argument("files of no fetch"));
+        };
+        let to = self.fetches.take(&first.fetch_id);
+        let to = to.ok_or_else(|| Status::not_found("nobody waits for these files"))?;
+        let mut next = Ok(Some(first));
+        loop {
+            let part = match next {
+                Ok(None) => Part::Done,
+                Ok(Some(chunk)) => part(chunk),
+                Err(status) => Part::Failed(status),
             };
-            let forwarded = match (error.is_empty(), chunk) {
-                (false, _) => Err(Status::not_found(error)),
-                (true, Some(chunk)) => Ok(checked(chunk)?),
-                (true, None) => continue,
-            };
-            let is_over = forwarded.is_err();
-            if sender.send(forwarded).await.is_err() {
+            let is_last = !matches!(part, Part::Chunk(_));
+            if to.send(part).await.is_err() {
                 return Err(Status::cancelled("who asked for the files has left"));
             }
-            if is_over {
+            if is_last {
                 break;
             }
+            next = chunks.message().await;
         }
         Ok(Response::new(v1::Empty {}))
     }
@@ -153,14 +153,18 @@ impl Front {
 }
 
 /// A path in a chunk must stay inside the folder that the caller chose.
-fn checked(chunk: v1::FileChunk) -> Result<v1::FileChunk, Status> {
+fn part(message: v1::PutFilesChunk) -> Part {
+    let v1::PutFilesChunk { chunk, error, .. } = message;
+    let Some(chunk) = chunk.filter(|_| error.is_empty()) else {
+        return Part::Failed(Status::not_found(error));
+    };
     let path = std::path::Path::new(&chunk.path);
     let is_inside = !chunk.path.is_empty()
         && path.components().all(|part| matches!(part, std::path::Component::Normal(_)));
     if is_inside {
-        Ok(chunk)
-    } else {
-        let text = format!("`{}` is no path inside a folder", chunk.path);
-        Err(internal("pass files on", &std::io::Error::other(text)))
+        return Part::Chunk(chunk);
     }
+    let text = format!("the worker sent `{}`, which is no path inside a folder", chunk.path);
+    warn!(path = chunk.path, "a worker sent a path that leads out");
+    Part::Failed(Status::permission_denied(text))
 }

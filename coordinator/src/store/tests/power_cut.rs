@@ -42,7 +42,9 @@ fn what_was_acknowledged_survives_a_power_cut() {
     let is_made = run(Command::new("mkfs.ext4").arg("-q").arg(&image));
     let live = is_made.then(|| Mount::new(&image, &folder.path().join("live"))).flatten();
     let Some(live) = live else {
-        eprintln!("SKIPPED what_was_acknowledged_survives_a_power_cut: needs root and loop devices");
+        eprintln!(
+            "SKIPPED what_was_acknowledged_survives_a_power_cut: needs root and loop devices"
+        );
         return;
     };
     let (mut child, mut stdout) = start(&live.0.join("store"));

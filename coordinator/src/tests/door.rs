@@ -1,0 +1,56 @@
+use common::status::TrainerEnd;
+use control::coordinator::WorkerMessage;
+use proto::v1;
+use proto::v1::worker_message::Kind;
+
+use super::cluster::message;
+use crate::door::worker_message;
+
+fn ended(summary_json: &str, lines: Vec<String>) -> v1::TrainerEnded {
+    v1::TrainerEnded {
+        job_id: "job-000000".to_owned(),
+        generation: 1,
+        rank: 0,
+        end: Some(super::cluster::finished()),
+        last_lines: lines,
+        summary_json: summary_json.to_owned(),
+        time_ms: 1,
+    }
+}
+
+#[test]
+fn an_unreadable_summary_does_not_hide_the_end() {
+    let message = message(Kind::TrainerEnded(ended("{broken", vec![])));
+    let Ok(WorkerMessage::Ended(report)) = worker_message(message) else { panic!("not an end") };
+    assert_eq!(report.end, TrainerEnd::Finished);
+    assert_eq!(report.summary, None);
+}
+
+#[test]
+fn foreign_text_is_cut_at_a_character() {
+    let lines = (0..100).map(|_| "ä".repeat(5000)).collect();
+    let message = message(Kind::TrainerEnded(ended("", lines)));
+    let Ok(WorkerMessage::Ended(report)) = worker_message(message) else { panic!("not an end") };
+    assert_eq!(report.last_lines.len(), 50, "the last ones");
+    assert!(report.last_lines.iter().all(|line| line.len() < 4200 && line.ends_with('…')));
+}
+
+#[test]
+fn a_tag_that_is_no_folder_name_is_refused() {
+    for tag in ["", "..", "a/b", "../x", ".hidden", "a\0b"] {
+        let checkpoint = v1::Checkpoint { tag: tag.to_owned(), ..Default::default() };
+        let committed = v1::CheckpointCommitted {
+            job_id: "job-000000".to_owned(),
+            generation: 1,
+            checkpoint: Some(checkpoint),
+        };
+        assert!(worker_message(message(Kind::Checkpoint(committed))).is_err(), "{tag:?}");
+    }
+}
+
+#[test]
+fn a_message_without_content_or_a_second_hello_is_refused() {
+    assert!(worker_message(v1::WorkerMessage { kind: None }).is_err());
+    let hello = super::cluster::hello("a", 1);
+    assert!(worker_message(message(Kind::Hello(hello))).is_err());
+}

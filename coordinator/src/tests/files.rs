@@ -1,0 +1,174 @@
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::Code;
+
+use proto::v1;
+use proto::v1::coordinator_message::Kind as Order;
+use proto::v1::worker_message::Kind;
+
+use super::cluster::{Cluster, Peer, finished, soon};
+
+fn chunks(hash: &str, data: &[u8]) -> Vec<v1::BlobChunk> {
+    let chunk = |part: &[u8]| v1::BlobChunk { blake3: hash.to_owned(), data: part.to_vec() };
+    data.chunks(100_000).map(chunk).collect()
+}
+
+#[tokio::test]
+async fn an_upload_is_kept_by_its_hash_and_given_back() {
+    let cluster = Cluster::start().await;
+    let mut client = cluster.client().await;
+    let data: Vec<u8> = (0..1_000_000_u32).map(|n| (n % 251) as u8).collect();
+    let hash = blake3::hash(&data).to_hex().to_string();
+    let ask = || v1::BlobHashes { blake3: vec![hash.clone()] };
+    let missing = client.find_missing_blobs(ask()).await.unwrap().into_inner();
+    assert_eq!(missing, ask());
+    client.upload_blob(tokio_stream::iter(chunks(&hash, &data))).await.unwrap();
+    let missing = client.find_missing_blobs(ask()).await.unwrap().into_inner();
+    assert!(missing.blake3.is_empty());
+    let mut stream = cluster.worker_client().await.get_blob(ask()).await.unwrap().into_inner();
+    let mut back = Vec::new();
+    while let Some(chunk) = soon("a blob's chunk", stream.message()).await.unwrap() {
+        back.extend(chunk.data);
+    }
+    assert!(back == data);
+    cluster.stop().await;
+}
+
+#[tokio::test]
+async fn an_upload_that_is_not_what_it_says_leaves_nothing() {
+    let cluster = Cluster::start().await;
+    let mut client = cluster.client().await;
+    let hash = "0".repeat(64);
+    let status = client.upload_blob(tokio_stream::iter(chunks(&hash, b"data"))).await.unwrap_err();
+    assert_eq!(status.code(), Code::DataLoss, "{status}");
+    let status =
+        client.upload_blob(tokio_stream::iter(chunks("../escape", b"data"))).await.unwrap_err();
+    assert_eq!(status.code(), Code::InvalidArgument, "{status}");
+    let large = vec![0; 1 << 20];
+    let endless =
+        (0..70).map(move |_| v1::BlobChunk { blake3: "0".repeat(64), data: large.clone() });
+    let status = client.upload_blob(tokio_stream::iter(endless)).await.unwrap_err();
+    assert_eq!(status.code(), Code::ResourceExhausted, "{status}");
+    let folder = cluster.stop().await;
+    assert!(super::cluster::files_below(&folder.path().join("blobs")).is_empty());
+}
+
+/// A job that ran on worker `a` and has a checkpoint.
+async fn with_files(cluster: &Cluster) -> (Peer, String) {
+    let mut a = cluster.join("a", 1).await;
+    let job_id = cluster.submit("job", 1).await;
+    let start = a.start_order().await;
+    a.train(&start).await;
+    let path =
+        format!("{}/runs/{job_id}/checkpoints/step-00000007", cluster.folder.path().display());
+    let checkpoint = v1::Checkpoint {
+        tag: "step-00000007".to_owned(),
+        step: 7,
+        path,
+        world_size: 1,
+        durable: true,
+        ..Default::default()
+    };
+    a.say(Kind::Checkpoint(v1::CheckpointCommitted {
+        job_id: job_id.clone(),
+        generation: start.generation,
+        checkpoint: Some(checkpoint),
+    }))
+    .await;
+    a.end(&start, 0, finished()).await;
+    (a, job_id)
+}
+
+/// Answers the next fetch order with these files.
+async fn serve_fetch(cluster: &Cluster, a: &mut Peer, paths: &[&str]) -> v1::FetchOrder {
+    let Order::Fetch(order) = a.next().await else { panic!("not a fetch") };
+    let (sender, outgoing) = mpsc::channel(8);
+    for path in paths {
+        let chunk =
+            v1::FileChunk { path: (*path).to_owned(), data: path.as_bytes().to_vec(), last: true };
+        let fetch_id = order.fetch_id.clone();
+        let message = v1::PutFilesChunk { fetch_id, chunk: Some(chunk), error: String::new() };
+        sender.send(message).await.unwrap();
+    }
+    drop(sender);
+    // A refusal is the receiver's to tell.
+    let _ = cluster.worker_client().await.put_files(ReceiverStream::new(outgoing)).await;
+    order
+}
+
+async fn fetch(
+    cluster: &Cluster,
+    job_id: &str,
+    what: &str,
+    tag: &str,
+) -> Result<Vec<String>, tonic::Status> {
+    let request =
+        v1::FetchRequest { job_id: job_id.to_owned(), what: what.to_owned(), tag: tag.to_owned() };
+    let mut stream = cluster.client().await.fetch(request).await?.into_inner();
+    let mut paths = Vec::new();
+    while let Some(chunk) = soon("a chunk", stream.message()).await? {
+        assert_eq!(chunk.data, chunk.path.as_bytes());
+        paths.push(chunk.path);
+    }
+    Ok(paths)
+}
+
+#[tokio::test]
+async fn files_come_from_the_worker_that_has_them() {
+    let cluster = Cluster::start().await;
+    let (mut a, job_id) = with_files(&cluster).await;
+    let (order, fetched) = tokio::join!(
+        serve_fetch(&cluster, &mut a, &["tensorboard/events"]),
+        fetch(&cluster, &job_id, "tensorboard", "")
+    );
+    assert_eq!(fetched.unwrap(), ["tensorboard/events"]);
+    assert!(order.root.ends_with(&job_id));
+    assert_eq!(order.paths, ["tensorboard"]);
+    let (order, fetched) = tokio::join!(
+        serve_fetch(&cluster, &mut a, &["checkpoints/step-00000007/manifest.json"]),
+        fetch(&cluster, &job_id, "checkpoint", "latest")
+    );
+    assert_eq!(order.paths, ["checkpoints/step-00000007"]);
+    assert_eq!(fetched.unwrap().len(), 1);
+    cluster.stop().await;
+}
+
+#[tokio::test]
+async fn a_path_that_leads_out_never_reaches_the_caller() {
+    let cluster = Cluster::start().await;
+    let (mut a, job_id) = with_files(&cluster).await;
+    for path in ["../../.ssh/authorized_keys", "/etc/passwd", "a/../../b"] {
+        let paths = [path];
+        let (_, fetched) = tokio::join!(
+            serve_fetch(&cluster, &mut a, &paths),
+            fetch(&cluster, &job_id, "all", "")
+        );
+        assert_eq!(fetched.unwrap_err().code(), Code::PermissionDenied);
+    }
+    cluster.stop().await;
+}
+
+#[tokio::test]
+async fn a_fetch_that_cannot_be_says_why() {
+    let cluster = Cluster::start().await;
+    let (a, job_id) = with_files(&cluster).await;
+    let status = fetch(&cluster, &job_id, "checkpoint", "step-00000009").await.unwrap_err();
+    assert!(status.message().contains("it has: step-00000007"), "{status}");
+    let status = fetch(&cluster, &job_id, "wallet", "").await.unwrap_err();
+    assert_eq!(status.code(), Code::InvalidArgument);
+    drop(a);
+    let gone = soon("the worker is gone", async {
+        loop {
+            match fetch(&cluster, &job_id, "logs", "").await {
+                Err(status) => return status,
+                Ok(_) => tokio::task::yield_now().await,
+            }
+        }
+    })
+    .await;
+    assert_eq!(gone.code(), Code::Unavailable, "{gone}");
+    let queued = cluster.submit("queued", 9).await;
+    let status = fetch(&cluster, &queued, "all", "").await.unwrap_err();
+    assert!(status.message().contains("has not run yet"), "{status}");
+    cluster.stop().await;
+}

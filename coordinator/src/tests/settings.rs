@@ -1,0 +1,47 @@
+use std::time::Duration;
+
+use service::layers;
+
+use crate::settings::{Flags, Settings};
+
+#[test]
+fn file_environment_and_flags_win_in_that_order() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("coordinator.toml");
+    fs_err::write(&file, "listen = \"1.1.1.1:1\"\nlease = \"7s\"\ndata-dir = \"/file\"\n").unwrap();
+    let env = vec![
+        ("RUSTSPEED_LISTEN".to_owned(), "2.2.2.2:2".to_owned()),
+        ("RUSTSPEED_DATA_DIR".to_owned(), "/env".to_owned()),
+        ("RUSTSPEED_MASTER".to_owned(), "rsctl's own".to_owned()),
+    ];
+    let flags = Flags { listen: Some("3.3.3.3:3".to_owned()), ..Flags::default() };
+    let settings: Settings = layers::load_from(Some(&file), env, &flags).unwrap().value;
+    assert_eq!(settings.listen, "3.3.3.3:3");
+    assert_eq!(settings.data_dir.to_str(), Some("/env"));
+    assert_eq!(settings.lease, Duration::from_secs(7));
+    settings.check().unwrap();
+}
+
+#[test]
+fn impossible_values_are_told_all_at_once() {
+    let settings = Settings {
+        listen: "29500".to_owned(),
+        lease: Duration::from_secs(100),
+        reattach_grace: Duration::from_secs(1),
+        keep_jobs: 0,
+        ..Settings::default()
+    };
+    let text = settings.check().unwrap_err().to_string();
+    for key in ["listen = `29500`", "reattach-grace = ", "keep-jobs = 0", "3 mistakes"] {
+        assert!(text.contains(key), "{key} in {text}");
+    }
+}
+
+#[test]
+fn an_unknown_key_names_the_nearest() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("coordinator.toml");
+    fs_err::write(&file, "leese = \"7s\"\n").unwrap();
+    let error = layers::load_from::<Settings>(Some(&file), vec![], &Flags::default()).unwrap_err();
+    assert!(error.to_string().contains("did you mean `lease`"), "{error}");
+}
