@@ -128,7 +128,6 @@ impl engine::Reporter for Outbox {
     }
 
     fn note(&self, text: String) {
-        tracing::info!("{text}");
         self.event(Kind::Notes(Notes { notes: vec![text] }));
     }
 

@@ -1,4 +1,5 @@
-//! Uploaded inputs, fetched once and kept by content: `<state folder>/blobs/<blake3>`.
+//! Uploaded inputs, fetched once and kept by content: `<state folder>/blobs/<blake3>/<file name>`.
+//! The name is the user's, because messages about the file show it.
 
 use std::io;
 use std::io::Write;
@@ -46,17 +47,19 @@ pub(crate) enum Error {
     },
 }
 
-/// The local path of a blob, fetched from the coordinator if it is not here.
+/// The local path of the blob that the user calls `original`, fetched from the coordinator if it
+/// is not here.
 pub(crate) async fn local_path(
     hash: &str,
+    original: &Path,
     state_dir: &Path,
     master: &str,
 ) -> Result<PathBuf, Error> {
     if hash.len() != 64 || !hash.bytes().all(|b| b.is_ascii_hexdigit()) {
         return Err(Error::Hash { hash: hash.chars().take(80).collect() });
     }
-    let folder = state_dir.join(FOLDER);
-    let path = folder.join(hash);
+    let folder = state_dir.join(FOLDER).join(hash);
+    let path = folder.join(original.file_name().unwrap_or("data".as_ref()));
     if path.is_file() {
         return Ok(path);
     }
@@ -78,7 +81,7 @@ async fn fetch(hash: &str, folder: &Path, path: &Path, master: &str) -> Result<(
     let asked = BlobHashes { blake3: vec![hash.to_owned()] };
     let mut chunks = client.get_blob(asked).await.map_err(failed)?.into_inner();
     fs::create_dir_all(folder).map_err(keep)?;
-    let mut file = tempfile_in(folder, hash).map_err(keep)?;
+    let mut file = temporary_in(folder).map_err(keep)?;
     let mut hasher = blake3::Hasher::new();
     let mut bytes = 0;
     while let Some(chunk) = chunks.message().await.map_err(failed)? {
@@ -112,8 +115,8 @@ impl Drop for Temporary {
     }
 }
 
-fn tempfile_in(folder: &Path, hash: &str) -> io::Result<Temporary> {
-    let path = folder.join(format!("{hash}.{}.tmp", uuid::Uuid::new_v4()));
+fn temporary_in(folder: &Path) -> io::Result<Temporary> {
+    let path = folder.join(format!("{}.tmp", uuid::Uuid::new_v4()));
     let file = fs::File::create(&path)?;
     Ok(Temporary { path, file })
 }

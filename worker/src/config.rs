@@ -192,6 +192,7 @@ impl Settings {
             reasons.insert("trainer", format!("`{}`, beside this binary", trainer.display()));
             Some(trainer)
         });
+        let trainer = trainer.map(|path| std::path::absolute(&path).unwrap_or(path));
         if state_dir.is_none() {
             mistakes.push(Mistake("state-dir", "no HOME to derive it from; set it".to_owned()));
         }

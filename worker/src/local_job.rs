@@ -112,12 +112,12 @@ impl LocalJob {
             retold.push(self.notes_message(self.notes.clone()));
         }
         retold.extend(self.checkpoints.iter().cloned().map(Kind::Checkpoint));
-        retold.extend(self.progress.clone().map(|progress| self.progress_message(progress)));
+        retold.extend(self.progress.map(|progress| self.progress_message(progress)));
         retold.into_iter().map(|kind| WorkerMessage { kind: Some(kind) }).collect()
     }
 
     pub(crate) fn on_progress(&mut self, progress: Progress) -> Kind {
-        self.progress = Some(progress.clone());
+        self.progress = Some(progress);
         self.progress_message(progress)
     }
 

@@ -81,10 +81,14 @@ pub(crate) async fn prepare(order: &StartTrainers, config: &Config) -> Result<Pr
     let mut spec =
         proto::convert::spec(&order.spec_json).map_err(|source| Error::Spec { source })?;
     for (path, hash) in &order.uploads {
-        let local = blobs::local_path(hash, &config.state_dir, &config.master)
-            .await
-            .map_err(|source| Error::Upload { path: path.clone(), worker: worker(), source })?;
-        replace_path(&mut spec, Path::new(path), &local);
+        let original = Path::new(path);
+        let fetching = blobs::local_path(hash, original, &config.state_dir, &config.master);
+        let local = fetching.await.map_err(|source| Error::Upload {
+            path: path.clone(),
+            worker: worker(),
+            source,
+        })?;
+        replace_path(&mut spec, original, &local);
     }
     let run_dir = spec.job.output_dir.join(job_id.as_str());
     let job_toml = order.ranks.iter().any(|r| r.rank == 0).then(|| order.job_toml.clone());

@@ -7,11 +7,13 @@ use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
+use std::time::Duration;
 
 use fs_err as fs;
 use prost::Message;
 use proto::v1::{BulkBatch, JobBulk, LogLine, LogLines, MetricSeries};
 use tokio::sync::Notify;
+use tokio::time::Instant;
 use tracing::warn;
 
 const FOLDER: &str = "spool";
@@ -168,6 +170,22 @@ impl Spool {
         }
     }
 
+    /// Waits until all that is in the spool now has arrived, at most `within`. Cancel-safe.
+    pub(crate) async fn arrived(&self, within: Duration) {
+        const POLL: Duration = Duration::from_millis(5);
+        let last = {
+            let mut inner = self.lock();
+            inner.cut();
+            inner.next_sequence - 1
+        };
+        let is_on_its_way =
+            || self.lock().batches.front().is_some_and(|first| first.sequence <= last);
+        let deadline = Instant::now() + within;
+        while is_on_its_way() && Instant::now() < deadline {
+            tokio::time::sleep(POLL).await;
+        }
+    }
+
     pub(crate) fn is_empty(&self) -> bool {
         let inner = self.lock();
         inner.batches.is_empty() && inner.pending.is_empty()
@@ -225,7 +243,7 @@ impl Inner {
         let mut batch =
             Batch { sequence: body.sequence, bytes: body.encoded_len(), memory: Some(body) };
         if self.memory_bytes() + batch.bytes > self.bounds.memory_bytes {
-            self.to_disk(&mut batch);
+            self.move_to_disk(&mut batch);
         }
         self.batches.push_back(batch);
         while self.batches.iter().map(|b| b.bytes).sum::<usize>() > self.bounds.total_bytes {
@@ -237,7 +255,7 @@ impl Inner {
         self.batches.iter().filter(|b| b.memory.is_some()).map(|b| b.bytes).sum()
     }
 
-    fn to_disk(&mut self, batch: &mut Batch) {
+    fn move_to_disk(&mut self, batch: &mut Batch) {
         let Some(body) = batch.memory.take() else { return };
         if let Err(error) =
             fs::write(batch_path(&self.folder, batch.sequence), body.encode_to_vec())

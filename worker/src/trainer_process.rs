@@ -42,6 +42,10 @@ const DRAIN_DEADLINE: Duration = Duration::from_millis(100);
 /// Lines that go with the report of an end.
 const REPORTED_LINES: usize = 50;
 
+/// The last values of a trainer that finished go before its end, so that who saw a job end and
+/// asks for its metrics gets all of them. A coordinator that is away must not hold up the end.
+const LAST_VALUES_DEADLINE: Duration = Duration::from_millis(300);
+
 /// Commands that wait for the trainer to read them.
 const COMMANDS: usize = 16;
 
@@ -126,6 +130,7 @@ impl Teller {
 /// Runs one trainer. Returns after its `Ended` was told. Not cancel-safe: dropping it leaves the
 /// process to the death of its socket.
 pub(crate) async fn run(plan: Plan, tools: Tools, mut orders: mpsc::Receiver<Order>, news: Teller) {
+    let spool = Arc::clone(&tools.spool);
     let ended = match Trainer::start(plan, tools).await {
         Ok((mut trainer, streams)) => {
             let pid = trainer.process.pid();
@@ -134,6 +139,10 @@ pub(crate) async fn run(plan: Plan, tools: Tools, mut orders: mpsc::Receiver<Ord
         }
         Err(failure) => failure,
     };
+    // Any other end is told at once: others wait for it.
+    if ended.end == TrainerEnd::Finished {
+        spool.arrived(LAST_VALUES_DEADLINE).await;
+    }
     news.tell(News::Ended(ended)).await;
 }
 

@@ -40,9 +40,10 @@ pub(crate) enum LinkEvent {
     },
 }
 
-/// Waits between tries: quick at first, as a coordinator's restart takes a second.
+/// Waits between tries: quick at first, as a coordinator's restart takes a second, and never so
+/// long that a restarted coordinator could take this worker for lost (its lease is 5 s).
 fn backoff() -> Backoff {
-    Backoff::new(Duration::from_millis(100), Duration::from_secs(3))
+    Backoff::new(Duration::from_millis(100), Duration::from_secs(1))
 }
 
 /// Says a connection's changes of state, once each.

@@ -31,6 +31,14 @@ impl Node {
         }
         self.stop_preparing();
         self.jobs.values().for_each(|job| job.order_all(|| Order::StopGracefully { grace }));
+        let note = format!("worker `{}` is leaving: its trainers stop", self.config.name);
+        let notes: Vec<_> = self
+            .jobs
+            .values_mut()
+            .filter(|job| job.is_alive())
+            .map(|job| job.on_notes(vec![note.clone()]))
+            .collect();
+        notes.into_iter().for_each(|kind| self.say(kind));
     }
 
     pub(super) fn kill_all(&mut self) {

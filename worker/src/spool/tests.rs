@@ -117,3 +117,32 @@ fn values_left_out_upstream_are_told_even_when_nothing_follows() {
     spool.count_dropped(&key(), 7);
     assert_eq!(spool.next_after(0).unwrap().jobs[0].dropped, 7);
 }
+
+#[tokio::test]
+async fn waiting_for_arrival_ends_with_the_acknowledgement_or_the_deadline() {
+    let folder = tempfile::tempdir().unwrap();
+    let spool = Spool::open(folder.path(), Bounds::default()).unwrap();
+    let within = Duration::from_millis(50);
+    let began = Instant::now();
+    spool.arrived(within).await;
+    assert!(began.elapsed() < within, "nothing is on its way");
+
+    spool.push_metrics(&key(), point(1));
+    spool.arrived(within).await;
+    assert!(began.elapsed() >= within, "nobody acknowledged");
+
+    let began = Instant::now();
+    let arrived = async {
+        spool.arrived(Duration::from_secs(60)).await;
+        began.elapsed()
+    };
+    let acknowledged = async {
+        tokio::time::sleep(within).await;
+        // What comes later does not prolong the wait.
+        spool.push_metrics(&key(), point(2));
+        spool.acknowledge(1);
+    };
+    let (took, ()) = tokio::join!(arrived, acknowledged);
+    assert!(took >= within && took < Duration::from_secs(30), "{took:?}");
+    assert!(!spool.is_empty());
+}

@@ -40,13 +40,13 @@ async fn an_end_is_told_again_until_it_is_acknowledged_also_by_the_next_life() {
     let end = coordinator.ended().await;
     let address = coordinator.die().await;
     let mut coordinator = Coordinator::start_at(&address).await;
-    assert_eq!(coordinator.hello().await.unacknowledged, [end.clone()]);
+    assert_eq!(coordinator.hello().await.unacknowledged, std::slice::from_ref(&end));
     worker.stop().await;
     coordinator.rest();
 
     let worker = Worker::start(folders.config(&coordinator.address));
     let hello = coordinator.hello().await;
-    assert_eq!(hello.unacknowledged, [end.clone()]);
+    assert_eq!(hello.unacknowledged, std::slice::from_ref(&end));
     assert_eq!(hello.uuid, first_life.uuid);
     assert_eq!(hello.incarnation, first_life.incarnation + 1);
     acknowledge(&coordinator, &[end]);

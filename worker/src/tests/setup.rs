@@ -7,11 +7,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use common::exit::ExitCode;
-use common::spec::{
-    Batch, BatchMismatch, Checkpoint, Data, DataSource, Device, Job, JobSpec, Layout, Missing,
-    Model, ModelKind, Monitor, Normalization, Optimizer, OptimizerKind, Precision, PrecisionKind,
-    Resources, Resume, Schedule, Training, Transport, Validate, Zero,
-};
+use common::spec::{DataSource, JobSpec, Missing, Normalization};
 use proto::v1::coordinator_message::Kind as Say;
 use proto::v1::start_trainers::RankSlots;
 use proto::v1::worker_message::Kind as Heard;
@@ -172,92 +168,45 @@ pub(super) fn acknowledge(coordinator: &Coordinator, ends: &[TrainerEnded]) {
     coordinator.say(Say::Ends(EndsAcknowledged { ends }));
 }
 
+/// A small job whose trainers follow `script`.
 fn spec(output_dir: PathBuf, script: Script) -> JobSpec {
-    let fp32 = PrecisionKind::Fp32;
-    JobSpec {
-        job: Job {
-            name: "a".to_owned(),
-            seed: 1,
-            priority: 0,
-            output_dir,
-            labels: BTreeMap::new(),
-            env: BTreeMap::from([(SCRIPT.to_owned(), format!("{script:?}"))]),
-            collective_timeout: Duration::from_secs(60),
-        },
-        resources: Resources {
-            world_size: Some(2),
-            workers: None,
-            device: Device::Cpu,
-            threads_per_rank: 1,
-            transport: Transport::Auto,
-        },
-        model: Model {
-            kind: ModelKind::Lstm,
-            hidden_size: 32,
-            num_layers: 1,
-            dropout: 0.0,
-            head_dropout: 0.0,
-            bidirectional: false,
-            init_from: None,
-        },
-        data: Data {
-            source: DataSource::Sine { samples: 100, validation_samples: 10, noise: 0.1 },
-            window: 10,
-            horizon: 1,
-            shuffle: true,
-            drop_last: true,
-        },
-        training: Training {
-            epochs: 1,
-            max_steps: None,
-            max_eval_steps: None,
-            validate: Validate::Never,
-            early_stopping: None,
-            batch: Batch {
-                batch_size: None,
-                micro_batch_size: None,
-                gradient_accumulation: None,
-                mismatch: BatchMismatch::Adapt,
-            },
-            optimizer: Optimizer {
-                kind: OptimizerKind::AdamW,
-                learning_rate: 1e-3,
-                betas: [0.9, 0.999],
-                eps: 1e-8,
-                weight_decay: 0.0,
-                decoupled_decay: true,
-                bias_correction: true,
-            },
-            schedule: Schedule::Constant,
-            gradient_clipping: 0.0,
-            precision: Precision { asked: fp32, effective: fp32 },
-            steps_per_print: None,
-        },
-        zero: Zero {
-            stage: 0,
-            overlap_comm: false,
-            reduce_bucket_size: 1,
-            allgather_bucket_size: 1,
-        },
-        checkpoint: Checkpoint {
-            dir: None,
-            every_steps: None,
-            every_epochs: None,
-            keep_last: 1,
-            keep_best: 1,
-            asynchronous: true,
-            resume: Resume::Never,
-            layout: Layout::Auto,
-        },
-        monitor: Monitor {
-            tensorboard: false,
-            csv: false,
-            deepspeed_tensorboard_dir: None,
-            deepspeed_csv_dir: None,
-        },
-        notes: Vec::new(),
-    }
+    let mut spec: JobSpec = serde_json::from_str(SPEC).unwrap();
+    spec.job.output_dir = output_dir;
+    spec.job.env.insert(SCRIPT.to_owned(), format!("{script:?}"));
+    spec
 }
+
+const SPEC: &str = r#"{
+    "job": {
+        "name": "a", "seed": 1, "priority": 0, "output-dir": "/set-below",
+        "collective-timeout": "60s"
+    },
+    "resources": { "device": "cpu", "threads-per-rank": 1, "transport": "auto" },
+    "model": {
+        "kind": "lstm", "hidden-size": 32, "num-layers": 1, "dropout": 0.0, "head-dropout": 0.0,
+        "bidirectional": false
+    },
+    "data": {
+        "source": { "kind": "sine", "samples": 100, "validation-samples": 10, "noise": 0.1 },
+        "window": 10, "horizon": 1, "shuffle": true, "drop-last": true
+    },
+    "training": {
+        "epochs": 1, "validate": "never", "batch": { "mismatch": "adapt" },
+        "optimizer": {
+            "kind": "adamw", "learning-rate": 0.001, "betas": [0.9, 0.999], "eps": 1e-8,
+            "weight-decay": 0.0, "decoupled-decay": true, "bias-correction": true
+        },
+        "schedule": { "kind": "constant" }, "gradient-clipping": 0.0,
+        "precision": { "asked": "fp32", "effective": "fp32" }
+    },
+    "zero": {
+        "stage": 0, "overlap-comm": false, "reduce-bucket-size": 1, "allgather-bucket-size": 1
+    },
+    "checkpoint": {
+        "keep-last": 1, "keep-best": 1, "async": true, "resume": "never", "layout": "auto"
+    },
+    "monitor": { "tensorboard": false, "csv": false }
+}"#;
 
 pub(super) fn csv(path: PathBuf) -> DataSource {
     DataSource::Csv {
