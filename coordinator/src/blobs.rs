@@ -1,15 +1,20 @@
 //! Uploaded inputs, by the blake3 hash of their content: `blobs/<hex>`. A blob is visible only when
 //! whole and verified.
 
+use std::collections::BTreeSet;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use fs_err as fs;
 
 /// One upload.
 pub(crate) const MAX_BLOB_BYTES: u64 = 64 << 20;
+
+/// An upload comes before its submit; a day covers every retry.
+const KEEP_UNNAMED: Duration = Duration::from_secs(24 * 3600);
 
 const HEX_LEN: usize = 64;
 
@@ -71,6 +76,23 @@ impl Blobs {
 
     pub(crate) fn contains(&self, hash: &Hash) -> bool {
         self.path(hash).is_file()
+    }
+
+    /// Removes blobs that no job names and that are older than any submit under way. Blocking.
+    pub(crate) fn collect(&self, named: &BTreeSet<String>) -> io::Result<usize> {
+        let mut removed = 0;
+        for entry in fs::read_dir(&*self.folder)? {
+            let entry = entry?;
+            let name = entry.file_name();
+            let is_named = name.to_str().is_some_and(|name| named.contains(name));
+            // A clock that was set back makes everything young, which is safe.
+            let age = entry.metadata()?.modified()?.elapsed().unwrap_or_default();
+            if !is_named && age > KEEP_UNNAMED {
+                fs::remove_file(entry.path())?;
+                removed += 1;
+            }
+        }
+        Ok(removed)
     }
 
     pub(crate) fn begin(&self, hash: Hash) -> Result<Upload, Error> {

@@ -5,7 +5,7 @@
 mod handle;
 mod links;
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use tokio::sync::{mpsc, oneshot};
@@ -17,6 +17,7 @@ use control::coordinator::{
 };
 
 use crate::archive::Archive;
+use crate::blobs::Blobs;
 use crate::clock::Clock;
 use crate::codec;
 use crate::store::{self, Writer};
@@ -42,6 +43,7 @@ pub(crate) struct Core {
     clock: Clock,
     views: Arc<Views>,
     archive: Archive,
+    blobs: Blobs,
     links: Links,
     inputs: mpsc::Receiver<Input>,
     answers: HashMap<Ticket, oneshot::Sender<Answer>>,
@@ -56,6 +58,7 @@ pub(crate) struct Parts {
     pub(crate) ledger: Ledger,
     pub(crate) store: Writer,
     pub(crate) archive: Archive,
+    pub(crate) blobs: Blobs,
     pub(crate) clock: Clock,
 }
 
@@ -72,6 +75,7 @@ impl Core {
             clock: parts.clock,
             views: Arc::clone(&views),
             archive: parts.archive,
+            blobs: parts.blobs,
             links,
             inputs,
             answers: HashMap::new(),
@@ -93,6 +97,7 @@ impl Core {
             self.publish(job_id);
         }
         self.make_true(effects).await?;
+        self.collect_blobs();
         Ok(incarnation)
     }
 
@@ -189,8 +194,22 @@ impl Core {
         if self.events_since_snapshot >= SNAPSHOT_EVERY.max(jobs) {
             self.events_since_snapshot = 0;
             self.store.snapshot(codec::encode_ledger(self.machine.ledger())).await?;
+            self.collect_blobs();
         }
         Ok(())
+    }
+
+    /// Uploads that no remembered job names go, now and then.
+    fn collect_blobs(&self) {
+        let jobs = self.machine.ledger().jobs.values();
+        let named: BTreeSet<String> =
+            jobs.flat_map(|job| job.submission.uploads.values().cloned()).collect();
+        let blobs = self.blobs.clone();
+        tokio::task::spawn_blocking(move || match blobs.collect(&named) {
+            Ok(0) => {}
+            Ok(removed) => info!(removed, "old uploads removed"),
+            Err(error) => warn!(%error, "old uploads stay"),
+        });
     }
 
     fn act(&mut self, effect: Effect) {

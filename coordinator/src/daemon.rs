@@ -89,8 +89,14 @@ impl Coordinator {
         let archive = Archive::start(&folder).map_err(files)?;
         let blobs = Blobs::open(&folder).map_err(files)?;
         let config = settings.control_config();
-        let parts =
-            Parts { config, ledger, store, archive: archive.clone(), clock: Clock::start() };
+        let parts = Parts {
+            config,
+            ledger,
+            store,
+            archive: archive.clone(),
+            blobs: blobs.clone(),
+            clock: Clock::start(),
+        };
         let (mut core, handle) = Core::new(parts);
         let incarnation = core.start().await.map_err(|error| stopped(&error))?;
         let front = Front::new(handle, archive, blobs, Info { incarnation, address });
@@ -119,8 +125,12 @@ impl Coordinator {
                 result
             });
         let stop = shutdown.clone();
-        service::transport::serve(listener, front.router(), async move { stop.requested().await })
-            .await?;
+        let streams = front.stop_token();
+        let stopping = async move {
+            stop.requested().await;
+            streams.cancel();
+        };
+        service::transport::serve(listener, front.router(), stopping).await?;
         // The front ended by itself: nobody can reach us, so the loop ends too.
         shutdown.request("the listener has ended");
         match deciding.await {

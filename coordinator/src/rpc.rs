@@ -12,7 +12,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::Stream;
+use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
 use tonic::Status;
 use tonic::transport::server::Router;
 
@@ -42,6 +44,8 @@ pub(crate) struct Front {
     blobs: Blobs,
     fetches: Fetches,
     info: Arc<Info>,
+    /// Streams end at once when the process stops: clients come back to the next life.
+    stop: CancellationToken,
 }
 
 /// Who this coordinator is.
@@ -53,7 +57,13 @@ pub(crate) struct Info {
 
 impl Front {
     pub(crate) fn new(core: Handle, archive: Archive, blobs: Blobs, info: Info) -> Self {
-        Self { core, archive, blobs, fetches: Fetches::default(), info: Arc::new(info) }
+        let (fetches, stop) = (Fetches::default(), CancellationToken::new());
+        Self { core, archive, blobs, fetches, info: Arc::new(info), stop }
+    }
+
+    /// Ends every stream when cancelled.
+    pub(crate) fn stop_token(&self) -> CancellationToken {
+        self.stop.clone()
     }
 
     /// Both services with their message bounds.
@@ -77,9 +87,13 @@ impl Front {
     }
 }
 
-fn boxed<T: Send + 'static>(
-    receiver: tokio::sync::mpsc::Receiver<Result<T, Status>>,
-) -> BoxStream<T> {
+/// The last word of a stream that the coordinator's own end cuts off.
+fn say_stopping<T>(sender: &mpsc::Sender<Result<T, Status>>) {
+    // A client whose queue is full sees the connection end instead.
+    let _ = sender.try_send(Err(Stopping.into()));
+}
+
+fn boxed<T: Send + 'static>(receiver: mpsc::Receiver<Result<T, Status>>) -> BoxStream<T> {
     Box::pin(ReceiverStream::new(receiver))
 }
 

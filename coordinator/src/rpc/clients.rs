@@ -1,12 +1,14 @@
 //! What rsctl asks.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::Arc;
 
 use tokio::sync::mpsc;
 use tonic::{Request, Response, Status, Streaming};
 
 use common::ids::JobId;
+use common::spec::JobSpec;
 use common::status::JobStatus;
 use control::coordinator::{Answer, CancelMode, Refusal, Submission};
 use proto::convert;
@@ -15,13 +17,17 @@ use proto::v1::coordinator_server::Coordinator;
 
 use crate::blobs::Hash;
 use crate::core::Input;
-use crate::rpc::{BoxStream, Front, STREAM_QUEUE, boxed, malformed, no_such_job};
+use crate::rpc::{BoxStream, Front, STREAM_QUEUE, boxed, malformed, no_such_job, say_stopping};
 
 /// Bounds of one submission; all of it is kept in memory and in the store.
 const MAX_SPEC_BYTES: usize = 512 << 10;
 const MAX_JOB_TOML_BYTES: usize = 512 << 10;
 const MAX_UPLOADS: usize = 256;
 const MAX_REQUEST_ID: usize = 64;
+const MAX_PATH: usize = 4096;
+const MAX_JOB_NAME: usize = 256;
+/// Ranks of one job; as many as log folders can be told apart.
+const MAX_WORLD: u32 = 1 << 16;
 
 /// Ids end in 30 random bits: two tries in a row that collide mean something else is wrong.
 const ID_TRIES: usize = 5;
@@ -91,6 +97,7 @@ impl Coordinator for Front {
         let job_id = self.known_job(&request.into_inner().job_id)?;
         let mut status = self.core.views().watch(&job_id).ok_or_else(|| no_such_job(&job_id))?;
         let (sender, receiver) = mpsc::channel(STREAM_QUEUE);
+        let stop = self.stop.clone();
         service::tasks::spawn(service::tasks::Kind::Finish, "watch-job", async move {
             loop {
                 let newest: Arc<JobStatus> = status.borrow_and_update().clone();
@@ -103,6 +110,7 @@ impl Coordinator for Front {
                 tokio::select! {
                     changed = status.changed() => if changed.is_err() { return },
                     () = sender.closed() => return,
+                    () = stop.cancelled() => return say_stopping(&sender),
                 }
             }
         });
@@ -207,15 +215,42 @@ impl Front {
             return Err(Status::invalid_argument(text));
         }
         for (path, hash) in &uploads {
+            if !Path::new(path).is_absolute() || path.len() > MAX_PATH {
+                let text = format!("upload of `{path:.120}`: the path must be absolute");
+                return Err(Status::invalid_argument(text));
+            }
             if !self.blobs.contains(&Hash::parse(hash)?) {
                 let text = format!("`{path}` was not uploaded: there is no blob {hash}");
                 return Err(Status::failed_precondition(text));
             }
         }
         let spec = convert::spec(&spec_json).map_err(|error| malformed(&error))?;
+        check_spec(&spec)?;
         let uploads: BTreeMap<String, String> = uploads.into_iter().collect();
         Ok(Submission { request_id, spec, job_toml, uploads })
     }
+}
+
+/// What every room behind the door relies on.
+fn check_spec(spec: &JobSpec) -> Result<(), Status> {
+    let refuse = |text: String| Err(Status::invalid_argument(text));
+    let JobSpec { job, resources, .. } = spec;
+    if !job.output_dir.is_absolute() {
+        return refuse(format!("job.output-dir `{}` must be absolute", job.output_dir.display()));
+    }
+    if job.name.is_empty() || job.name.len() > MAX_JOB_NAME {
+        return refuse(format!("job.name must have 1 to {MAX_JOB_NAME} bytes"));
+    }
+    if resources.world_size.is_some_and(|world| world == 0 || world > MAX_WORLD) {
+        return refuse(format!("resources.world-size must be 1 to {MAX_WORLD}"));
+    }
+    if resources.threads_per_rank == 0 {
+        return refuse("resources.threads-per-rank must be at least 1".to_owned());
+    }
+    if resources.workers == Some(0) {
+        return refuse("resources.workers must be at least 1".to_owned());
+    }
+    Ok(())
 }
 
 fn refused(refusal: &Refusal) -> Status {

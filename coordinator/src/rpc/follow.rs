@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
 use tonic::{Response, Status};
 
 use common::ids::JobId;
@@ -13,7 +14,9 @@ use common::status::JobStatus;
 use proto::v1;
 
 use crate::archive::{Archive, Reader};
-use crate::rpc::{BoxStream, Front, STREAM_QUEUE, blocking, boxed, internal, no_such_job};
+use crate::rpc::{
+    BoxStream, Front, STREAM_QUEUE, blocking, boxed, internal, no_such_job, say_stopping,
+};
 
 /// Logs and metrics travel apart from states: after the end the last of them may still be under
 /// way for this long.
@@ -27,12 +30,19 @@ struct Follow {
     is_asked: bool,
     version: watch::Receiver<u64>,
     status: watch::Receiver<Arc<JobStatus>>,
+    /// The job is final: when its data counts as complete, unless more of it comes.
+    complete_at: Option<Instant>,
 }
 
 impl Follow {
     /// Call before reading: a change after it wakes [`Follow::more`].
     fn mark(&mut self) {
         self.version.mark_unchanged();
+    }
+
+    /// Data of this job came: more may follow.
+    fn progressed(&mut self) {
+        self.complete_at = None;
     }
 
     /// Whether to read again. Cancel-safe.
@@ -42,7 +52,8 @@ impl Follow {
         }
         loop {
             if self.status.borrow_and_update().row.state.is_final() {
-                let changed = tokio::time::timeout(LATE_DATA, self.version.changed()).await;
+                let at = *self.complete_at.get_or_insert_with(|| Instant::now() + LATE_DATA);
+                let changed = tokio::time::timeout_at(at, self.version.changed()).await;
                 return matches!(changed, Ok(Ok(())));
             }
             tokio::select! {
@@ -61,7 +72,7 @@ impl Follow {
 impl Front {
     fn follow(&self, job_id: &JobId, is_asked: bool) -> Result<Follow, Status> {
         let status = self.core.views().watch(job_id).ok_or_else(|| no_such_job(job_id))?;
-        Ok(Follow { is_asked, version: self.archive.version(), status })
+        Ok(Follow { is_asked, version: self.archive.version(), status, complete_at: None })
     }
 
     pub(super) fn follow_metrics(
@@ -74,10 +85,12 @@ impl Front {
         let (sender, receiver) = mpsc::channel(STREAM_QUEUE);
         let wanted =
             Wanted { names: request.names, since_step: request.since_step, newest: HashMap::new() };
+        let stop = self.stop.clone();
         service::tasks::spawn(service::tasks::Kind::Finish, "read-metrics", async move {
             tokio::select! {
                 () = stream_metrics(reader, follow, wanted, &sender) => {}
                 () = sender.closed() => {}
+                () = stop.cancelled() => say_stopping(&sender),
             }
         });
         Ok(Response::new(boxed(receiver)))
@@ -97,10 +110,12 @@ impl Front {
             readers: BTreeMap::new(),
         };
         let (sender, receiver) = mpsc::channel(STREAM_QUEUE);
+        let stop = self.stop.clone();
         service::tasks::spawn(service::tasks::Kind::Finish, "read-logs", async move {
             tokio::select! {
                 () = stream_logs(logs, follow, &sender) => {}
                 () = sender.closed() => {}
+                () = stop.cancelled() => say_stopping(&sender),
             }
         });
         Ok(Response::new(boxed(receiver)))
@@ -157,7 +172,9 @@ async fn stream_metrics(
                 return;
             }
         }
-        if is_empty && !follow.more().await {
+        if !is_empty {
+            follow.progressed();
+        } else if !follow.more().await {
             return;
         }
     }
@@ -244,7 +261,9 @@ async fn stream_logs(
                 return;
             }
         }
-        if is_empty && !follow.more().await {
+        if !is_empty {
+            follow.progressed();
+        } else if !follow.more().await {
             return;
         }
     }

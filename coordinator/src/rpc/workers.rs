@@ -12,7 +12,9 @@ use proto::v1::worker_message::Kind;
 use crate::core::{Handle, Input, LINK_QUEUE};
 use crate::door;
 use crate::fetch::Part;
-use crate::rpc::{BoxStream, FIRST_MESSAGE_TIMEOUT, Front, STREAM_QUEUE, boxed, malformed};
+use crate::rpc::{
+    BoxStream, FIRST_MESSAGE_TIMEOUT, Front, STREAM_QUEUE, boxed, malformed, say_stopping,
+};
 
 /// Longest name of a metric that is kept.
 const MAX_METRIC_NAME: usize = 128;
@@ -58,7 +60,14 @@ impl WorkerLink for Front {
         service::tasks::spawn(service::tasks::Kind::Finish, "bulk", async move {
             // The client's end, an error of it, or a refusal of ours ends the stream; the worker
             // keeps what was not acknowledged.
-            while let Ok(Some(batch)) = batches.message().await {
+            let mut dropped = 0;
+            loop {
+                let message = tokio::select! {
+                    message = batches.message() => message,
+                    () = front.stop.cancelled() => return say_stopping(&sender),
+                };
+                let Ok(Some(batch)) = message else { return };
+                tell_dropped(&batch, &mut dropped);
                 let ack = front.keep(batch).await;
                 let is_over = ack.is_err();
                 if sender.send(ack).await.is_err() || is_over {
@@ -149,6 +158,15 @@ impl Front {
             self.archive.keep(batch).await?;
         }
         Ok(v1::BulkAck { sequence })
+    }
+}
+
+/// A worker's spool overflowed: somebody's curve has a hole.
+fn tell_dropped(batch: &v1::BulkBatch, told: &mut u64) {
+    let dropped: u64 = batch.jobs.iter().map(|job| job.dropped).sum();
+    if dropped > *told {
+        warn!(worker = batch.uuid, dropped, "metric points or log lines were dropped");
+        *told = dropped;
     }
 }
 

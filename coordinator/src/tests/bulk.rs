@@ -164,6 +164,46 @@ async fn a_follower_gets_everything_and_ends_with_the_job() {
 }
 
 #[tokio::test]
+async fn a_follower_of_a_final_job_ends_while_other_jobs_go_on() {
+    let cluster = Cluster::start().await;
+    let mut a = cluster.join("a", 1).await;
+    let job_id = cluster.submit("job", 1).await;
+    let other = cluster.submit("other", 9).await;
+    let start = a.start_order().await;
+    a.train(&start).await;
+    a.end(&start, 0, finished()).await;
+    let request =
+        v1::ReadMetricsRequest { job_id: job_id.clone(), follow: true, ..Default::default() };
+    let mut stream = cluster.client().await.read_metrics(request).await.unwrap().into_inner();
+    let mut bulk = Bulk::open(&cluster).await;
+    let busy = async {
+        for sequence in 1.. {
+            bulk.send(batch(&other, sequence)).await;
+        }
+    };
+    tokio::select! {
+        () = busy => {}
+        end = soon("the follower's end", stream.message()) => assert_eq!(end.unwrap(), None),
+    }
+    cluster.stop().await;
+}
+
+#[tokio::test]
+async fn streams_end_with_the_coordinator_and_say_so() {
+    let cluster = Cluster::start().await;
+    let job_id = cluster.submit("job", 1).await;
+    let mut client = cluster.client().await;
+    let request = v1::JobRequest { job_id: job_id.clone() };
+    let mut watch = client.watch_job(request).await.unwrap().into_inner();
+    assert!(soon("the status", watch.message()).await.unwrap().is_some());
+    let request = v1::ReadMetricsRequest { job_id, follow: true, ..Default::default() };
+    let mut metrics = client.read_metrics(request).await.unwrap().into_inner();
+    cluster.stop().await;
+    assert_eq!(watch.message().await.unwrap_err().code(), tonic::Code::Unavailable);
+    assert_eq!(metrics.message().await.unwrap_err().code(), tonic::Code::Unavailable);
+}
+
+#[tokio::test]
 async fn batches_of_unknown_jobs_are_acknowledged_and_leave_nothing() {
     let cluster = Cluster::start().await;
     let mut bulk = Bulk::open(&cluster).await;

@@ -53,6 +53,31 @@ async fn an_upload_that_is_not_what_it_says_leaves_nothing() {
     assert!(super::cluster::files_below(&folder.path().join("blobs")).is_empty());
 }
 
+#[test]
+fn uploads_that_no_job_names_go_after_a_day() {
+    let folder = tempfile::tempdir().unwrap();
+    let blobs = crate::blobs::Blobs::open(folder.path()).unwrap();
+    let day = std::time::Duration::from_secs(25 * 3600);
+    let mut named = std::collections::BTreeSet::new();
+    for (data, is_named, is_old) in
+        [("named", true, true), ("young", false, false), ("old", false, true)]
+    {
+        let hash = blake3::hash(data.as_bytes()).to_hex().to_string();
+        let mut upload = blobs.begin(crate::blobs::Hash::parse(&hash).unwrap()).unwrap();
+        upload.write(data.as_bytes()).unwrap();
+        let hash = upload.finish().unwrap();
+        if is_old {
+            let file = std::fs::File::options().write(true).open(blobs.path(&hash)).unwrap();
+            file.set_modified(std::time::SystemTime::now() - day).unwrap();
+        }
+        if is_named {
+            named.insert(hash.as_str().to_owned());
+        }
+    }
+    assert_eq!(blobs.collect(&named).unwrap(), 1);
+    assert_eq!(super::cluster::files_below(&folder.path().join("blobs")).len(), 2);
+}
+
 /// A job that ran on worker `a` and has a checkpoint.
 async fn with_files(cluster: &Cluster) -> (Peer, String) {
     let mut a = cluster.join("a", 1).await;

@@ -96,6 +96,14 @@ async fn requests_that_mean_nothing_are_refused_with_what_would_be_right() {
         r.uploads.insert("/x.csv".to_owned(), "../../etc/passwd".to_owned());
     };
     check(wrong, Code::InvalidArgument, "is not a blake3 hash").await;
+    let relative = |r: &mut v1::SubmitRequest| {
+        r.spec_json = super::cluster::spec_json("job", 1, std::path::Path::new("runs"));
+    };
+    check(relative, Code::InvalidArgument, "output-dir").await;
+    let nobody = |r: &mut v1::SubmitRequest| {
+        r.spec_json = super::cluster::spec_json("job", 0, std::path::Path::new("/runs"));
+    };
+    check(nobody, Code::InvalidArgument, "world-size").await;
     for job_id in ["nobody-000000", "../etc", ""] {
         let request = v1::JobRequest { job_id: job_id.to_owned() };
         let code = client.get_job(request).await.unwrap_err().code();
