@@ -28,7 +28,7 @@ pub enum Error {
     Native(#[from] crate::native::Error),
     #[error("{operation}")]
     Communication { operation: &'static str, step: u64, source: collectives::Error },
-    /// Loss or gradients are not finite; all ranks agree, and no weight has changed.
+    /// Loss or gradients are not finite; all ranks agree, and the step has changed nothing.
     #[error(
         "step {step}: {what} is not finite (training loss {loss}); lower the learning rate, clip \
          gradients or check the data"

@@ -17,7 +17,11 @@ pub(crate) struct Schedule {
 impl Schedule {
     /// `run_steps` is the number of updates that the job can make; a cosine schedule that names no
     /// length of its own ends with it.
-    pub(crate) fn new(base: f64, shape: &spec::Schedule, run_steps: u64) -> Self {
+    pub(crate) fn new(training: &spec::Training, run_steps: u64) -> Self {
+        Self::of(training.optimizer.learning_rate, &training.schedule, run_steps)
+    }
+
+    fn of(base: f64, shape: &spec::Schedule, run_steps: u64) -> Self {
         let total_steps = match shape {
             spec::Schedule::WarmupCosineLr { total_steps: Some(total), .. } => *total,
             _ => run_steps,

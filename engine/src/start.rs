@@ -36,15 +36,11 @@ struct Prepared {
 struct Planned {
     data: Dataset,
     plan: Plan,
-    schedule: Schedule,
 }
 
 fn plan(spec: &JobSpec, world: u32, report: &Report) -> Result<Planned, Error> {
     let data = data::load(&spec.data, spec.job.seed)?;
     let plan = Plan::new(spec, world, data.train.len() as u64)?;
-    let optimizer = &spec.training.optimizer;
-    let schedule =
-        Schedule::new(optimizer.learning_rate, &spec.training.schedule, plan.total_steps);
     tracing::info!(
         world,
         samples = data.train.len(),
@@ -55,9 +51,8 @@ fn plan(spec: &JobSpec, world: u32, report: &Report) -> Result<Planned, Error> {
         "planned"
     );
     let notes = spec.notes.iter().chain(&data.notes).chain(&plan.batch.note).cloned();
-    let warnings = schedule.warning(plan.total_steps).into_iter().chain(idle_patience(spec, &data));
-    notes.chain(warnings).for_each(|note| report.note(note));
-    Ok(Planned { data, plan, schedule })
+    notes.chain(idle_patience(spec, &data)).for_each(|note| report.note(note));
+    Ok(Planned { data, plan })
 }
 
 fn idle_patience(spec: &JobSpec, data: &Dataset) -> Option<String> {
@@ -77,7 +72,7 @@ fn prepare(context: RankContext) -> Result<Prepared, Error> {
     if rank == 0 {
         output::write_effective(&run_dir, &spec)?;
     }
-    let Planned { data, plan, schedule } = plan(&spec, world, &report)?;
+    let Planned { data, mut plan } = plan(&spec, world, &report)?;
     let mut model = model::build(&spec.model, data.input_features, data.output_features, seed)?;
     let mut zero = Zero::new(&mut model, &spec, communicator)?;
     agree_on_data(&zero, &data)?;
@@ -94,8 +89,11 @@ fn prepare(context: RankContext) -> Result<Prepared, Error> {
     let mut votes = context.save_communicator;
     let root = save::open(start, &mut votes)?;
     let resumed = save::resume(&root, &spec.checkpoint.resume, &mut zero, &mut votes)?;
-    root.note().into_iter().chain(resumed.notes).for_each(|note| report.note(note));
     let (state, best_weights) = (resumed.state, resumed.best_weights);
+    plan.continue_from(&state);
+    let schedule = Schedule::new(&spec.training, plan.total_steps);
+    let notes = root.note().into_iter().chain(resumed.notes);
+    notes.chain(schedule.warning(plan.total_steps)).for_each(|note| report.note(note));
     let from = Position { step: state.step, samples: state.samples };
     report.open_files(&run_dir, &spec.monitor, from)?;
     let saver = Saver::start(

@@ -73,6 +73,11 @@ impl Trainer {
 
     fn train_epochs(&mut self) -> Result<End, Error> {
         while !self.is_done() {
+            if self.plan.batch_at(self.state.epoch_samples).is_none() {
+                // A checkpoint of another batch size ended too near to the epoch's end.
+                self.state.on_epoch_end();
+                continue;
+            }
             let order = data::order(
                 self.spec.job.seed,
                 u64::from(self.state.epoch),
@@ -106,7 +111,8 @@ impl Trainer {
     }
 
     fn is_done(&self) -> bool {
-        self.state.step >= self.plan.total_steps || self.state.stopped_early
+        let State { step, epoch, stopped_early, .. } = self.state;
+        step >= self.plan.total_steps || epoch >= self.plan.epochs || stopped_early
     }
 
     fn is_validation_due(&self, ends_epoch: bool) -> bool {

@@ -3,7 +3,7 @@ use common::spec::{Schedule as Spec, WarmupShape};
 use super::Schedule;
 
 fn rates(base: f64, shape: Spec, run_steps: u64, count: u64) -> Vec<f64> {
-    let schedule = Schedule::new(base, &shape, run_steps);
+    let schedule = Schedule::of(base, &shape, run_steps);
     (0..count).map(|k| schedule.rate(k)).collect()
 }
 
@@ -71,8 +71,8 @@ fn a_cosine_length_of_its_own_beats_the_runs() {
 fn a_warmup_that_outlasts_the_run_is_told() {
     let shape =
         Spec::WarmupLr { min_lr: 0.0, max_lr: 0.01, warmup_steps: 1000, shape: WarmupShape::Log };
-    let warning = Schedule::new(1.0, &shape, 40).warning(40).unwrap();
+    let warning = Schedule::of(1.0, &shape, 40).warning(40).unwrap();
     assert!(warning.contains("1000") && warning.contains("40"), "{warning}");
-    assert_eq!(Schedule::new(1.0, &shape, 4000).warning(4000), None);
-    assert_eq!(Schedule::new(1.0, &Spec::Constant, 1).warning(1), None);
+    assert_eq!(Schedule::of(1.0, &shape, 4000).warning(4000), None);
+    assert_eq!(Schedule::of(1.0, &Spec::Constant, 1).warning(1), None);
 }

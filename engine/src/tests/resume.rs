@@ -190,6 +190,23 @@ fn a_finished_run_resumes_to_its_summary_without_a_step() {
     assert_eq!(timeless(&second.summary.unwrap()), timeless(&first.summary.unwrap()));
 }
 
+/// 20 does not divide what 14 left of the epoch; the run goes on with the samples that are left.
+#[test]
+fn another_batch_size_continues_within_the_epoch_and_ends_with_the_epochs() {
+    let dir = tempfile::tempdir().unwrap();
+    for drop_last in [true, false] {
+        let mut attempt = Attempt::new(job().build(), 1, dir.path());
+        attempt.stop_after = Some(6);
+        let (_, heard) = attempt.generation(1).run().unwrap();
+        assert!(!losses(&heard).is_empty());
+        let spec = job().batch(20, 20).drop_last(drop_last).build();
+        let attempt = Attempt::new(spec, 2, dir.path());
+        let (outcome, _) = attempt.generation(2).run().unwrap();
+        assert_eq!(outcome.summary.unwrap().epochs, 4);
+        fs_err::remove_dir_all(dir.path().join("checkpoints")).unwrap();
+    }
+}
+
 #[test]
 fn another_model_is_refused_with_the_tensor() {
     let dir = tempfile::tempdir().unwrap();

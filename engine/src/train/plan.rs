@@ -8,6 +8,8 @@ use std::ops::Range;
 use common::batch::{self, BatchPlan};
 use common::spec::JobSpec;
 
+use crate::train::State;
+
 /// A job that cannot make one step.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
@@ -26,6 +28,7 @@ pub(crate) struct Plan {
     pub(crate) batch: BatchPlan,
     train_samples: u64,
     drop_last: bool,
+    max_steps: u64,
     pub(crate) epochs: u32,
     pub(crate) steps_per_epoch: u64,
     /// The job ends after it.
@@ -50,10 +53,34 @@ impl Plan {
         if steps_per_epoch == 0 {
             return Err(Error::NoFullBatch { samples: train_samples, batch_size });
         }
-        let epochs = spec.training.epochs;
-        let total_steps =
-            (steps_per_epoch * u64::from(epochs)).min(spec.training.max_steps.unwrap_or(u64::MAX));
-        Ok(Self { batch, train_samples, drop_last, epochs, steps_per_epoch, total_steps })
+        let (epochs, max_steps) =
+            (spec.training.epochs, spec.training.max_steps.unwrap_or(u64::MAX));
+        let total_steps = (steps_per_epoch * u64::from(epochs)).min(max_steps);
+        Ok(Self {
+            batch,
+            train_samples,
+            drop_last,
+            max_steps,
+            epochs,
+            steps_per_epoch,
+            total_steps,
+        })
+    }
+
+    /// Counts the steps anew from where a run continues. That changes nothing, unless what was
+    /// saved had another batch size.
+    pub(crate) fn continue_from(&mut self, state: &State) {
+        let left = u64::from(self.epochs.saturating_sub(state.epoch)) * self.steps_per_epoch;
+        let size = self.batch.batch_size.value;
+        let behind = self.steps_per_epoch - self.steps_from(state.epoch_samples, size);
+        let total = state.step.saturating_add(left.saturating_sub(behind));
+        self.total_steps = total.min(self.max_steps);
+    }
+
+    /// Steps of an epoch from sample `from` of its order on.
+    fn steps_from(&self, from: u64, size: u64) -> u64 {
+        let left = self.train_samples.saturating_sub(from);
+        if self.drop_last { left / size } else { left.div_ceil(size) }
     }
 
     /// The batch that starts at sample `from` of an epoch's order; None at the epoch's end.

@@ -1,5 +1,6 @@
 use super::{Error, Plan};
 use crate::tests::spec;
+use crate::train::State;
 
 fn plan(batch_size: u64, micro: u64, world: u32, samples: u64, drop_last: bool) -> Plan {
     let spec = spec::job().batch(batch_size, micro).epochs(3).drop_last(drop_last).build();
@@ -46,6 +47,25 @@ fn the_shorter_of_epochs_and_max_steps_ends_the_run() {
     assert_eq!(Plan::new(&spec, 1, 100).unwrap().total_steps, 17);
     let spec = spec::job().batch(10, 10).epochs(1).max_steps(17).build();
     assert_eq!(Plan::new(&spec, 1, 100).unwrap().total_steps, 10);
+}
+
+#[test]
+fn continuing_counts_the_same_steps_unless_the_batch_size_changed() {
+    for drop_last in [true, false] {
+        let fresh = plan(32, 8, 2, 100, drop_last);
+        let mut state = State::default();
+        while let Some(batch) = fresh.batch_at(state.epoch_samples) {
+            state.on_step(batch.len(), 1.0, 1.0);
+            let mut continued = fresh.clone();
+            continued.continue_from(&state);
+            assert_eq!(continued.total_steps, fresh.total_steps, "after {state:?}");
+        }
+    }
+    // 2 of 3 epochs are left whole, and 36 samples of the first.
+    let mut larger = plan(50, 50, 1, 100, true);
+    let state = State { step: 2, epoch_samples: 64, ..State::default() };
+    larger.continue_from(&state);
+    assert_eq!(larger.total_steps, 2 + 2 * 2);
 }
 
 #[test]
