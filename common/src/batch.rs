@@ -127,7 +127,7 @@ pub fn plan(batch: &Batch, world: u32) -> Result<BatchPlan, Error> {
         Some(_) => Sourced {
             value: needed,
             origin: format!(
-                "inferred: batch-size {} over micro-batch-size {} times {world} ranks",
+                "inferred: batch-size {} over micro-batch-size {} times world {world}",
                 t.value, m.value
             ),
         },

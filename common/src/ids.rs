@@ -33,13 +33,12 @@ impl JobId {
                 _ => {}
             }
         }
-        slug.truncate(MAX_ID_LEN - 1 - suffix.len().min(16));
-        let slug = slug.trim_matches('-');
-        let slug = if slug.starts_with(|c: char| c.is_ascii_lowercase()) {
-            slug.to_owned()
-        } else {
-            format!("job-{slug}").trim_end_matches('-').to_owned()
-        };
+        // An id starts with a letter, and leaves room for the suffix and its dash.
+        if !slug.starts_with(|c: char| c.is_ascii_lowercase()) {
+            slug.insert_str(0, "job-");
+        }
+        slug.truncate((MAX_ID_LEN - 1).saturating_sub(suffix.len()));
+        let slug = slug.trim_end_matches('-');
         format!("{slug}-{suffix}").parse()
     }
 
@@ -129,3 +128,6 @@ impl fmt::Display for WorkerId {
         write!(f, "{}.{}", self.uuid, self.incarnation)
     }
 }
+
+#[cfg(test)]
+mod tests;

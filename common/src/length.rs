@@ -5,7 +5,7 @@ use crate::batch;
 use crate::spec::{Data, DataSource, JobSpec, Schedule};
 
 /// Samples to train on, where the job alone tells (a CSV file must be read first).
-pub fn training_samples(data: &Data) -> Option<u64> {
+pub(crate) fn training_samples(data: &Data) -> Option<u64> {
     match &data.source {
         DataSource::Sine { samples, .. } => Some(u64::from(*samples)),
         DataSource::SyntheticTimeseries { samples, split, .. } => {
@@ -18,7 +18,7 @@ pub fn training_samples(data: &Data) -> Option<u64> {
 
 /// Rows of the training, validation and test part. Boundaries are rounded shares of the whole, so
 /// that no row is lost; a part of 0 stays empty.
-pub fn split_rows(rows: u64, split: [f64; 3]) -> [u64; 3] {
+pub(crate) fn split_rows(rows: u64, split: [f64; 3]) -> [u64; 3] {
     let boundary = |share: f64| ((rows as f64) * share).round() as u64;
     let [train, validation, test] = split;
     let first = if validation + test > 0.0 { boundary(train).min(rows) } else { rows };
@@ -31,24 +31,24 @@ pub fn split_rows(rows: u64, split: [f64; 3]) -> [u64; 3] {
 }
 
 /// Samples of a part: each takes `window` rows and the `horizon` rows after them.
-pub fn windows(rows: u64, window: u32, horizon: u32) -> u64 {
+pub(crate) fn windows(rows: u64, window: u32, horizon: u32) -> u64 {
     (rows + 1).saturating_sub(u64::from(window) + u64::from(horizon))
 }
 
 /// Optimizer steps of one pass over `samples`.
-pub fn steps_per_epoch(samples: u64, batch_size: u64, drop_last: bool) -> u64 {
+pub(crate) fn steps_per_epoch(samples: u64, batch_size: u64, drop_last: bool) -> u64 {
     if drop_last { samples / batch_size } else { samples.div_ceil(batch_size) }
 }
 
 /// Optimizer steps of a job that trains on `samples`, early stopping aside.
-pub fn total_steps(spec: &JobSpec, samples: u64, batch_size: u64) -> u64 {
+pub(crate) fn total_steps(spec: &JobSpec, samples: u64, batch_size: u64) -> u64 {
     let per_epoch = steps_per_epoch(samples, batch_size, spec.data.drop_last);
     let by_epochs = per_epoch.saturating_mul(u64::from(spec.training.epochs));
     spec.training.max_steps.map_or(by_epochs, |max| max.min(by_epochs))
 }
 
-/// What is doubtful about a job's length; the engine asks again with the samples of a file.
-pub fn schedule_warning(schedule: &Schedule, total: u64) -> Option<String> {
+/// What is doubtful about a schedule in a run of `total` steps.
+pub(crate) fn schedule_warning(schedule: &Schedule, total: u64) -> Option<String> {
     let (warmup, asked_total) = match schedule {
         Schedule::Constant => return None,
         Schedule::WarmupLr { warmup_steps, .. } => (*warmup_steps, None),

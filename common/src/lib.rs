@@ -8,7 +8,7 @@ pub mod explain;
 mod hjson;
 pub mod ids;
 pub mod jobfile;
-pub mod length;
+mod length;
 pub mod metric;
 pub mod report;
 pub mod retry;

@@ -125,31 +125,31 @@ fn a_world_that_does_not_fit_keeps_the_batch_and_gets_another_accumulation() {
         [Some(128), Some(16), Some(8)],
         2,
         &expect![[r#"
-        T=128 (ds.json:2)
-        m=16 (ds.json:3)
-        g=4 (inferred: batch-size 128 over micro-batch-size 16 times 2 ranks)
-        batch-size 128 (ds.json:2) is not micro-batch-size 16 (ds.json:3) times gradient-accumulation 8 (ds.json:4) times world 2; a step keeps its 128 samples: 4 micro-steps of 32 samples, 16 on each rank
-    "#]],
+            T=128 (ds.json:2)
+            m=16 (ds.json:3)
+            g=4 (inferred: batch-size 128 over micro-batch-size 16 times world 2)
+            batch-size 128 (ds.json:2) is not micro-batch-size 16 (ds.json:3) times gradient-accumulation 8 (ds.json:4) times world 2; a step keeps its 128 samples: 4 micro-steps of 32 samples, 16 on each rank
+        "#]],
     );
     adapt(
         [Some(128), Some(16), Some(8)],
         3,
         &expect![[r#"
-        T=128 (ds.json:2)
-        m=16 (ds.json:3)
-        g=3 (inferred: batch-size 128 over micro-batch-size 16 times 3 ranks)
-        batch-size 128 (ds.json:2) is not micro-batch-size 16 (ds.json:3) times gradient-accumulation 8 (ds.json:4) times world 3; a step keeps its 128 samples: 3 micro-steps of 42 or 43 samples, 14 to 15 on each rank
-    "#]],
+            T=128 (ds.json:2)
+            m=16 (ds.json:3)
+            g=3 (inferred: batch-size 128 over micro-batch-size 16 times world 3)
+            batch-size 128 (ds.json:2) is not micro-batch-size 16 (ds.json:3) times gradient-accumulation 8 (ds.json:4) times world 3; a step keeps its 128 samples: 3 micro-steps of 42 or 43 samples, 14 to 15 on each rank
+        "#]],
     );
     adapt(
         [Some(128), Some(32), Some(2)],
         1,
         &expect![[r#"
-        T=128 (ds.json:2)
-        m=32 (ds.json:3)
-        g=4 (inferred: batch-size 128 over micro-batch-size 32 times 1 ranks)
-        batch-size 128 (ds.json:2) is not micro-batch-size 32 (ds.json:3) times gradient-accumulation 2 (ds.json:4) times world 1; a step keeps its 128 samples: 4 micro-steps of 32 samples, 32 on each rank
-    "#]],
+            T=128 (ds.json:2)
+            m=32 (ds.json:3)
+            g=4 (inferred: batch-size 128 over micro-batch-size 32 times world 1)
+            batch-size 128 (ds.json:2) is not micro-batch-size 32 (ds.json:3) times gradient-accumulation 2 (ds.json:4) times world 1; a step keeps its 128 samples: 4 micro-steps of 32 samples, 32 on each rank
+        "#]],
     );
     adapt(
         [Some(128), Some(32), Some(2)],
@@ -199,11 +199,11 @@ fn a_batch_that_does_not_divide_is_cut_unevenly() {
         [Some(4), None, Some(8)],
         2,
         &expect![[r#"
-        T=4 (ds.json:2)
-        m=1 (inferred from batch-size, gradient-accumulation and world)
-        g=2 (inferred: batch-size 4 over micro-batch-size 1 times 2 ranks)
-        batch-size 4 (ds.json:2) is not micro-batch-size 1 (inferred from batch-size, gradient-accumulation and world) times gradient-accumulation 8 (ds.json:4) times world 2; a step keeps its 4 samples: 2 micro-steps of 2 samples, 1 on each rank
-    "#]],
+            T=4 (ds.json:2)
+            m=1 (inferred from batch-size, gradient-accumulation and world)
+            g=2 (inferred: batch-size 4 over micro-batch-size 1 times world 2)
+            batch-size 4 (ds.json:2) is not micro-batch-size 1 (inferred from batch-size, gradient-accumulation and world) times gradient-accumulation 8 (ds.json:4) times world 2; a step keeps its 4 samples: 2 micro-steps of 2 samples, 1 on each rank
+        "#]],
     );
 }
 
