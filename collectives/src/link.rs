@@ -101,6 +101,11 @@ impl Fabric {
         }
     }
 
+    /// True if the peer is reached by TCP.
+    pub(crate) fn is_stream(&self, rank: usize) -> bool {
+        matches!(self.links[rank], Some(Link::Stream(_)))
+    }
+
     /// Queues a header; it leaves with the next `send` or `push_out` to that peer.
     pub(crate) fn stage(
         &mut self,

@@ -1,8 +1,9 @@
 //! Which bytes go where in which order: a direct exchange between all pairs, in pieces, so that
 //! copying, summing and collecting overlap.
 //!
-//! Every rank follows the same steps, and each link carries the same sequence of pieces on both ends,
-//! so pieces need no labels. No cycle of waits is possible: in a step a rank sends before it
+//! Every rank follows the same steps, and each link carries the same sequence of bytes on both ends,
+//! so pieces need no labels. Over a ring contributions and results alternate, so that results come
+//! back while their place is still in the cache; over a stream all contributions come first. No cycle of waits is possible: in a step a rank sends before it
 //! receives, and between the rank that is behind and any other at most four pieces and a header are
 //! unread on a link, which a ring holds (a piece is an eighth of a ring; streams queue without bound
 //! on the caller's own buffers). So the rank that is most behind never waits for room, and what it
@@ -50,9 +51,7 @@ impl Schedule<'_> {
         let (own, steps) = (self.own(), pieces.count());
         for step in 0..steps + 2 {
             self.fabric.check_abort()?;
-            if step < steps {
-                self.send_each(|rank| pieces.at(rank, step))?;
-            }
+            self.send_step(&pieces, step)?;
             if step == 0 {
                 self.check_greetings()?;
             }
@@ -62,10 +61,10 @@ impl Schedule<'_> {
                 self.send_each(|_| mine)?;
             }
             if step >= 2 {
-                self.receive_each(|rank| pieces.at(rank, step - 2))?;
+                self.receive_step(&pieces, step - 2)?;
             }
         }
-        Ok(())
+        self.receive_rest(&pieces)
     }
 
     /// `input` is a part for each rank; `output` may be this rank's part of it.
@@ -74,12 +73,9 @@ impl Schedule<'_> {
         let pieces = Pieces { segments: self.parts(input), piece: self.piece() };
         let result = Pieces { segments: vec![output], piece: self.piece() };
         self.greet_all()?;
-        let steps = pieces.count();
-        for step in 0..=steps {
+        for step in 0..=pieces.count() {
             self.fabric.check_abort()?;
-            if step < steps {
-                self.send_each(|rank| pieces.at(rank, step))?;
-            }
+            self.send_step(&pieces, step)?;
             if step == 0 {
                 self.check_greetings()?;
             } else {
@@ -91,23 +87,20 @@ impl Schedule<'_> {
 
     /// `buffer` is a part of each rank, this rank's in place.
     pub(crate) fn all_gather(&mut self, buffer: Span) -> Result<(), Error> {
-        let own = self.own();
         let pieces = Pieces { segments: self.parts(buffer), piece: self.piece() };
+        let own = pieces.segments[self.own()];
+        let mine = Pieces { segments: vec![own; self.world()], piece: pieces.piece };
         self.greet_all()?;
-        let steps = pieces.count();
-        for step in 0..=steps {
+        for step in 0..=pieces.count() {
             self.fabric.check_abort()?;
-            if step < steps {
-                let mine = pieces.at(own, step);
-                self.send_each(|_| mine)?;
-            }
+            self.send_step(&mine, step)?;
             if step == 0 {
                 self.check_greetings()?;
             } else {
-                self.receive_each(|rank| pieces.at(rank, step - 1))?;
+                self.receive_step(&pieces, step - 1)?;
             }
         }
-        Ok(())
+        self.receive_rest(&pieces)
     }
 
     /// The others greet the root too, so that it does not run ahead of a rank that is elsewhere.
@@ -199,27 +192,59 @@ impl Schedule<'_> {
         Ok(())
     }
 
-    fn send_each(&mut self, part: impl Fn(usize) -> Span) -> Result<(), Error> {
+    /// Sends every peer the step's piece of its segment. Streams queue a whole segment at once: their
+    /// queue is the caller's buffer, and the kernel likes large writes.
+    fn send_step(&mut self, pieces: &Pieces, step: usize) -> Result<(), Error> {
         for rank in self.peers() {
-            let span = part(rank);
-            if span.len() > 0 {
-                // SAFETY: the caller's buffer outlives the operation, at whose end `finish` waits. A
-                // part that is overwritten later is so by what its receiver made of it.
-                unsafe { self.fabric.send(rank, span)? };
-            }
+            let span = match self.fabric.is_stream(rank) {
+                false => pieces.at(rank, step),
+                true if step == 0 => pieces.segments[rank],
+                true => continue,
+            };
+            self.send_part(rank, span)?;
         }
         Ok(())
     }
 
-    fn receive_each(&mut self, part: impl Fn(usize) -> Span) -> Result<(), Error> {
+    /// Receives the step's piece of every peer's segment that comes over a ring.
+    fn receive_step(&mut self, pieces: &Pieces, step: usize) -> Result<(), Error> {
         for rank in self.peers() {
-            let span = part(rank);
-            if span.len() > 0 {
-                // SAFETY: the caller's buffer is ours for writing; nobody else reads or writes it.
-                unsafe { self.fabric.receive(rank, span)? };
+            if self.fabric.is_stream(rank) {
+                continue;
             }
+            // SAFETY: the caller's buffer is ours for writing; nobody else reads or writes it.
+            unsafe { self.fabric.receive(rank, pieces.at(rank, step))? };
         }
         Ok(())
+    }
+
+    /// Receives the segments that come over streams, whole: on a stream results follow all
+    /// contributions.
+    fn receive_rest(&mut self, pieces: &Pieces) -> Result<(), Error> {
+        for rank in self.peers() {
+            if !self.fabric.is_stream(rank) {
+                continue;
+            }
+            // SAFETY: as above.
+            unsafe { self.fabric.receive(rank, pieces.segments[rank])? };
+        }
+        Ok(())
+    }
+
+    fn send_each(&mut self, part: impl Fn(usize) -> Span) -> Result<(), Error> {
+        for rank in self.peers() {
+            self.send_part(rank, part(rank))?;
+        }
+        Ok(())
+    }
+
+    fn send_part(&mut self, rank: usize, part: Span) -> Result<(), Error> {
+        if part.len() == 0 {
+            return Ok(());
+        }
+        // SAFETY: the caller's buffer outlives the operation, at whose end `finish` waits. A part that
+        // is overwritten later is so by what its receiver made of it.
+        unsafe { self.fabric.send(rank, part) }
     }
 
     fn greet_all(&mut self) -> Result<(), Error> {
@@ -301,6 +326,7 @@ impl Schedule<'_> {
 }
 
 /// Segments cut into pieces of whole elements; a shorter segment's last pieces are empty.
+#[derive(Debug)]
 struct Pieces {
     segments: Vec<Span>,
     piece: usize,

@@ -19,6 +19,9 @@ use crate::header;
 /// What one read fetches at least when something is awaited: small messages come with one call.
 const READ_AHEAD: usize = 16 << 10;
 
+/// Pieces that are read at once while contributions stream in.
+const PIECES_AHEAD: usize = 4;
+
 /// Pieces of one vectored write; more would rarely fit the socket's buffer.
 const WRITE_PIECES: usize = 8;
 
@@ -42,7 +45,7 @@ impl StreamLink {
     /// `view_max` is the largest piece that will be viewed at once.
     pub(crate) fn new(stream: TcpStream, view_max: usize) -> io::Result<Self> {
         stream.set_nonblocking(true)?;
-        let buffer = vec![0; view_max + READ_AHEAD].into_boxed_slice();
+        let buffer = vec![0; PIECES_AHEAD * view_max.max(READ_AHEAD)].into_boxed_slice();
         Ok(Self { stream, queue: VecDeque::new(), buffer, start: 0, end: 0 })
     }
 
@@ -105,9 +108,10 @@ impl StreamLink {
 
     /// Reads towards `wanted` viewable bytes. Zero means that nothing is there now.
     pub(crate) fn fill(&mut self, wanted: usize) -> io::Result<usize> {
-        let goal = wanted.max(READ_AHEAD);
-        assert!(goal <= self.buffer.len(), "views are at most as large as the buffer was made for");
-        if self.start + goal > self.buffer.len() {
+        // A large view is one of many; what else comes with it ends in this buffer anyway.
+        let goal = if wanted > READ_AHEAD { self.buffer.len() } else { READ_AHEAD };
+        assert!(wanted <= goal, "views are at most as large as the buffer was made for");
+        if self.start + goal > self.buffer.len() && self.start > 0 {
             self.buffer.copy_within(self.start..self.end, 0);
             (self.start, self.end) = (0, self.end - self.start);
         }

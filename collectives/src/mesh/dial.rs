@@ -75,6 +75,8 @@ fn try_dial(party: &Party<'_>, peer: &PeerAddress) -> Result<Joined, Trouble> {
         }
     }
     if config.transport == Transport::SharedMemory {
+        // Only a peer that is there can fail to share memory; another is late or gone.
+        connect_tcp(party, peer)?;
         return Err(Trouble::Fatal(no_shared_memory(party, peer)));
     }
     let control = dial_tcp(party, peer, hello)?;
@@ -109,12 +111,17 @@ fn dial_local(party: &Party<'_>, peer: &PeerAddress, hello: Hello) -> Result<Joi
 }
 
 fn dial_tcp(party: &Party<'_>, peer: &PeerAddress, hello: Hello) -> Result<TcpStream, Trouble> {
+    let mut stream = connect_tcp(party, peer)?;
+    introduce(party, peer, hello, &mut stream)?;
+    Ok(stream)
+}
+
+fn connect_tcp(party: &Party<'_>, peer: &PeerAddress) -> Result<TcpStream, Trouble> {
     let passing = |error| Trouble::Passing("connect", error);
     let left = party.deadline.saturating_duration_since(Instant::now());
     let left = left.max(Duration::from_millis(1));
-    let mut stream = TcpStream::connect_timeout(&peer.address, left).map_err(passing)?;
+    let stream = TcpStream::connect_timeout(&peer.address, left).map_err(passing)?;
     tune(&stream).map_err(passing)?;
-    introduce(party, peer, hello, &mut stream)?;
     Ok(stream)
 }
 
