@@ -89,9 +89,11 @@ fn a_resumed_run_is_the_uninterrupted_one_bit_for_bit() {
     }
 }
 
-/// Any world and stage loads what any other saved (section 7), within the tolerance of A12.
+/// Any world and stage loads what any other saved, within the tolerance of A12. Dropout draws by
+/// rank, so another world would train on other masks: there is none here.
 #[test]
 fn another_world_and_stage_continues_the_run() {
+    let job = || job().with(|spec| spec.model.dropout = 0.0);
     let whole = tempfile::tempdir().unwrap();
     let (_, heard) = Attempt::new(job().build(), 1, whole.path()).run().unwrap();
     let expected = losses(&heard);
@@ -99,19 +101,14 @@ fn another_world_and_stage_continues_the_run() {
     let mut seen = Vec::new();
     let plan = [(1, 3, 2, Some(4)), (2, 1, 0, Some(8)), (3, 2, 1, Some(12)), (4, 2, 0, None)];
     for (generation, world, stage, stop) in plan {
-        // Dropout draws by rank, so that another world would train on other masks.
-        let spec = job().stage(stage).with(|spec| spec.model.dropout = 0.0).build();
+        let spec = job().stage(stage).build();
         let mut attempt = Attempt::new(spec, world, parts.path()).generation(generation);
         attempt.stop_after = stop;
         seen.extend(losses(&attempt.run().unwrap().1));
     }
-    let dry = job().with(|spec| spec.model.dropout = 0.0).build();
-    let dir = tempfile::tempdir().unwrap();
-    let (_, heard) = Attempt::new(dry, 1, dir.path()).run().unwrap();
-    let dry_losses = losses(&heard);
     assert_eq!(seen.len(), expected.len());
-    for (seen, expected) in seen.iter().zip(&dry_losses) {
-        assert!((seen - expected).abs() < 2e-5 * expected, "{seen} is not {expected}");
+    for (seen, expected) in seen.iter().zip(&expected) {
+        assert!((seen - expected).abs() < 1e-5 * expected, "{seen} is not {expected}");
     }
 }
 

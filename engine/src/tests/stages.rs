@@ -48,8 +48,9 @@ fn accumulation_at_stages_0_and_1_gives_the_same_bits_and_2_nearly() {
     }
 }
 
-/// 16 samples over 3 ranks in micro-steps of 3 to 4, some ranks with one sample more; 1 rank has
-/// them in one run. The mean over the global batch is the same.
+/// 16 samples over 3 ranks in micro-steps of 5 or 6, some ranks with one sample more, against one
+/// rank that has them in one run: the mean over the global batch is the same. So are the 40
+/// validation samples in batches of uneven runs.
 #[test]
 fn uneven_runs_train_as_one_rank_does() {
     let losses = |world, micro| {
@@ -60,7 +61,6 @@ fn uneven_runs_train_as_one_rank_does() {
         (losses, outcome.summary.unwrap().best_val_loss.unwrap())
     };
     let (expected, expected_val) = losses(1, 16);
-    // 7 samples in the last batch of 96 would be none; 96 = 6 * 16, so cut 40 validation samples.
     for (world, micro) in [(3, 2), (3, 1), (4, 1), (2, 5)] {
         let (found, val) = losses(world, micro);
         assert_eq!(found.len(), expected.len());

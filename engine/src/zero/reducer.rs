@@ -117,8 +117,10 @@ impl Reducer {
     }
 
     fn accept(&mut self, parameter: usize, values: Option<&[f32]>) {
+        assert!(!self.arrived[parameter], "a gradient arrives once in a micro-step");
+        self.arrived[parameter] = true;
         // After a failure the rest of backward computes in vain; nothing more is sent.
-        if self.failure.is_some() || std::mem::replace(&mut self.arrived[parameter], true) {
+        if self.failure.is_some() {
             return;
         }
         let (bucket, piece) = self.places[parameter];
