@@ -3,18 +3,19 @@
 //! kill -9 of rsctl leaves nothing running.
 
 mod daemon;
+mod folder;
 pub(crate) mod plan;
 
 use std::path::PathBuf;
 use std::time::Duration;
 
-use tempfile::TempDir;
 use tokio::time::Instant;
 
 use common::exit::ExitCode;
 use service::exit::Failure;
 
 use crate::cluster::daemon::Daemon;
+use crate::cluster::folder::Folder;
 use crate::cluster::plan::{Plan, Slots};
 use crate::coordinator::Coordinator;
 
@@ -68,7 +69,7 @@ pub(crate) struct Cluster {
     workers: Vec<Daemon>,
     coordinator: Daemon,
     address: String,
-    _folder: TempDir,
+    folder: Folder,
 }
 
 impl Cluster {
@@ -77,8 +78,7 @@ impl Cluster {
         // The trainer is checked here too: workers would only find out after the submit.
         let [coordinator, worker, _trainer] =
             [binary("coordinator")?, binary("worker")?, binary("trainer")?];
-        let folder =
-            tempfile::Builder::new().prefix("rsctl-run-").tempdir().map_err(Error::Folder)?;
+        let folder = Folder::create(&std::env::temp_dir())?;
         let path = |name: &str| folder.path().join(name).display().to_string();
         let arguments = [
             "serve",
@@ -91,14 +91,14 @@ impl Cluster {
         let log = folder.path().join("coordinator.log");
         let mut coordinator = Daemon::start("coordinator", &coordinator, &arguments, &log)?;
         let address = coordinator.address(LISTENING_WITHIN).await?;
-        let mut cluster = Self { workers: Vec::new(), coordinator, address, _folder: folder };
+        let mut cluster = Self { workers: Vec::new(), coordinator, address, folder };
         let slots = match plan.slots {
             Slots::Auto => "auto".to_owned(),
             Slots::Exactly(slots) => slots.to_string(),
         };
         for index in 0..plan.workers {
             let name = format!("local-{index}");
-            let folder = cluster._folder.path();
+            let folder = cluster.folder.path();
             let state = folder.join(&name).display().to_string();
             let arguments = [
                 "join",

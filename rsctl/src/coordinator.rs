@@ -67,7 +67,7 @@ impl Error {
     fn hint(&self) -> Option<&'static str> {
         match self {
             Self::Lost { .. } | Self::Silent { .. } => {
-                Some("is the coordinator still running? `rsctl watch JOB` waits for its return")
+                Some("is a coordinator running there? `rsctl watch JOB` waits for its return")
             }
             Self::Answer { .. } => Some("use rsctl and coordinator of the same version"),
             Self::Refused { .. } => None,

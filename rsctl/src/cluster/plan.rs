@@ -88,10 +88,9 @@ pub(crate) fn plan(resources: &Resources, asked: Asked, cores: u32) -> Result<Pl
         (None, Some(slots)) => {
             (Slots::Exactly(slots), format!("all of {} (--slots)", cluster(slots)))
         }
-        (None, None) if workers == 1 => (
-            Slots::Auto,
-            format!("all local devices, else all {cores} cores: the job gives no world-size"),
-        ),
+        (None, None) if workers == 1 => {
+            (Slots::Auto, "all local devices: the job gives no world-size".to_owned())
+        }
         (None, None) => {
             let slots = (cores / workers).max(threads);
             let why = "the job gives no world-size";

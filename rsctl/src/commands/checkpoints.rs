@@ -155,6 +155,9 @@ async fn list(from: &FromArgs) -> Outcome {
     } else {
         render::data(show::list(&rows))?;
     }
+    if rows.is_empty() {
+        render::talk(format_args!("{} has no whole checkpoint", from.from));
+    }
     Ok(ExitCode::Done)
 }
 
@@ -193,8 +196,8 @@ async fn verify(from: &FromArgs) -> Outcome {
             render::talk(format_args!("note: {file} is not part of the checkpoint"));
         }
         for finding in &report.findings {
-            let file = finding.file.as_deref().map_or_else(String::new, |file| format!("{file}: "));
-            render::talk(format_args!("error: {file}{}", finding.problem));
+            // It names its file itself.
+            render::talk(format_args!("error: {}", finding.problem));
         }
     }
     let path = report.path.display();
@@ -205,7 +208,7 @@ async fn verify(from: &FromArgs) -> Outcome {
         }
         return Ok(ExitCode::Done);
     }
-    let error = anyhow!("{path} is damaged: {} findings", report.findings.len());
+    let error = anyhow!("{path} is damaged");
     Err(Failure::new(ExitCode::Failed, error)
         .hint("an older checkpoint may be whole: `rsctl checkpoints list` shows them"))
 }
@@ -243,7 +246,7 @@ async fn prune(args: &PruneArgs) -> Outcome {
     }
     let word = if args.dry_run { "would remove" } else { "removed" };
     removed.iter().try_for_each(|tag| render::data(format_args!("{word} {tag}")))?;
-    render::talk(format_args!("{} stay: {}", kept.len(), kept.join(", ")));
+    render::talk(format_args!("kept {}", kept.join(", ")));
     Ok(ExitCode::Done)
 }
 

@@ -15,7 +15,7 @@ use proto::{convert, v1};
 use service::exit::Failure;
 
 use crate::cluster::Cluster;
-use crate::cluster::plan::{self, Asked, Plan};
+use crate::cluster::plan::{self, Asked, Plan, Slots};
 use crate::commands::Outcome;
 use crate::commands::end::{self, Print};
 use crate::coordinator::Coordinator;
@@ -98,7 +98,7 @@ async fn train(
     };
     let mut coordinator = Coordinator::connect(cluster.address()).await?;
     let submitted = tokio::select! {
-        id = start(&mut cluster, &mut coordinator, request) => id,
+        id = start(plan, &mut cluster, &mut coordinator, request) => id,
         () = interrupts.next() => Err(interrupted()),
     };
     let result = match submitted {
@@ -116,11 +116,16 @@ async fn train(
 }
 
 async fn start(
+    plan: &Plan,
     cluster: &mut Cluster,
     coordinator: &mut Coordinator,
     request: v1::SubmitRequest,
 ) -> Result<JobId, Failure> {
-    cluster.ready(coordinator).await?;
+    let slots = cluster.ready(coordinator).await?;
+    if plan.slots == Slots::Auto {
+        let s = if slots == 1 { "" } else { "s" };
+        render::talk(format_args!("this machine has {slots} slot{s}"));
+    }
     Ok(coordinator.submit(request).await?)
 }
 

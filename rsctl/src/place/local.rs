@@ -18,9 +18,13 @@ pub(crate) enum Local {
     Many(Root),
 }
 
-/// Could this be one checkpoint, a root, or the folder of a run?
+/// Is this one checkpoint, a root that holds some, or the folder of a run?
 pub(super) fn is_checkpoints(path: &Path) -> bool {
-    path.join(MANIFEST_FILE).is_file() || path.join(FOLDER_OF_RUN).is_dir()
+    let is_root = || {
+        let is_checkpoint = |entry: fs_err::DirEntry| entry.path().join(MANIFEST_FILE).is_file();
+        fs_err::read_dir(path).is_ok_and(|entries| entries.flatten().any(is_checkpoint))
+    };
+    path.join(MANIFEST_FILE).is_file() || path.join(FOLDER_OF_RUN).is_dir() || is_root()
 }
 
 impl Local {
