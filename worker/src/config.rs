@@ -35,6 +35,8 @@ pub struct Settings {
     /// How long trainers may take to stop cleanly when the worker leaves.
     #[serde(with = "units::duration")]
     pub stop_grace: Duration,
+    /// Ranks stay on cores of their own, where there are enough.
+    pub pin_cores: bool,
     pub log_format: LogFormat,
     pub log_filter: String,
 }
@@ -49,6 +51,7 @@ impl Default for Settings {
             state_dir: None,
             trainer: None,
             stop_grace: Duration::from_secs(10),
+            pin_cores: true,
             log_format: LogFormat::default(),
             log_filter: "info".to_owned(),
         }
@@ -126,6 +129,7 @@ pub struct Config {
     /// The `trainer` binary.
     pub trainer: PathBuf,
     pub stop_grace: Duration,
+    pub pin_cores: bool,
 }
 
 /// Why derived values are what they are, by key; for `--print-config`.
@@ -198,9 +202,17 @@ impl Settings {
         }
         match (mistakes.is_empty(), state_dir, trainer) {
             (true, Some(state_dir), Some(trainer)) => {
-                let stop_grace = self.stop_grace;
-                let config =
-                    Config { master, slots, name, advertise, state_dir, trainer, stop_grace };
+                let (stop_grace, pin_cores) = (self.stop_grace, self.pin_cores);
+                let config = Config {
+                    master,
+                    slots,
+                    name,
+                    advertise,
+                    state_dir,
+                    trainer,
+                    stop_grace,
+                    pin_cores,
+                };
                 Ok((config, reasons))
             }
             _ => Err(Failure::new(ExitCode::BadConfiguration, Mistakes(mistakes))),

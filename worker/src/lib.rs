@@ -7,6 +7,7 @@ pub mod config;
 
 mod blobs;
 mod capture;
+mod cores;
 mod files;
 mod identity;
 mod inventory;

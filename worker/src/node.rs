@@ -22,6 +22,7 @@ use tokio::task::JoinHandle;
 use tracing::{info, warn};
 
 use crate::config::Config;
+use crate::cores::Cores;
 use crate::local_job::LocalJob;
 use crate::outcomes::Outcomes;
 use crate::prepare::{self, Prepared};
@@ -58,6 +59,7 @@ pub(crate) struct Node {
     advertise: IpAddr,
     shutdown: Shutdown,
     tools: Tools,
+    cores: Cores,
     outcomes: Outcomes,
     /// Ends that the coordinator has not acknowledged.
     ends: BTreeMap<(Key, u32), TrainerEnded>,
@@ -117,6 +119,11 @@ impl Node {
         info!(name = config.name, %id, slots = config.slots, master = config.master, "worker up");
         let node = Self {
             advertise: config.advertise.unwrap_or(Ipv4Addr::LOCALHOST.into()),
+            cores: if config.pin_cores {
+                Cores::of_this_machine(config.slots.get())
+            } else {
+                Cores::none()
+            },
             config,
             id,
             shutdown,

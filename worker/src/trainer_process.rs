@@ -21,6 +21,7 @@ use tokio::time::{Instant, timeout};
 use tracing::{info, warn};
 
 use crate::capture::{self, Line};
+use crate::cores::Claim;
 use crate::inventory;
 use crate::rank_log::{LogWriter, Tail};
 use crate::spawner::{Launch, Process, Spawned, Spawner};
@@ -56,6 +57,8 @@ pub(crate) struct Plan {
     pub(crate) env: Vec<(OsString, OsString)>,
     pub(crate) run_dir: PathBuf,
     pub(crate) assignment: Assignment,
+    /// Its cores, held until it is gone.
+    pub(crate) claim: Claim,
 }
 
 /// What trainers of this node share.
@@ -166,6 +169,7 @@ struct Trainer {
     deadline: (Instant, KillReason),
     dropped_upstream: u64,
     out_of_memory_kills: Option<u64>,
+    _claim: Claim,
 }
 
 struct Streams {
@@ -225,6 +229,7 @@ impl Trainer {
             deadline: (Instant::now() + HELLO_DEADLINE, KillReason::NoHello(HELLO_DEADLINE)),
             dropped_upstream: 0,
             out_of_memory_kills,
+            _claim: plan.claim,
         };
         Ok((trainer, Streams { ended, lines, messages }))
     }

@@ -175,6 +175,7 @@ impl Node {
         for (&rank, local) in &mut job.ranks {
             let (orders, inbox) = mpsc::channel(ORDERS);
             local.orders = Some(orders);
+            let claim = self.cores.claim(local.slots.len().max(1));
             let plan = Plan {
                 program: self.config.trainer.clone(),
                 env: prepared.env.clone(),
@@ -190,7 +191,9 @@ impl Node {
                     run_dir: prepared.run_dir.to_string_lossy().into_owned(),
                     slots: local.slots.clone(),
                     worker: self.config.name.clone(),
+                    cores: claim.cores().to_vec(),
                 },
+                claim,
             };
             let news = trainer_process::Teller::new(job.key.clone(), rank, self.told.clone());
             let running = trainer_process::run(plan, self.tools.clone(), inbox, news);
