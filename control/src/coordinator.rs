@@ -78,6 +78,28 @@ impl Machine {
     /// Applies one event. Effects come in the order in which they must happen; a `Persist`, if any,
     /// is first and must be durable before the others are begun (A2).
     pub fn step(&mut self, event: Event, now: Now, chance: &mut dyn Chance) -> Vec<Effect> {
+        self.steps([event], now, chance)
+    }
+
+    /// Applies events that are ready together and looks at the queue once: a thousand workers that
+    /// join at once do not wait for a thousand schedules.
+    pub fn steps(
+        &mut self,
+        events: impl IntoIterator<Item = Event>,
+        now: Now,
+        chance: &mut dyn Chance,
+    ) -> Vec<Effect> {
+        for event in events {
+            self.apply(event, now);
+        }
+        if mem::take(&mut self.out.is_schedule_due) {
+            self.schedule(now, chance);
+        }
+        self.live.wake_at = self.next_deadline();
+        self.drain()
+    }
+
+    fn apply(&mut self, event: Event, now: Now) {
         match event {
             Event::Started => self.on_started(now),
             Event::Submit { ticket, job_id, submission } => {
@@ -89,11 +111,6 @@ impl Machine {
             Event::Dropped { connection } => self.on_dropped(connection),
             Event::Tick => self.on_tick(now),
         }
-        if mem::take(&mut self.out.is_schedule_due) {
-            self.schedule(now, chance);
-        }
-        self.live.wake_at = self.next_deadline();
-        self.drain()
     }
 
     /// When [`Event::Tick`] is due at the latest; None: nothing waits.

@@ -124,18 +124,18 @@ impl Core {
         self.store.close().await
     }
 
-    /// Steps the machine through a batch and, where one is due, a tick.
+    /// Steps the machine through a batch and, where one is due, a tick: last, so that heartbeats
+    /// that came in time count.
     fn decide(&mut self, batch: &mut Vec<Input>) -> Vec<Effect> {
-        let mut effects = Vec::new();
+        let mut events: Vec<Event> = Vec::with_capacity(batch.len() + 1);
         for input in batch.drain(..) {
-            let Some(event) = self.admit(input) else { continue };
-            effects.extend(self.machine.step(event, self.clock.now(), &mut self.chance));
+            events.extend(self.admit(input));
         }
         let now = self.clock.now();
         if self.machine.next_deadline().is_some_and(|at| at <= now.uptime) {
-            effects.extend(self.machine.step(Event::Tick, now, &mut self.chance));
+            events.push(Event::Tick);
         }
-        effects
+        self.machine.steps(events, now, &mut self.chance)
     }
 
     /// Remembers who waits for the input's outcome; gives the event, if it is one.

@@ -106,11 +106,9 @@ pub(super) fn place(wish: &Wish<'_>, offers: &[Offer]) -> Verdict {
 }
 
 /// A job's ranks are all on one kind of device; `auto` prefers GPUs.
-fn groups(device: Device, offers: &[Offer]) -> Vec<Vec<Offer>> {
-    let of = |is_cuda: bool| -> Vec<Offer> {
-        offers.iter().filter(|o| o.is_cuda == is_cuda).cloned().collect()
-    };
-    let kinds = match device {
+fn groups(device: Device, offers: &[Offer]) -> Vec<Vec<&Offer>> {
+    let of = |is_cuda: bool| offers.iter().filter(|o| o.is_cuda == is_cuda).collect();
+    let kinds: Vec<Vec<&Offer>> = match device {
         Device::Auto => vec![of(true), of(false)],
         Device::Cpu => vec![of(false)],
         Device::Cuda => vec![of(true)],
@@ -118,42 +116,52 @@ fn groups(device: Device, offers: &[Offer]) -> Vec<Vec<Offer>> {
     kinds.into_iter().filter(|group| !group.is_empty()).collect()
 }
 
-fn place_in_group(wish: &Wish<'_>, offers: &[Offer]) -> Verdict {
+fn place_in_group(wish: &Wish<'_>, offers: &[&Offer]) -> Verdict {
     let resources = wish.resources;
     let threads = resources.threads_per_rank.max(1);
     let max_workers = resources.workers.map_or(usize::MAX, |max| max as usize);
-    let now = capacities(offers, max_workers, |o| o.idle.len() as u32 / threads);
-    let idle = capacities(offers, max_workers, |o| o.slots / threads);
-    let total = |c: &[(usize, u32)]| c.iter().fold(0, |sum: u32, (_, n)| sum.saturating_add(*n));
+    let idle_ranks = |o: &Offer| o.idle.len() as u32 / threads;
+    let fits_now = room(offers, max_workers, idle_ranks);
+    let fits_idle = room(offers, max_workers, |o| o.slots / threads);
     let world = resources.world_size.unwrap_or_else(|| {
         let bound = wish.batch_size.map_or(u32::MAX, |t| u32::try_from(t).unwrap_or(u32::MAX));
-        total(&now).min(bound).max(1)
+        fits_now.min(bound).max(1)
     });
-    if total(&now) >= world {
-        return Verdict::Place(assign(offers, &now, world, threads));
+    if fits_now >= world {
+        let capacities = capacities(offers, max_workers, idle_ranks);
+        return Verdict::Place(assign(offers, &capacities, world, threads));
     }
     let shortage = Shortage {
         world: resources.world_size,
         threads,
         max_workers: resources.workers,
         device: resources.device,
-        fits_now: total(&now),
-        fits_idle: total(&idle),
+        fits_now,
+        fits_idle,
         idle_slots: offers.iter().map(|o| o.idle.len() as u32).sum(),
         slots: offers.iter().map(|o| o.slots).sum(),
         workers: offers.len(),
     };
-    if total(&idle) < world { Verdict::TooLarge(shortage) } else { Verdict::Busy(shortage) }
+    if fits_idle < world { Verdict::TooLarge(shortage) } else { Verdict::Busy(shortage) }
+}
+
+/// Ranks that fit on at most `max_workers`. The order of workers matters only where that bounds.
+fn room(offers: &[&Offer], max_workers: usize, ranks_of: impl Fn(&Offer) -> u32) -> u32 {
+    let sum = |sum: u32, ranks: u32| sum.saturating_add(ranks);
+    if max_workers >= offers.len() {
+        return offers.iter().map(|o| ranks_of(o)).fold(0, sum);
+    }
+    capacities(offers, max_workers, ranks_of).into_iter().map(|(_, ranks)| ranks).fold(0, sum)
 }
 
 /// Ranks that each worker can hold, largest first, at most `max_workers` of them.
 fn capacities(
-    offers: &[Offer],
+    offers: &[&Offer],
     max_workers: usize,
     ranks_of: impl Fn(&Offer) -> u32,
 ) -> Vec<(usize, u32)> {
     let mut all: Vec<(usize, u32)> =
-        offers.iter().map(&ranks_of).enumerate().filter(|(_, ranks)| *ranks > 0).collect();
+        offers.iter().map(|o| ranks_of(o)).enumerate().filter(|(_, ranks)| *ranks > 0).collect();
     all.sort_by(|a, b| b.1.cmp(&a.1).then_with(|| offers[a.0].name.cmp(&offers[b.0].name)));
     all.truncate(max_workers);
     all
@@ -161,7 +169,7 @@ fn capacities(
 
 /// Gives out `world` ranks; `capacities` hold at least as many.
 fn assign(
-    offers: &[Offer],
+    offers: &[&Offer],
     capacities: &[(usize, u32)],
     world: u32,
     threads: u32,
@@ -185,7 +193,7 @@ fn assign(
     taken.sort_by(|a, b| offers[a.0].name.cmp(&offers[b.0].name));
     let mut places = Vec::with_capacity(world as usize);
     for (index, ranks) in taken {
-        let offer = &offers[index];
+        let offer = offers[index];
         for slots in offer.idle.chunks_exact(threads as usize).take(ranks as usize) {
             places.push(Placement {
                 worker: offer.id,
