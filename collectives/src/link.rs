@@ -7,6 +7,7 @@
 
 #![expect(unsafe_code, reason = "spans into callers' buffers outlive borrows within one operation")]
 
+mod faults;
 mod region;
 mod ring;
 mod span;
@@ -14,7 +15,6 @@ mod stream;
 pub(crate) mod sys;
 
 use std::{
-    io,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -25,11 +25,7 @@ pub(crate) use self::{
     span::Span,
     stream::StreamLink,
 };
-use crate::{
-    Error,
-    error::OpKind,
-    mesh::shared::{Fault, Shared},
-};
+use crate::{Error, OpKind, mesh::shared::Shared};
 
 /// The longest sleep before a waiting rank looks at the fault flag and the clock again. A tenth of
 /// what an abort may take; 100 wake-ups a second cost nothing measurable.
@@ -38,9 +34,6 @@ const WAIT_SLICE: Duration = Duration::from_millis(10);
 /// The sleep where bytes must be moved on sockets while a ring is watched: no system call waits for
 /// both.
 const MIXED_SLICE: Duration = Duration::from_micros(100);
-
-/// How long the watcher thread may take to say why a peer's stream ended.
-const REASON_GRACE: Duration = Duration::from_millis(50);
 
 /// Polls of an atomic between two looks at the clock.
 const SPINS_PER_CLOCK: u32 = 64;
@@ -90,14 +83,6 @@ impl Fabric {
         match self.shared.fault() {
             Some(fault) => Err(self.fault_error(fault)),
             None => Ok(()),
-        }
-    }
-
-    /// Fails after an abort by this process: operations whose bytes keep coming never wait.
-    pub(crate) fn check_abort(&self) -> Result<(), Error> {
-        match self.shared.fault() {
-            Some(fault @ Fault::Aborted { by: None, .. }) => Err(self.fault_error(fault)),
-            _ => Ok(()),
         }
     }
 
@@ -221,10 +206,24 @@ impl Fabric {
         self.links[rank].as_mut().expect("operations address peers only")
     }
 
+    fn ring(&mut self, rank: usize) -> &mut Duplex {
+        match self.link(rank) {
+            Link::Memory(duplex) => duplex,
+            Link::Stream(_) => unreachable!("asked for where the link was seen to be a ring"),
+        }
+    }
+
+    fn stream(&mut self, rank: usize) -> &mut StreamLink {
+        match self.link(rank) {
+            Link::Stream(stream) => stream,
+            Link::Memory(_) => unreachable!("asked for where the link was seen to be a stream"),
+        }
+    }
+
     fn write_ring(&mut self, to: usize, span: Span) -> Result<(), Error> {
         let mut done = 0;
         loop {
-            let Link::Memory(duplex) = self.link(to) else { unreachable!("called for rings only") };
+            let duplex = self.ring(to);
             done += duplex.writer.write(span.range(done, span.len()));
             if done == span.len() {
                 return Ok(());
@@ -237,7 +236,7 @@ impl Fabric {
     fn wait_space(&mut self, to: usize) -> Result<(), Error> {
         let spin_until = Instant::now() + self.spin;
         loop {
-            let Link::Memory(duplex) = self.link(to) else { unreachable!("called for rings only") };
+            let duplex = self.ring(to);
             if duplex.writer.free() > 0 {
                 return Ok(());
             }
@@ -247,7 +246,7 @@ impl Fabric {
             }
             let queued = self.flush_streams()?;
             let slice = if queued { MIXED_SLICE } else { WAIT_SLICE };
-            let Link::Memory(duplex) = self.link(to) else { unreachable!("called for rings only") };
+            let duplex = self.ring(to);
             duplex.writer.sleep(slice);
             if duplex.writer.free() == 0 {
                 self.check(&[to])?;
@@ -258,9 +257,7 @@ impl Fabric {
     fn wait_ring(&mut self, from: usize, len: usize) -> Result<(), Error> {
         let spin_until = Instant::now() + self.spin;
         loop {
-            let Link::Memory(duplex) = self.link(from) else {
-                unreachable!("called for rings only")
-            };
+            let duplex = self.ring(from);
             for _ in 0..SPINS_PER_CLOCK {
                 if duplex.reader.available() >= len {
                     return Ok(());
@@ -272,9 +269,7 @@ impl Fabric {
             }
             let queued = self.flush_streams()?;
             let slice = if queued { MIXED_SLICE } else { WAIT_SLICE };
-            let Link::Memory(duplex) = self.link(from) else {
-                unreachable!("called for rings only")
-            };
+            let duplex = self.ring(from);
             duplex.reader.sleep(slice);
             if duplex.reader.available() < len {
                 self.check(&[from])?;
@@ -285,9 +280,7 @@ impl Fabric {
     fn wait_stream(&mut self, from: usize, len: usize) -> Result<(), Error> {
         let spin_until = Instant::now() + self.spin;
         loop {
-            let Link::Stream(stream) = self.link(from) else {
-                unreachable!("called for streams only")
-            };
+            let stream = self.stream(from);
             if stream.available() >= len {
                 return Ok(());
             }
@@ -305,9 +298,7 @@ impl Fabric {
         let mut done = 0;
         while done < into.len() {
             let rest = into.range(done, into.len());
-            let Link::Stream(stream) = self.link(from) else {
-                unreachable!("called for streams only")
-            };
+            let stream = self.stream(from);
             // SAFETY: forwarded from the caller.
             match unsafe { stream.read_into(rest) } {
                 Ok(0) => self.pause_on_stream(from, spin_until)?,
@@ -358,74 +349,6 @@ impl Fabric {
             }
         }
         sys::poll(&mut waits, slice)
-    }
-
-    /// Called when a wait made no progress: a fault or the deadline ends it.
-    fn check(&mut self, waiting_for: &[usize]) -> Result<(), Error> {
-        if let Some(fault) = self.shared.fault() {
-            return Err(self.fault_error(fault));
-        }
-        if let Some(&rank) = waiting_for.iter().find(|&&rank| self.shared.has_departed(rank)) {
-            return Err(self.fault_error(Fault::PeerLost { rank: rank as u32 }));
-        }
-        if self.current.started.elapsed() < self.shared.collective_timeout {
-            return Ok(());
-        }
-        let Current { kind: op, sequence, .. } = self.current;
-        let waiting_for = self.laggards(waiting_for);
-        let after = self.shared.collective_timeout;
-        Err(Error::Timeout { op, sequence, waiting_for, after })
-    }
-
-    /// At a timeout: the rank waited for, and every other peer that has sent nothing either.
-    fn laggards(&mut self, waiting_for: &[usize]) -> Vec<u32> {
-        let mut ranks: Vec<u32> = waiting_for.iter().map(|&rank| rank as u32).collect();
-        for (rank, link) in self.links.iter_mut().enumerate() {
-            let silent = match link {
-                Some(Link::Memory(duplex)) => duplex.reader.available() == 0,
-                Some(Link::Stream(stream)) => {
-                    stream.available() == 0 && matches!(stream.fill(1), Ok(0))
-                }
-                None => false,
-            };
-            if silent && !waiting_for.contains(&rank) && self.current.kind != OpKind::Transfer {
-                ranks.push(rank as u32);
-            }
-        }
-        ranks.sort_unstable();
-        ranks
-    }
-
-    /// A dead stream is a lost peer, unless the watcher knows better within a moment: the peer may
-    /// have said why it left on its control connection.
-    fn stream_error(&mut self, rank: usize, what: &'static str, error: io::Error) -> Error {
-        use io::ErrorKind::{
-            BrokenPipe, ConnectionAborted, ConnectionReset, TimedOut, UnexpectedEof,
-        };
-        let gone = matches!(
-            error.kind(),
-            BrokenPipe | ConnectionAborted | ConnectionReset | TimedOut | UnexpectedEof
-        );
-        if !gone {
-            let Current { kind: op, sequence, .. } = self.current;
-            return Error::Link { what, rank: rank as u32, op, sequence, source: Arc::new(error) };
-        }
-        let fault = self
-            .shared
-            .fault_within(REASON_GRACE, rank)
-            .unwrap_or(Fault::PeerLost { rank: rank as u32 });
-        self.fault_error(fault)
-    }
-
-    fn fault_error(&self, fault: Fault) -> Error {
-        let Current { kind: op, sequence, .. } = self.current;
-        match fault {
-            Fault::PeerLost { rank } => {
-                let worker = self.shared.worker(rank);
-                Error::PeerLost { rank, worker, op, sequence }
-            }
-            Fault::Aborted { by, reason } => Error::Aborted { by, reason, op, sequence },
-        }
     }
 }
 

@@ -129,7 +129,7 @@ fn introduce(
     party: &Party<'_>,
     peer: &PeerAddress,
     hello: Hello,
-    stream: &mut (impl TimedStream + io::Read),
+    stream: &mut impl TimedStream,
 ) -> Result<(), Trouble> {
     let passing = |error| Trouble::Passing("handshake", error);
     let encoded = hello.encode();
