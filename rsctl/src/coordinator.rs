@@ -38,6 +38,8 @@ pub(crate) enum Error {
     Refused { operation: String, status: Status },
     #[error("{operation}: lost the coordinator at {address} ({reason})")]
     Lost { operation: String, address: String, reason: String },
+    #[error("{operation}: what listens at {address} is no coordinator of this version ({reason})")]
+    Stranger { operation: String, address: String, reason: String },
     #[error("{operation}: the coordinator at {address} did not answer within {} s", .after.as_secs())]
     Silent { operation: String, address: String, after: Duration },
     #[error("{operation}: the coordinator's answer means nothing to this rsctl")]
@@ -56,7 +58,9 @@ impl Error {
 
     fn exit_code(&self) -> ExitCode {
         match self {
-            Self::Lost { .. } | Self::Silent { .. } => ExitCode::CoordinatorUnreachable,
+            Self::Lost { .. } | Self::Silent { .. } | Self::Stranger { .. } => {
+                ExitCode::CoordinatorUnreachable
+            }
             Self::Refused { status, .. } if status.code() == Code::InvalidArgument => {
                 ExitCode::BadConfiguration
             }
@@ -69,6 +73,7 @@ impl Error {
             Self::Lost { .. } | Self::Silent { .. } => {
                 Some("is a coordinator running there? `rsctl watch JOB` waits for its return")
             }
+            Self::Stranger { .. } => Some("check --master and RUSTSPEED_MASTER"),
             Self::Answer { .. } => Some("use rsctl and coordinator of the same version"),
             Self::Refused { .. } => None,
         }
@@ -303,6 +308,10 @@ impl Coordinator {
             Code::Unknown | Code::Cancelled | Code::Internal => cause.is_some(),
             _ => false,
         };
+        if is_stranger(&status) {
+            let (address, reason) = (self.address.clone(), status.message().to_owned());
+            return Error::Stranger { operation, address, reason };
+        }
         if !is_lost {
             return Error::Refused { operation, status };
         }
@@ -315,6 +324,12 @@ impl Coordinator {
     fn read<T>(&self, operation: &str, read: Result<T, convert::Error>) -> Result<T, Error> {
         read.map_err(|source| Error::Answer { operation: operation.to_owned(), source })
     }
+}
+
+/// Another HTTP server (tonic then derives a status from the HTTP code and says so), or a gRPC
+/// server without our service.
+fn is_stranger(status: &Status) -> bool {
+    status.code() == Code::Unimplemented || status.message().contains("grpc-status header missing")
 }
 
 fn job_request(job: &JobId) -> v1::JobRequest {
