@@ -81,14 +81,14 @@ ensure_test_venv() {
     cp "$wanted" "$venv/requirements.txt"
 }
 
-# build-dir is shared by every clone of one user, so torch-sys is compiled once; the binaries
-# themselves go to each clone's own target/.
+# Each clone has a build-dir of its own in the cache: cargo gives path crates the same hash in every
+# clone, so clones that shared one would silently use each other's code.
 write_cargo_config() {
     mkdir -p "$root/.cargo"
     local new; new=$(cat <<CONFIG
 # Written by tools/setup.sh; not in git. The same in every clone of this user.
 [build]
-build-dir = "$cache/build"
+build-dir = "$cache/build/{workspace-path-hash}"
 
 [env]
 LIBTORCH = "$libtorch"
@@ -99,10 +99,44 @@ CONFIG
     [ "$(cat "$root/.cargo/config.toml" 2>/dev/null)" = "$new" ] || printf '%s\n' "$new" > "$root/.cargo/config.toml"
 }
 
+# What a new clone takes from another's build-dir: compiled dependencies, above all torch-sys, and
+# nothing of our own rooms.
+copy_dependencies() {
+    local from=$1 to=$2 room excludes=(--exclude=incremental --exclude=examples --exclude=tmp)
+    for room in $(sed -n '/^members/,/^]/s/"\([a-z]*\)",*/\1/gp' "$root/Cargo.toml") it tidy numerics; do
+        excludes+=("--exclude=deps/$room-*" "--exclude=deps/lib$room-*" "--exclude=.fingerprint/$room-*" "--exclude=build/$room-*")
+    done
+    mkdir -p "$to.new"
+    tar -C "$from" "${excludes[@]}" --exclude=.clone -cf - . | tar -C "$to.new" -xf -
+    mv "$to.new" "$to"
+}
+
+# Build-dirs of clones that are gone give their dependencies to this one, if it is new, and go too.
+ensure_build_dir() {
+    local dir clone donor=
+    dir=$(cd "$root" && cargo metadata --no-deps --format-version 1 |
+        python3 -c 'import json, sys; print(json.load(sys.stdin)["build_directory"])')
+    if [ ! -e "$dir" ]; then
+        mkdir -p "$(dirname "$dir")"
+        for clone in $(ls -t "$cache"/build/*/*/.clone 2>/dev/null); do
+            donor=$(dirname "$clone") && break
+        done
+        if [ -n "$donor" ]; then
+            say "taking compiled dependencies from the clone $(cat "$donor/.clone")"
+            copy_dependencies "$donor" "$dir"
+        fi
+    fi
+    mkdir -p "$dir" && printf '%s\n' "$root" > "$dir/.clone"
+    for clone in "$cache"/build/*/*/.clone; do
+        [ -d "$(cat "$clone")" ] || { rm -rf "$(dirname "$clone")"; rmdir "$(dirname "$(dirname "$clone")")" 2>/dev/null || true; }
+    done
+}
+
 mkdir -p "$cache"
 ensure_apt_packages
 ensure_rust
 ensure_libtorch
 ensure_test_venv
 write_cargo_config
+ensure_build_dir
 say "ready: make demo, make test"

@@ -48,6 +48,7 @@ validation-samples = 64
 window = 20
 [training]
 epochs = 1000
+early-stopping = 0
 batch-size = 32
 max-steps = {max_steps}
 {training}

@@ -78,10 +78,11 @@ fn the_transport_does_not_change_a_bit() {
 #[test]
 fn a_cluster_smaller_than_the_world_is_refused_at_once() {
     let (_folder, rsctl) = folder_with(&TinyJob::default());
-    rsctl
-        .call(&["run", "--slots", "1", "job.toml"])
-        .expect_code(78)
-        .expect_stderr(&["world", "2", "1"]);
+    rsctl.call(&["run", "--slots", "1", "job.toml"]).expect_code(78).expect_stderr(&[
+        "2 ranks",
+        "1 slot",
+        "--slots 2",
+    ]);
 }
 
 fn start_long_run(rsctl: &Rsctl) -> Running {

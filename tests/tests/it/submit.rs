@@ -97,6 +97,9 @@ fn a_coordinator_restart_stops_no_step_and_watch_reattaches() {
 
     let log = cluster.path().join("watch.log");
     let mut watch = Running::start(&mut cluster.rsctl().command(&["watch", &id]), &log);
+    wait_for("watch shows steps", Duration::from_secs(20), || {
+        watch.output().contains("step ").then_some(())
+    });
     cluster.coordinator.as_ref().unwrap().signal(nix::sys::signal::Signal::SIGKILL);
     cluster.restart_coordinator();
     let done = wait_for("the job's end", Duration::from_secs(60), || {
