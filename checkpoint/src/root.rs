@@ -157,6 +157,7 @@ impl Found {
             world_size: self.world_size,
             zero_stage: self.stage,
             loss: self.loss,
+            val_loss: self.val_loss,
             bytes: self.bytes,
             durable: true,
             pinned,

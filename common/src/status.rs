@@ -1,6 +1,7 @@
 //! What is known about jobs, ranks, workers and checkpoints. The serde form of these types is the
 //! `--json` contract (snake_case; additive changes only).
 
+use std::cmp::Ordering;
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
@@ -264,12 +265,28 @@ pub struct CheckpointRow {
     pub world_size: u32,
     pub zero_stage: u8,
     pub loss: Option<f64>,
+    #[serde(default)]
+    pub val_loss: Option<f64>,
     pub bytes: u64,
     pub durable: bool,
     /// Kept by retention as best or last.
     pub pinned: bool,
     /// The worker whose disk holds it, where the root is not shared.
     pub worker: Option<String>,
+}
+
+impl CheckpointRow {
+    /// Better first: by validation loss, where none was taken by training loss, then the newer.
+    /// One with a validation loss beats one without: their losses are not alike.
+    pub fn by_quality(&self, other: &Self) -> Ordering {
+        let rank = |row: &Self| match (row.val_loss, row.loss) {
+            (Some(loss), _) if loss.is_finite() => (0, loss),
+            (_, Some(loss)) if loss.is_finite() => (1, loss),
+            _ => (2, 0.0),
+        };
+        let ((class, loss), (other_class, other_loss)) = (rank(self), rank(other));
+        class.cmp(&other_class).then(loss.total_cmp(&other_loss)).then(other.step.cmp(&self.step))
+    }
 }
 
 /// One worker as `rsctl workers` lists it.

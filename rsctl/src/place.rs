@@ -61,14 +61,7 @@ pub(crate) fn choose<'a>(
     };
     match tag {
         None | Some("latest") => Ok(newest),
-        Some("best") => Ok(rows
-            .iter()
-            .filter(|row| row.loss.is_some_and(f64::is_finite))
-            .min_by(|a, b| {
-                let loss = |row: &CheckpointRow| row.loss.unwrap_or(f64::INFINITY);
-                loss(a).total_cmp(&loss(b)).then(b.step.cmp(&a.step))
-            })
-            .unwrap_or(newest)),
+        Some("best") => Ok(rows.iter().min_by(|a, b| a.by_quality(b)).unwrap_or(newest)),
         Some(wanted) => rows.iter().find(|row| is_meant(wanted, row)).ok_or_else(|| {
             let tags: Vec<&str> = rows.iter().map(|row| row.tag.as_str()).collect();
             Failure::new(ExitCode::Failed, anyhow!("{whose} has no checkpoint `{wanted}`"))

@@ -189,10 +189,7 @@ impl Front {
         let durable = || rows.iter().filter(|row| row.durable);
         let row = match tag {
             "" | "latest" => durable().next_back(),
-            "best" => durable().filter(|row| row.loss.is_some()).min_by(|a, b| {
-                let (a, b) = (a.loss.unwrap_or(f64::NAN), b.loss.unwrap_or(f64::NAN));
-                a.total_cmp(&b)
-            }),
+            "best" => durable().min_by(|a, b| a.by_quality(b)),
             tag => rows.iter().find(|row| row.tag == tag),
         };
         let Some(row) = row else {

@@ -230,6 +230,7 @@ impl TryFrom<v1::Checkpoint> for CheckpointRow {
                 .try_into()
                 .map_err(|_| Error::value("checkpoint.zero_stage", stage, "a ZeRO stage"))?,
             loss: checkpoint.loss,
+            val_loss: checkpoint.val_loss,
             bytes: checkpoint.bytes,
             durable: checkpoint.durable,
             pinned: checkpoint.pinned,
@@ -247,6 +248,7 @@ impl From<CheckpointRow> for v1::Checkpoint {
             world_size: row.world_size,
             zero_stage: row.zero_stage.into(),
             loss: row.loss,
+            val_loss: row.val_loss,
             bytes: row.bytes,
             durable: row.durable,
             pinned: row.pinned,

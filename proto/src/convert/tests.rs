@@ -133,6 +133,7 @@ fn rows_and_points_survive_the_wire() {
         world_size: 2,
         zero_stage: 2,
         loss: Some(0.5),
+        val_loss: Some(0.75),
         bytes: 1 << 40,
         durable: true,
         pinned: false,

@@ -16,7 +16,7 @@ use service::exit::Failure;
 use crate::commands::{Outcome, connect};
 use crate::coordinator::Coordinator;
 use crate::master::MasterArgs;
-use crate::{job, render};
+use crate::{job, place, render};
 
 pub(crate) mod receive;
 
@@ -81,7 +81,13 @@ pub(crate) async fn execute(args: Args) -> Outcome {
     let mut coordinator = connect(&args.master).await?;
     let id = job::find(&mut coordinator, &args.job).await?;
     let folder = args.to.unwrap_or_else(|| PathBuf::from(id.as_str()));
-    let tag = args.tag.unwrap_or_default();
+    let tag = match &args.tag {
+        Some(tag) => {
+            let rows = coordinator.checkpoints(&id).await?;
+            place::choose(&rows, Some(tag), &format!("job {id}"))?.tag.clone()
+        }
+        None => String::new(),
+    };
     let fetched = fetch(&mut coordinator, &id, args.what.into(), &tag, folder).await?;
     if fetched.files.is_empty() {
         return Err(Failure::new(

@@ -8,6 +8,7 @@ fn row(step: u64, loss: Option<f64>) -> CheckpointRow {
         world_size: 2,
         zero_stage: 2,
         loss,
+        val_loss: None,
         bytes: 1,
         durable: true,
         pinned: false,
@@ -37,6 +38,14 @@ fn a_tag_means_one_checkpoint() {
     assert_eq!(step(Some("best")), 20);
     assert_eq!(step(Some("step-10")), 10);
     assert_eq!(step(Some("step-00000025")), 25);
+    // By validation loss where there is one: the training loss of one batch says little.
+    let validated = [
+        CheckpointRow { val_loss: Some(0.4), ..row(10, Some(0.1)) },
+        CheckpointRow { val_loss: Some(0.3), ..row(20, Some(0.9)) },
+        row(30, Some(0.01)),
+        CheckpointRow { val_loss: Some(f64::NAN), ..row(40, None) },
+    ];
+    assert_eq!(choose(&validated, Some("best"), "job x").unwrap().step, 20);
     let failure = choose(&rows, Some("step-11"), "job x").unwrap_err();
     assert_eq!(
         failure.render(),

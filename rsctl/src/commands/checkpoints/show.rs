@@ -11,10 +11,11 @@ use common::units::display_bytes;
 use crate::render::table::{Align, number, optional, render};
 
 pub(super) fn list(rows: &[CheckpointRow]) -> String {
-    const COLUMNS: [(&str, Align); 8] = [
+    const COLUMNS: [(&str, Align); 9] = [
         ("TAG", Align::Left),
         ("STEP", Align::Right),
         ("LOSS", Align::Right),
+        ("VAL", Align::Right),
         ("RANKS", Align::Right),
         ("ZERO", Align::Right),
         ("SIZE", Align::Right),
@@ -32,6 +33,7 @@ pub(super) fn list(rows: &[CheckpointRow]) -> String {
             row.tag.clone(),
             row.step.to_string(),
             optional(row.loss, number),
+            optional(row.val_loss, number),
             row.world_size.to_string(),
             row.zero_stage.to_string(),
             display_bytes(row.bytes),
