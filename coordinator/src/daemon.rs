@@ -42,6 +42,11 @@ pub enum Error {
     },
     #[error("{0}")]
     Stopped(String),
+    #[error("bug: the control loop panicked")]
+    Panicked {
+        #[source]
+        source: tokio::task::JoinError,
+    },
 }
 
 impl From<Error> for service::exit::Failure {
@@ -56,7 +61,8 @@ impl From<Error> for service::exit::Failure {
                 let hint = hint.clone();
                 Self { code: ExitCode::Failed, error: error.into(), hint }
             }
-            error => Self::new(ExitCode::Failed, error),
+            Error::Panicked { .. } => Self::new(ExitCode::Bug, error),
+            Error::Files { .. } | Error::Stopped(_) => Self::new(ExitCode::Failed, error),
         }
     }
 }
@@ -130,14 +136,15 @@ impl Coordinator {
             stop.requested().await;
             streams.cancel();
         };
-        service::transport::serve(listener, front.router(), stopping).await?;
+        let served = service::transport::serve(listener, front.router(), stopping).await;
         // The front ended by itself: nobody can reach us, so the loop ends too.
         shutdown.request("the listener has ended");
         match deciding.await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => return Err(stopped(&error)),
-            Err(panicked) => return Err(Error::Stopped(format!("control loop: {panicked}"))),
+            Err(source) => return Err(Error::Panicked { source }),
         }
+        served?;
         match shutdown.reason() {
             Some(Reason::Failed(why)) => Err(Error::Stopped(why)),
             Some(Reason::Requested(why)) => {

@@ -102,7 +102,12 @@ impl WorkerLink for Front {
         loop {
             let part = match next {
                 Ok(None) => Part::Done,
-                Ok(Some(chunk)) => part(chunk),
+                // Says whose files come, before the first.
+                Ok(Some(message)) if message.chunk.is_none() && message.error.is_empty() => {
+                    next = chunks.message().await;
+                    continue;
+                }
+                Ok(Some(message)) => part(message),
                 Err(status) => Part::Failed(status),
             };
             let is_last = !matches!(part, Part::Chunk(_));

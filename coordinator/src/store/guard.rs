@@ -83,7 +83,7 @@ fn open_with_timeout(folder: &Path) -> Result<Outcome, Error> {
         Ok(Err(payload)) => {
             let message = service::telemetry::panic_message(payload.as_ref());
             let problem = format!("the engine panicked while opening: {message}");
-            let snapshot = usable_snapshot(folder, u64::MAX)?;
+            let snapshot = any_snapshot(folder)?;
             Ok(Outcome::Damaged { problem, snapshot, salvaged: Vec::new() })
         }
         Err(_) => {
@@ -95,7 +95,7 @@ fn open_with_timeout(folder: &Path) -> Result<Outcome, Error> {
 fn open_and_check(folder: &Path) -> Result<Outcome, Error> {
     let acknowledged = Watermark::read(folder)?;
     let damaged = |problem: String, salvaged: Salvaged| {
-        let snapshot = usable_snapshot(folder, u64::MAX)?;
+        let snapshot = any_snapshot(folder)?;
         Ok(Outcome::Damaged { problem, snapshot, salvaged })
     };
     let mut log = match open_patiently(folder) {
@@ -126,7 +126,8 @@ fn open_and_check(folder: &Path) -> Result<Outcome, Error> {
     if let Some((seq, _)) = snapshot::list(folder)?.pop().filter(|(seq, _)| *seq > last) {
         return damaged(format!("rolled back to {last}; a snapshot of {seq} exists"), events);
     }
-    let snapshot = usable_snapshot(folder, last)?;
+    let newest = snapshot::newest(folder, last, |seq, state| log.knows_snapshot(seq, state))?;
+    let snapshot = usable(folder, newest)?;
     let start = snapshot.as_ref().map_or(0, |s| s.seq);
     if start < last && first.is_none_or(|first| first > start + 1) {
         return damaged(format!("events from {} are missing", start + 1), events);
@@ -194,8 +195,13 @@ fn after(events: Salvaged, start: u64) -> Vec<Vec<u8>> {
     events.into_iter().filter(|(seq, _)| *seq > start).map(|(_, event)| event).collect()
 }
 
-fn usable_snapshot(folder: &Path, up_to: u64) -> Result<Option<Snapshot>, Error> {
-    match snapshot::newest(folder, up_to)? {
+/// The newest whole snapshot, when there is no engine to ask about it.
+fn any_snapshot(folder: &Path) -> Result<Option<Snapshot>, Error> {
+    usable(folder, snapshot::newest(folder, u64::MAX, |_, _| true)?)
+}
+
+fn usable(folder: &Path, newest: Newest) -> Result<Option<Snapshot>, Error> {
+    match newest {
         Newest::Found(snapshot) => Ok(Some(snapshot)),
         Newest::None => Ok(None),
         Newest::Newer(found) => Err(Error::Newer { folder: folder.to_owned(), found }),

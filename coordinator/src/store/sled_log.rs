@@ -76,6 +76,13 @@ impl SledLog {
         self.last = last;
     }
 
+    /// Whether a snapshot file is the one that was written. After a recovery the engine knows none
+    /// of the older ones; then a file's own checksum must do.
+    pub(super) fn knows_snapshot(&self, seq: u64, state: &[u8]) -> bool {
+        let known = self.snap.get(state_key(seq)).ok().flatten();
+        known.is_none_or(|known| known.as_ref() == proof(state))
+    }
+
     /// Starts a new, empty log whose next event is `last + 1`.
     pub(super) fn begin_after(&mut self, last: u64) -> Result<(), Error> {
         self.last = last;
@@ -129,6 +136,13 @@ impl SledLog {
     }
 }
 
+/// What tells a snapshot: its length and crc32c.
+fn proof(state: &[u8]) -> Vec<u8> {
+    let mut proof = (state.len() as u64).to_be_bytes().to_vec();
+    proof.extend(crc32c::crc32c(state).to_be_bytes());
+    proof
+}
+
 fn state_key(seq: u64) -> String {
     format!("{STATE}{seq:020}")
 }
@@ -143,9 +157,9 @@ impl EventLog for SledLog {
         let oldest = snapshot::write(&self.folder, self.last, state)?;
         // sled only remembers which snapshot there is and how to tell it: a large value would
         // leave its crash-tested path.
-        let mut proof = (state.len() as u64).to_be_bytes().to_vec();
-        proof.extend(crc32c::crc32c(state).to_be_bytes());
-        self.snap.insert(state_key(self.last), proof).map_err(|source| Error::Commit { source })?;
+        self.snap
+            .insert(state_key(self.last), proof(state))
+            .map_err(|source| Error::Commit { source })?;
         self.prune(oldest)?;
         self.sync()?;
         self.mark_acknowledged()

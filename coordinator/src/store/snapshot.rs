@@ -57,11 +57,18 @@ pub(super) enum Newest {
     Newer(u16),
 }
 
-/// The newest snapshot of at most `up_to` that is whole; damaged ones are passed over.
-pub(super) fn newest(folder: &Path, up_to: u64) -> io::Result<Newest> {
+/// The newest snapshot of at most `up_to` that is whole and `is_known`; others are passed over.
+pub(super) fn newest(
+    folder: &Path,
+    up_to: u64,
+    is_known: impl Fn(u64, &[u8]) -> bool,
+) -> io::Result<Newest> {
     for (seq, path) in list(folder)?.into_iter().rev().filter(|(seq, _)| *seq <= up_to) {
         let bytes = fs::read(&path)?;
         match frame::decode(&bytes) {
+            Ok(frame) if !is_known(seq, frame.payload) => {
+                tracing::error!(path = %path.display(), "snapshot is not the one that was written, trying an older one");
+            }
             Ok(frame) => {
                 return Ok(Newest::Found(Snapshot { seq, state: frame.payload.to_vec() }));
             }

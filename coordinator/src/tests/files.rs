@@ -108,6 +108,8 @@ async fn with_files(cluster: &Cluster) -> (Peer, String) {
 async fn serve_fetch(cluster: &Cluster, a: &mut Peer, paths: &[&str]) -> v1::FetchOrder {
     let Order::Fetch(order) = a.next().await else { panic!("not a fetch") };
     let (sender, outgoing) = mpsc::channel(8);
+    let fetch_id = order.fetch_id.clone();
+    sender.send(v1::PutFilesChunk { fetch_id, ..Default::default() }).await.unwrap();
     for path in paths {
         let chunk =
             v1::FileChunk { path: (*path).to_owned(), data: path.as_bytes().to_vec(), last: true };
@@ -149,6 +151,9 @@ async fn files_come_from_the_worker_that_has_them() {
     assert_eq!(fetched.unwrap(), ["tensorboard/events"]);
     assert!(order.root.ends_with(&job_id));
     assert_eq!(order.paths, ["tensorboard"]);
+    let (_, fetched) =
+        tokio::join!(serve_fetch(&cluster, &mut a, &[]), fetch(&cluster, &job_id, "metrics", ""));
+    assert!(fetched.unwrap().is_empty(), "an empty folder is no error");
     let (order, fetched) = tokio::join!(
         serve_fetch(&cluster, &mut a, &["checkpoints/step-00000007/manifest.json"]),
         fetch(&cluster, &job_id, "checkpoint", "latest")

@@ -152,6 +152,14 @@ impl Sim {
             return;
         }
         match worker.inbox.remove(0) {
+            Effect::StartTrainers { order, .. } if !self.is_calm && self.dice.one_in(10) => {
+                let (job_id, generation) = (order.job_id, order.generation);
+                let message = "the disk is full".to_owned();
+                let is_configuration = false;
+                let failed =
+                    WorkerMessage::PrepareFailed { job_id, generation, is_configuration, message };
+                self.say(name, failed);
+            }
             Effect::StartTrainers { order, .. } => {
                 for (rank, _) in &order.ranks {
                     let key = RankKey {

@@ -113,3 +113,17 @@ fn a_damaged_snapshot_gives_way_to_the_older_one() {
     assert_eq!(opened.snapshot.as_deref(), Some(&b"state of 100"[..]));
     check(&opened, 100..210);
 }
+
+#[test]
+fn a_snapshot_that_is_not_the_one_that_was_written_is_passed_over() {
+    let folder = tempfile::tempdir().unwrap();
+    crashed(folder.path());
+    let mut opened = open(folder.path()).unwrap();
+    opened.log.put_snapshot(b"state of 200").unwrap();
+    opened.log.close().unwrap();
+    let all = snapshots(folder.path());
+    fs_err::copy(&all[0], &all[1]).unwrap();
+    let opened = open(folder.path()).unwrap();
+    assert_eq!(opened.snapshot.as_deref(), Some(&b"state of 100"[..]));
+    check(&opened, 100..200);
+}
