@@ -60,6 +60,8 @@ pub enum Error {
     OtherModel { path: PathBuf, tensor: String, found: String, expected: String },
     #[error("read the training state of checkpoint `{}`", path.display())]
     TrainState { path: PathBuf, source: serde_json::Error },
+    #[error("checkpoint `{}` changed or went away while it was being loaded", path.display())]
+    CheckpointChanged { path: PathBuf },
     #[error("agree with the other ranks on the checkpoints")]
     Wire(#[from] crate::save::wire::Error),
     #[error("save the checkpoint of step {step}")]
@@ -102,6 +104,7 @@ impl Error {
             Self::Save { source, .. } if source.is_communication() => FailureKind::Communication,
             Self::Checkpoint { .. }
             | Self::TrainState { .. }
+            | Self::CheckpointChanged { .. }
             | Self::Save { .. }
             | Self::SaveHangs { .. } => FailureKind::Checkpoint,
             Self::Output { .. }

@@ -54,7 +54,12 @@ pub(crate) fn resume(
     let mut best_weights = None;
     if let Some(folder) = folder {
         let reader = Reader::open(&folder).ok().filter(|reader| shard_hashes(reader) == hashes);
-        let everybody_reads = wire::gather(communicator, &reader.is_some())?.into_iter().all(|r| r);
+        let readable = wire::gather(communicator, &reader.is_some())?;
+        if readable.first() != Some(&true) {
+            // Without rank 0's reader nobody has the weights; every rank sees the same answer.
+            return Err(Error::CheckpointChanged { path: folder });
+        }
+        let everybody_reads = readable.into_iter().all(|reads| reads);
         let mut source = match reader {
             Some(reader) if everybody_reads => Source::Folder(reader),
             reader => Source::RankZero(reader.filter(|_| root.rank == 0), communicator),
@@ -80,7 +85,14 @@ fn choose(root: &Root, resume: &Resume, zero: &Zero) -> Result<Choice, Error> {
         format!("checkpoint `{}` was passed over: {}", skipped.path.display(), skipped.reason)
     });
     let mut notes: Vec<String> = passed_over.collect();
-    let is_from_root = checkpoint.as_ref().is_some_and(|f| f.path == root.root.folder(f.step));
+    // By identity, not by text: a link to a checkpoint of this root must not be set aside with the
+    // newer ones just before it is read.
+    let is_from_root = match &checkpoint {
+        Some(found) => {
+            root.root.holds(found).map_err(Error::checkpoint("look at the checkpoint root"))?
+        }
+        None => false,
+    };
     let step = checkpoint.as_ref().filter(|_| is_from_root).map(|found| found.step);
     let choice = match checkpoint {
         None => Choice {

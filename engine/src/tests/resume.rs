@@ -177,6 +177,25 @@ fn a_corrupt_shard_is_named_and_the_next_older_checkpoint_is_used() {
 }
 
 #[test]
+fn a_checkpoint_named_through_a_link_is_resumed_and_not_set_aside() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut attempt = Attempt::new(job().build(), 2, dir.path());
+    attempt.stop_after = Some(5);
+    let (_, heard) = attempt.run().unwrap();
+    let newest = heard.checkpoints.lock().unwrap().last().unwrap().0.clone();
+    let link = dir.path().join("link");
+    std::os::unix::fs::symlink(&newest.path, &link).unwrap();
+
+    let spec = job().with(|spec| spec.checkpoint.resume = Resume::Path(link.clone())).build();
+    let mut attempt = Attempt::new(spec, 2, dir.path()).generation(2);
+    attempt.stop_after = Some(6);
+    let (_, heard) = attempt.run().unwrap();
+    let said = notes(&heard);
+    assert!(said.contains(&format!("resumed at step {}", newest.step)), "{said}");
+    assert!(Path::new(&newest.path).join("manifest.json").is_file());
+}
+
+#[test]
 fn a_finished_run_resumes_to_its_summary_without_a_step() {
     let dir = tempfile::tempdir().unwrap();
     let (first, heard) = Attempt::new(job().build(), 2, dir.path()).run().unwrap();
