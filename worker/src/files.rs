@@ -66,6 +66,10 @@ async fn send(order: FetchOrder, master: &str) -> Result<(), AnyError> {
     let (chunks, outgoing) = mpsc::channel(8);
     let reading = tokio::task::spawn_blocking(move || {
         let fetch_id = order.fetch_id.clone();
+        // Names the fetch, also where no file follows: an empty folder is an answer too.
+        let first = PutFilesChunk { fetch_id: fetch_id.clone(), ..PutFilesChunk::default() };
+        // The receiver has gone: reading ends at its first file.
+        let _ = chunks.blocking_send(first);
         if let Err(error) = read_all(&order, &chunks) {
             let error = service::exit::chain(&error);
             let last = PutFilesChunk { fetch_id, chunk: None, error };

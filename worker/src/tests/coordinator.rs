@@ -188,7 +188,10 @@ impl WorkerLink for Server {
     ) -> Result<Response<Empty>, Status> {
         let mut chunks = request.into_inner();
         while let Some(chunk) = chunks.message().await? {
-            self.shared.files.lock().unwrap().push(chunk);
+            // The first message only names the fetch.
+            if chunk.chunk.is_some() || !chunk.error.is_empty() {
+                self.shared.files.lock().unwrap().push(chunk);
+            }
         }
         Ok(Response::new(Empty {}))
     }
