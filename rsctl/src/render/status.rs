@@ -8,6 +8,9 @@ use common::units::display_bytes;
 use crate::clock;
 use crate::render::table::{Align, number, optional, rate, render};
 
+/// Of the lines that a failed rank left, these explain it; its log has the rest.
+const LAST_LINES: usize = 15;
+
 const JOB_COLUMNS: [(&str, Align); 8] = [
     ("JOB", Align::Left),
     ("STATE", Align::Left),
@@ -197,6 +200,7 @@ pub(crate) fn last_lines(status: &JobStatus) -> String {
         (None, Some(worker)) => format!(" of {worker}"),
         (None, None) => String::new(),
     };
-    let quoted: String = failure.last_lines.iter().map(|line| format!("\n  | {line}")).collect();
+    let lines = &failure.last_lines[failure.last_lines.len().saturating_sub(LAST_LINES)..];
+    let quoted: String = lines.iter().map(|line| format!("\n  | {line}")).collect();
     format!("last lines{whose}:{quoted}")
 }
