@@ -22,7 +22,10 @@ use collectives::{
 };
 use serde_json::{Value, json};
 
-const SIZES: [usize; 4] = [1024, 65_536, 1 << 20, 16 << 20];
+const SIZES: &str = "1024,65536,1048576,16777216";
+
+/// About twice what the load balancer was seen to need.
+const SETTLE: Duration = Duration::from_millis(250);
 
 /// A rank that needs longer than this for anything is stuck.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -32,6 +35,8 @@ type Outcome<T> = Result<T, Box<dyn Error>>;
 struct Arguments {
     world: u32,
     transport: Transport,
+    /// Elements per operation, comma-separated.
+    sizes: String,
     /// Set in the processes that this one starts.
     rank: Option<u32>,
 }
@@ -48,14 +53,20 @@ fn main() -> Outcome<()> {
 
 impl Arguments {
     fn parse(mut given: impl Iterator<Item = String>) -> Outcome<Self> {
-        let mut arguments = Self { world: 2, transport: Transport::SharedMemory, rank: None };
+        let mut arguments = Self {
+            world: 2,
+            transport: Transport::SharedMemory,
+            sizes: SIZES.to_owned(),
+            rank: None,
+        };
         while let Some(name) = given.next() {
             let value = given.next().ok_or_else(|| format!("{name} needs a value"))?;
             match name.as_str() {
                 "--world" => arguments.world = value.parse()?,
                 "--rank" => arguments.rank = Some(value.parse()?),
                 "--transport" => arguments.transport = transport(&value)?,
-                _ => return Err(format!("{name}: use --transport, --world").into()),
+                "--sizes" => arguments.sizes = value,
+                _ => return Err(format!("{name}: use --transport, --world, --sizes").into()),
             }
         }
         Ok(arguments)
@@ -83,7 +94,7 @@ fn run_all(arguments: &Arguments) -> Outcome<()> {
     for rank in 0..arguments.world {
         let child = Command::new(env::current_exe()?)
             .args(["--rank", &rank.to_string(), "--world", &arguments.world.to_string()])
-            .args(["--transport", name(arguments.transport)])
+            .args(["--transport", name(arguments.transport), "--sizes", &arguments.sizes])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()?;
@@ -149,14 +160,29 @@ fn run_rank(arguments: &Arguments, rank: u32) -> Outcome<()> {
     };
     let mesh = Mesh::connect(Some(listener), config)?;
     let mut communicator = mesh.communicator(0)?;
-    for elements in SIZES {
-        let line = bench(&mut communicator, elements, name(arguments.transport))?;
+    settle(&mut communicator)?;
+    for elements in arguments.sizes.split(',') {
+        let line = bench(&mut communicator, elements.parse()?, name(arguments.transport))?;
         if rank == 0 {
             writeln!(io::stdout(), "{line}")?;
         }
     }
     communicator.barrier()?;
     Ok(())
+}
+
+/// Runs small operations until the system has given each rank a core: new processes begin together
+/// on one, where the worker pins its trainers to cores of their own.
+fn settle(communicator: &mut Communicator) -> Outcome<()> {
+    let start = Instant::now();
+    loop {
+        // Rank 0's clock decides, so that all ranks make the same number of rounds.
+        let mut is_over = [u8::from(start.elapsed() >= SETTLE)];
+        communicator.broadcast(&mut is_over, 0)?;
+        if is_over == [1] {
+            return Ok(());
+        }
+    }
 }
 
 fn bench(communicator: &mut Communicator, elements: usize, transport: &str) -> Outcome<Value> {

@@ -151,7 +151,8 @@ impl Communicator {
     }
 
     /// Sends `data` to one peer, whose matching call is `recv` with the same length. Returns when
-    /// the bytes are on their way, not when they are taken.
+    /// the bytes are on their way, which for more than a link holds is when the peer takes them: of
+    /// two ranks with much for each other, one receives first.
     pub fn send(&mut self, to: u32, data: &[u8]) -> Result<(), Error> {
         let peer = self.peer(to)?;
         // SAFETY: the span is used within this call only, for reading.

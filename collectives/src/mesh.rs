@@ -3,7 +3,8 @@
 //! Promises: `connect` returns by its deadline with everybody connected and proven, or with the names
 //! of those who are missing; a peer that dies later, or aborts, ends what is in flight here; a peer
 //! that leaves in peace only ends what needs it. The last of [`Mesh`] and its [`Communicator`]s to be
-//! dropped takes leave of the peers. Does not find peers: the rendezvous hands out the table.
+//! dropped takes leave of the peers; a process that exits without dropping them looks to its peers
+//! like one that died. Does not find peers: the rendezvous hands out the table.
 
 mod accept;
 mod dial;
