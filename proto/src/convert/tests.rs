@@ -1,3 +1,5 @@
+//! Claims about the wire: round trips, and bad messages that name their field.
+
 use std::fmt::Debug;
 
 use common::ids::{AttemptId, Generation, Rank};

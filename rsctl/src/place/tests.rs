@@ -1,3 +1,5 @@
+//! Claims about checkpoint arguments and which checkpoint a tag means.
+
 use super::*;
 
 fn row(step: u64, loss: Option<f64>) -> CheckpointRow {

@@ -1,3 +1,5 @@
+//! Claims about help: as reviewed, with examples, and the examples parse.
+
 use std::fmt::Write as _;
 
 use clap::{Command, CommandFactory as _};

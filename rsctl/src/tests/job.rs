@@ -1,3 +1,5 @@
+//! Claims about finding a job by what was typed.
+
 use common::exit::ExitCode;
 use common::ids::JobId;
 

@@ -1,3 +1,5 @@
+//! Claims about reading the coordinator's address.
+
 use crate::master::Master;
 
 #[test]

@@ -1,3 +1,5 @@
+//! Claims about what people see, and about exit codes.
+
 use expect_test::{Expect, expect};
 
 use common::exit::ExitCode;

@@ -1,3 +1,5 @@
+//! Claims about what may be uploaded and how it is cut.
+
 use super::*;
 
 #[test]

@@ -1,3 +1,5 @@
+//! Claims about temporary folders and who removes them.
+
 use std::fs::File;
 use std::time::SystemTime;
 

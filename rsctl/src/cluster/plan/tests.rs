@@ -1,3 +1,5 @@
+//! Claims about the size of a private cluster.
+
 use common::spec::{Device, Transport};
 
 use super::*;

@@ -1,3 +1,5 @@
+//! Claims about the templates.
+
 use clap::ValueEnum as _;
 
 use common::jobfile;

@@ -1,3 +1,5 @@
+//! Claims about metrics as table and CSV.
+
 use super::*;
 
 fn points(of: &[(&str, &[(u64, f64)])]) -> Points {

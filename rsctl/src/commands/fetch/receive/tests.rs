@@ -1,3 +1,5 @@
+//! Claims about files that come from another machine.
+
 use super::*;
 
 fn folder() -> tempfile::TempDir {
