@@ -173,7 +173,10 @@ fn every_adr_has_a_status() {
 fn unwrap_stays_in_tests() {
     for path in files("rs") {
         let name = relative(&path);
-        if name.contains("/tests") || name.starts_with("tests/") || name.contains("/examples/") || name.ends_with("/fixture.rs")
+        if name.contains("/tests")
+            || name.starts_with("tests/")
+            || name.contains("/examples/")
+            || name.ends_with("/fixture.rs")
         {
             continue;
         }
