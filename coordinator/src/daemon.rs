@@ -40,8 +40,8 @@ pub enum Error {
         #[source]
         source: std::io::Error,
     },
-    #[error("{0}")]
-    Stopped(String),
+    #[error("{why}")]
+    Stopped { why: String, hint: Option<&'static str> },
     #[error("bug: the control loop panicked")]
     Panicked {
         #[source]
@@ -62,7 +62,11 @@ impl From<Error> for service::exit::Failure {
                 Self { code: ExitCode::Failed, error: error.into(), hint }
             }
             Error::Panicked { .. } => Self::new(ExitCode::Bug, error),
-            Error::Files { .. } | Error::Stopped(_) => Self::new(ExitCode::Failed, error),
+            Error::Stopped { hint, .. } => {
+                let hint = hint.map(str::to_owned);
+                Self { code: ExitCode::Failed, error: error.into(), hint }
+            }
+            Error::Files { .. } => Self::new(ExitCode::Failed, error),
         }
     }
 }
@@ -146,7 +150,7 @@ impl Coordinator {
         }
         served?;
         match shutdown.reason() {
-            Some(Reason::Failed(why)) => Err(Error::Stopped(why)),
+            Some(Reason::Failed(why)) => Err(Error::Stopped { why, hint: None }),
             Some(Reason::Requested(why)) => {
                 info!(why, "stopped");
                 Ok(())
@@ -157,7 +161,7 @@ impl Coordinator {
 }
 
 fn stopped(error: &store::Error) -> Error {
-    Error::Stopped(service::exit::chain(error))
+    Error::Stopped { why: service::exit::chain(error), hint: error.hint() }
 }
 
 /// Opens and replays; blocking work, so on a thread of its own.
@@ -170,10 +174,7 @@ async fn open_store(data_dir: PathBuf) -> Result<(control::coordinator::Ledger, 
         .await
         .map_err(|error| failed(error.into(), None))?;
     let opened = opened.map_err(|error| {
-        let hint = match &error {
-            store::Error::Newer { .. } => Some("run the version that wrote it, or a newer one"),
-            _ => None,
-        };
+        let hint = error.hint();
         failed(error.into(), hint)
     })?;
     if let Some(recovery) = &opened.recovery {

@@ -52,6 +52,21 @@ pub(crate) enum Error {
     Stopped,
 }
 
+impl Error {
+    /// What a person can do about it.
+    pub(crate) fn hint(&self) -> Option<&'static str> {
+        let io = match self {
+            Self::Newer { .. } => return Some("run the version that wrote it, or a newer one"),
+            Self::Io(error) => error.kind(),
+            Self::Commit { source: sled::Error::Io(error) }
+            | Self::Open { source: sled::Error::Io(error), .. } => error.kind(),
+            _ => return None,
+        };
+        (io == io::ErrorKind::StorageFull)
+            .then_some("free space where --data-dir lies; what was acknowledged is safe")
+    }
+}
+
 /// A log of events and the snapshot from which a replay starts.
 pub(crate) trait EventLog: Send {
     /// Appends a batch, whole or not at all. Durable when this returns.

@@ -2,7 +2,9 @@
 //! every record checked. What fails the checks is moved aside, never deleted, and the best that is
 //! left starts a new store.
 
+use std::fs::Permissions;
 use std::io;
+use std::os::unix::fs::PermissionsExt;
 use std::panic::{self, AssertUnwindSafe};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc;
@@ -40,6 +42,8 @@ type Salvaged = Vec<(u64, Vec<u8>)>;
 /// Opens the store in `folder`, or creates it. Blocking.
 pub(crate) fn open(folder: &Path) -> Result<Opened, Error> {
     fs::create_dir_all(folder)?;
+    // Tokens of attempts and the environments of jobs are in it.
+    fs::set_permissions(folder, Permissions::from_mode(0o700))?;
     if let Some(parent) = folder.parent() {
         service::files::sync_folder(parent)?;
     }
