@@ -250,3 +250,6 @@ async fn next(commands: &mut Streaming<WorkerCommand>) -> Result<Command, Error>
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

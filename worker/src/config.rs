@@ -22,6 +22,9 @@ const MAX_NAME_LEN: usize = 64;
 /// More ranks than this on one node are a typing mistake.
 const MAX_SLOTS: u32 = 4096;
 
+/// Where coordinators listen.
+const DEFAULT_PORT: u16 = 29500;
+
 /// The keys of the configuration file, of `RUSTSPEED_*` and of the flags.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
@@ -156,6 +159,8 @@ impl Settings {
             return Err(Failure::new(ExitCode::Usage, error)
                 .hint("give its address: --master 192.168.1.100:29500, or RUSTSPEED_MASTER"));
         };
+        // As for rsctl: the port may be left out.
+        let master = if master.contains(':') { master } else { format!("{master}:{DEFAULT_PORT}") };
         let mut mistakes = Vec::new();
         let mut reasons = Reasons::new();
         if let Err(error) = service::transport::check_address(&master) {

@@ -24,7 +24,7 @@ fn a_missing_coordinator_is_a_usage_error_with_a_hint() {
 #[test]
 fn every_mistake_is_told_at_once() {
     let wrong = Settings {
-        master: Some("nowhere".to_owned()),
+        master: Some("no where".to_owned()),
         name: Some("a b".to_owned()),
         advertise: Some("192.0.2.1".to_owned()),
         ..settings()
@@ -39,6 +39,8 @@ fn every_mistake_is_told_at_once() {
 
 #[test]
 fn derived_values_say_where_they_come_from() {
+    let bare = Settings { master: Some("head".to_owned()), ..settings() };
+    assert_eq!(bare.check().unwrap().0.master, "head:29500");
     let (config, reasons) = settings().check().unwrap();
     assert_eq!(config.slots, inventory::cores());
     assert!(reasons["slots"].contains("cores"));
