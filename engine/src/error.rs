@@ -20,6 +20,10 @@ pub enum Error {
         "the ranks' data differ: from {least} to {most} {what}; every node must read the same files"
     )]
     DifferentData { what: &'static str, least: u64, most: u64 },
+    #[error(
+        "the ranks' data have the same size and other values; every node must read the same files"
+    )]
+    DifferentValues,
     #[error(transparent)]
     Model(#[from] crate::model::Error),
     #[error("{operation}")]
@@ -30,7 +34,7 @@ pub enum Error {
     Communication { operation: &'static str, step: u64, source: collectives::Error },
     /// Loss or gradients are not finite; all ranks agree, and the step has changed nothing.
     #[error(
-        "step {step}: {what} is not finite (training loss {loss}); lower the learning rate, clip \
+        "step {step}: {what} is not finite (loss {loss}); lower the learning rate, clip \
          gradients or check the data"
     )]
     NotFinite { step: u64, what: String, loss: f64 },
@@ -98,7 +102,7 @@ impl Error {
             Self::Communication { .. } => FailureKind::Communication,
             Self::NotFinite { .. } => FailureKind::NotFinite,
             Self::Plan(_) => FailureKind::Configuration,
-            Self::Data(_) | Self::DifferentData { .. } => FailureKind::Data,
+            Self::Data(_) | Self::DifferentData { .. } | Self::DifferentValues => FailureKind::Data,
             Self::Wire(_) => FailureKind::Communication,
             Self::RootNotShared { .. } | Self::OtherModel { .. } => FailureKind::Configuration,
             Self::Save { source, .. } if source.is_communication() => FailureKind::Communication,

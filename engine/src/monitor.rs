@@ -61,7 +61,7 @@ pub struct Position {
     pub samples: u64,
 }
 
-/// A monitor could not write. Training cannot continue silently without its record.
+/// A monitor could not be opened, which ends the run, or not write, which `report` tells.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error("{operation} `{}`", path.display())]

@@ -17,6 +17,10 @@ use crate::train::{End, Pace, Plan, Trainer};
 use crate::zero::Zero;
 use crate::{Outcome, RankContext, native, output};
 
+/// A job without a test part keeps no such weights, and may be continued by one that has it.
+const LOST_BEST: &str = "the checkpoint does not hold the weights of its best validation: unless \
+                         validation improves, the test part is judged on the last weights";
+
 /// Trains one rank.
 pub(crate) fn run(context: RankContext) -> Result<Outcome, Error> {
     // The thread that called owns every tensor (A8), so its setting is the rank's.
@@ -89,10 +93,14 @@ fn prepare(context: RankContext) -> Result<Prepared, Error> {
     let mut votes = context.save_communicator;
     let root = save::open(start, &mut votes)?;
     let resumed = save::resume(&root, &spec.checkpoint.resume, &mut zero, &mut votes)?;
-    let (state, best_weights) = (resumed.state, resumed.best_weights);
+    // Without a test part nobody comes back to them.
+    let best_weights = resumed.best_weights.filter(|_| data.test.is_some());
+    let state = resumed.state;
+    let best_is_lost = data.test.is_some() && state.best.is_some() && best_weights.is_none();
     plan.continue_from(&state);
     let schedule = Schedule::new(&spec.training, plan.total_steps);
     let notes = root.note().into_iter().chain(resumed.notes);
+    let notes = notes.chain(best_is_lost.then(|| LOST_BEST.to_owned()));
     notes.chain(schedule.warning(plan.total_steps)).for_each(|note| report.note(note));
     let from = Position { step: state.step, samples: state.samples };
     report.open_files(&run_dir, &spec.monitor, from)?;
@@ -127,19 +135,31 @@ fn prepare(context: RankContext) -> Result<Prepared, Error> {
 /// Ranks that read different files would train on nonsense without a word.
 fn agree_on_data(zero: &Zero, data: &Dataset) -> Result<(), Error> {
     let len = |part: &Option<data::Samples>| part.as_ref().map_or(0, data::Samples::len);
-    let sizes = [data.train.len(), len(&data.validation), len(&data.test), data.input_features];
-    // The smallest of a size and of its negative are the smallest and the largest.
-    let mut bounds: Vec<f64> = sizes.iter().flat_map(|n| [*n as f64, -(*n as f64)]).collect();
-    zero.with_link(|link| link.min_f64(&mut bounds))
+    let sizes = [
+        ("training samples", data.train.len()),
+        ("validation samples", len(&data.validation)),
+        ("test samples", len(&data.test)),
+        ("input columns", data.input_features),
+        ("values to predict", data.output_features),
+    ];
+    let mut facts: Vec<i64> = sizes.iter().map(|(_, size)| *size as i64).collect();
+    facts.push(data.fingerprint());
+    // `!` turns the order around: the smallest of a fact's and of its complement's are the smallest
+    // fact and the complement of the largest.
+    let mut bounds: Vec<i64> = facts.iter().flat_map(|fact| [*fact, !*fact]).collect();
+    zero.with_link(|link| link.min_i64(&mut bounds))
         .map_err(Error::communication("compare the ranks' data", 0))?;
-    let parts = ["training samples", "validation samples", "test samples", "input columns"];
-    for (what, bounds) in parts.into_iter().zip(bounds.chunks_exact(2)) {
-        let (least, most) = (bounds[0] as u64, -bounds[1] as u64);
+    let mut bounds = bounds.chunks_exact(2).map(|pair| (pair[0], !pair[1]));
+    for ((what, _), (least, most)) in sizes.into_iter().zip(bounds.by_ref()) {
         if least != most {
+            let (least, most) = (least as u64, most as u64);
             return Err(Error::DifferentData { what, least, most });
         }
     }
-    Ok(())
+    match bounds.next() {
+        Some((least, most)) if least != most => Err(Error::DifferentValues),
+        _ => Ok(()),
+    }
 }
 
 fn finish(prepared: &mut Prepared, end: End) -> Result<Outcome, Error> {

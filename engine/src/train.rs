@@ -64,6 +64,7 @@ impl Trainer {
     /// state is saved either way.
     pub(crate) fn train(&mut self) -> Result<End, Error> {
         let end = self.train_epochs()?;
+        // Only a run that had no step left to make comes here without a validation of its end.
         if end == End::Done && self.spec.training.validate != Validate::Never {
             self.validate_once()?;
         }
@@ -115,12 +116,15 @@ impl Trainer {
         step >= self.plan.total_steps || epoch >= self.plan.epochs || stopped_early
     }
 
+    /// Also after the last step, whatever the interval: its checkpoint tells the loss and, if it is
+    /// the best, is kept and found as such.
     fn is_validation_due(&self, ends_epoch: bool) -> bool {
-        match self.spec.training.validate {
+        let is_turn = match self.spec.training.validate {
             Validate::EveryEpochs(n) => ends_epoch && self.state.epoch.is_multiple_of(n.max(1)),
             Validate::EverySteps(n) => self.state.step.is_multiple_of(n.max(1)),
-            Validate::Never => false,
-        }
+            Validate::Never => return false,
+        };
+        is_turn || self.is_done()
     }
 
     fn is_save_due(&self, ends_epoch: bool) -> bool {

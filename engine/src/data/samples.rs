@@ -130,6 +130,19 @@ impl Samples {
         Ok((x_btf, y_bo))
     }
 
+    /// All values of the part's rows, in their order.
+    pub(super) fn hash(&self, hasher: &mut blake3::Hasher) {
+        let series = &*self.series;
+        let rows = self.first..self.first + self.len + series.window + series.horizon - 1;
+        let inputs = rows.start * series.columns..rows.end * series.columns;
+        match &series.inputs {
+            Inputs::Ready(values) => hasher.update(bytemuck::cast_slice(&values[inputs])),
+            Inputs::Relative { values, .. } => hasher.update(bytemuck::cast_slice(&values[inputs])),
+        };
+        let outputs = rows.start * series.targets()..rows.end * series.targets();
+        hasher.update(bytemuck::cast_slice(&series.outputs[outputs]));
+    }
+
     pub(super) fn truth(&self, index: u32) -> Result<Truth<'_>, Error> {
         let start = self.start(index)?;
         let series = &*self.series;

@@ -73,6 +73,23 @@ fn ranks_with_different_data_are_told_apart() {
     }
 }
 
+/// A stale copy of a file on one node has as many rows as the others.
+#[test]
+fn ranks_with_other_values_of_the_same_size_are_told_apart() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut attempt = Attempt::new(spec::job().build(), 2, dir.path());
+    attempt.of_rank = Some((1, |spec| {
+        if let DataSource::Sine { noise, .. } = &mut spec.data.source {
+            *noise = 0.2;
+        }
+    }));
+    for outcome in attempt.run().outcomes {
+        let failure = outcome.unwrap_err().failure();
+        assert_eq!(failure.kind, FailureKind::Data);
+        assert!(failure.message.contains("the same size and other values"), "{failure:?}");
+    }
+}
+
 /// A10: the peers' errors are witnesses, the guilty rank's own is the cause.
 #[test]
 fn a_rank_that_cannot_start_ends_the_others_at_once() {

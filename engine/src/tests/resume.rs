@@ -268,3 +268,36 @@ fn retention_keeps_the_last_and_the_best() {
     let removed = rows.iter().map(|(_, removed)| removed.len()).sum::<usize>();
     assert_eq!(removed, committed.len() - left.len());
 }
+
+/// The last step is validated out of turn, and before it is saved.
+#[test]
+fn the_last_checkpoint_tells_its_validation_loss() {
+    for validate in [Validate::EveryEpochs(3), Validate::EverySteps(1000)] {
+        let dir = tempfile::tempdir().unwrap();
+        let spec = spec::job().with(|spec| spec.training.validate = validate).build();
+        let (outcome, _) = Attempt::new(spec, 2, dir.path()).run().unwrap();
+        let summary = outcome.summary.unwrap();
+        let root = checkpoint::Root::at(&dir.path().join("checkpoints"));
+        let newest = root.list().unwrap().whole[0].clone();
+        assert_eq!((newest.step, summary.best_val_step), (12, Some(12)));
+        assert_eq!(newest.val_loss, summary.best_val_loss);
+    }
+}
+
+#[test]
+fn a_test_part_that_comes_later_is_told_that_the_best_weights_are_unknown() {
+    let dir = tempfile::tempdir().unwrap();
+    let without_test = job().with(|spec| {
+        if let DataSource::Csv { split, .. } = &mut spec.data.source {
+            *split = [0.5, 0.5, 0.0];
+        }
+    });
+    let mut attempt = Attempt::new(without_test.build(), 2, dir.path());
+    attempt.stop_after = Some(4);
+    let (_, heard) = attempt.run().unwrap();
+    assert!(!notes(&heard).contains("best validation"), "{heard:?}");
+    let again = Attempt::new(job().build(), 2, dir.path()).generation(2);
+    let (outcome, heard) = again.run().unwrap();
+    assert!(outcome.summary.unwrap().test.is_some());
+    assert!(notes(&heard).contains("does not hold the weights of its best"), "{heard:?}");
+}

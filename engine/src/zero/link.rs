@@ -96,10 +96,6 @@ impl Link {
         self.all_reduce(bytemuck::cast_slice_mut(values), DataType::F64, ReduceOp::Sum)
     }
 
-    pub(crate) fn min_f64(&mut self, values: &mut [f64]) -> Result<(), Error> {
-        self.all_reduce(bytemuck::cast_slice_mut(values), DataType::F64, ReduceOp::Min)
-    }
-
     pub(crate) fn min_i64(&mut self, values: &mut [i64]) -> Result<(), Error> {
         self.all_reduce(bytemuck::cast_slice_mut(values), DataType::I64, ReduceOp::Min)
     }
