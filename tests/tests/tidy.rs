@@ -1,6 +1,8 @@
 //! Checks on the tree: which room may use which, who uses the given libraries, sizes of files,
 //! completeness of the map. A rule that fails here names the file and what to do.
 
+#![allow(clippy::unwrap_used, reason = "a test ends at the first surprise")]
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 

@@ -1,6 +1,8 @@
 //! System tests: real binaries, real trainers, real sockets and files; each test in its own folder
 //! on port 0, every process accounted for at the end. Modules are stories.
 
+#![allow(clippy::unwrap_used, reason = "a test ends at the first surprise")]
+
 mod bad_input;
 mod checkpoints;
 mod contracts;
