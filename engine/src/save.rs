@@ -46,7 +46,7 @@ pub(crate) struct Saver {
     thread: Option<JoinHandle<()>>,
     in_flight: Option<Instant>,
     is_asynchronous: bool,
-    deadline: Duration,
+    collective_timeout: Duration,
     /// The newest step whose checkpoint is committed.
     saved_step: Option<u64>,
     failures: u64,
@@ -82,7 +82,7 @@ impl Saver {
             thread: Some(thread),
             in_flight: None,
             is_asynchronous,
-            deadline: collective_timeout.saturating_mul(PATIENCE),
+            collective_timeout,
             saved_step,
             failures: 0,
             notes: Vec::new(),
@@ -112,7 +112,8 @@ impl Saver {
         best: Option<&[Vec<f32>]>,
         urgency: Urgency,
     ) -> Result<(), Error> {
-        let earlier = self.wait()?;
+        let patience = self.collective_timeout.saturating_mul(PATIENCE);
+        let earlier = self.wait(patience)?;
         self.take(earlier, Urgency::Periodic)?;
         if self.saved_step == Some(state.step) {
             return Ok(());
@@ -126,13 +127,13 @@ impl Saver {
         if self.is_asynchronous && urgency == Urgency::Periodic {
             return Ok(());
         }
-        let result = self.wait()?;
+        let result = self.wait(patience)?;
         self.take(result, urgency)
     }
 
-    fn wait(&mut self) -> Result<Option<Saved>, Error> {
+    fn wait(&mut self, patience: Duration) -> Result<Option<Saved>, Error> {
         let Some(since) = self.in_flight else { return Ok(None) };
-        match self.results.recv_timeout(self.deadline) {
+        match self.results.recv_timeout(patience) {
             Ok(saved) => {
                 self.in_flight = None;
                 Ok(Some(saved))
@@ -180,8 +181,10 @@ impl Drop for Saver {
     fn drop(&mut self) {
         self.requests = None;
         // A save that is in flight ends by itself: its waits have deadlines, and a mesh that is
-        // aborted ends them at once. One that hangs in the file system is left to the process.
-        let hangs = matches!(self.wait(), Err(Error::SaveHangs { .. }));
+        // aborted ends them at once. One that hangs in the file system is left to the process: a
+        // run that failed must say why before its peers, who wait for it, run out of time and say
+        // less.
+        let hangs = matches!(self.wait(self.collective_timeout / 2), Err(Error::SaveHangs { .. }));
         if let Some(thread) = self.thread.take().filter(|_| !hangs) {
             // A panic of the thread was printed by its hook and told by `ThreadEnded`.
             let _ = thread.join();

@@ -95,7 +95,8 @@ fn prepare(context: RankContext) -> Result<Prepared, Error> {
     let resumed = save::resume(&root, &spec.checkpoint.resume, &mut zero, &mut votes)?;
     // Without a test part nobody comes back to them.
     let best_weights = resumed.best_weights.filter(|_| data.test.is_some());
-    let state = resumed.state;
+    let mut state = resumed.state;
+    state.continue_with(spec.training.early_stopping);
     let best_is_lost = data.test.is_some() && state.best.is_some() && best_weights.is_none();
     plan.continue_from(&state);
     let schedule = Schedule::new(&spec.training, plan.total_steps);

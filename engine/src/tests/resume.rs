@@ -301,3 +301,17 @@ fn a_test_part_that_comes_later_is_told_that_the_best_weights_are_unknown() {
     assert!(outcome.summary.unwrap().test.is_some());
     assert!(notes(&heard).contains("does not hold the weights of its best"), "{heard:?}");
 }
+
+#[test]
+fn a_run_that_stopped_early_goes_on_with_more_patience() {
+    let dir = tempfile::tempdir().unwrap();
+    let plan = [(1, Some(1), 2), (2, Some(1), 2), (3, Some(3), 4), (4, None, 6)];
+    for (generation, patience, epochs) in plan {
+        let stopping = patience.map(|patience| EarlyStopping { patience, min_delta: 1e9 });
+        let spec = spec::job().epochs(6).with(|spec| spec.training.early_stopping = stopping);
+        let attempt = Attempt::new(spec.build(), 2, dir.path()).generation(generation);
+        let summary = attempt.run().unwrap().0.summary.unwrap();
+        assert_eq!(summary.epochs, epochs, "with a patience of {patience:?}");
+        assert_eq!(summary.stopped_early, patience.is_some());
+    }
+}

@@ -100,16 +100,24 @@ impl State {
         if is_best {
             self.best = Some(Best { val_loss: loss, step: self.step });
         }
-        let Some(EarlyStopping { patience, min_delta }) = stopping else {
-            return is_best;
-        };
-        if self.patience.reference.is_none_or(|reference| loss < reference - min_delta) {
+        let Some(stopping) = stopping else { return is_best };
+        let reference = self.patience.reference;
+        if reference.is_none_or(|reference| loss < reference - stopping.min_delta) {
             self.patience = Patience { reference: Some(loss), misses: 0 };
         } else {
             self.patience.misses += 1;
         }
-        self.stopped_early = self.patience.misses >= patience.max(1);
+        self.stopped_early = self.is_out_of(stopping);
         is_best
+    }
+
+    /// A run that had stopped early goes on where its job now has more patience, or no limit.
+    pub(crate) fn continue_with(&mut self, stopping: Option<EarlyStopping>) {
+        self.stopped_early &= stopping.is_some_and(|stopping| self.is_out_of(stopping));
+    }
+
+    fn is_out_of(&self, stopping: EarlyStopping) -> bool {
+        self.patience.misses >= stopping.patience.max(1)
     }
 }
 
