@@ -217,10 +217,15 @@ impl Staged {
         self.hasher.finalize()
     }
 
+    /// Syncs the bytes ahead of [`Staged::publish`], for who holds a lock while he publishes.
+    pub(crate) fn sync(&self) -> Result<(), Error> {
+        self.file.sync_all().map_err(|error| self.write_error(error))
+    }
+
     /// Syncs the bytes and gives the file its name. The folder's own sync is the caller's, who may
     /// have more files to name.
     pub(crate) fn publish(self, existing: Existing) -> Result<(), Error> {
-        self.file.sync_all().map_err(|error| self.write_error(error))?;
+        self.sync()?;
         let renamed = match existing {
             Existing::Replace => rename(&self.temporary, &self.target),
             Existing::Refuse => rename_new(&self.temporary, &self.target),

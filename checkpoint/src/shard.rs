@@ -13,6 +13,7 @@ use common::ids::Generation;
 
 use crate::disk::{self, CHUNK, Existing, Staged};
 use crate::error::{Defect, Error};
+use crate::fence::Locked;
 use crate::header::{self, MAX_HEADER};
 use crate::manifest::{MANIFEST_FILE, ShardEntry};
 use crate::tensor::{SliceMeta, SliceProblem};
@@ -207,18 +208,28 @@ fn stage(folder: &Path, name: ShardName, bytes: u64) -> Result<Staged, Error> {
     if disk::ensure_folder(folder)? {
         disk::sync_folder(folder.parent().unwrap_or(folder))?;
     }
-    // Its shards are hashed in its manifest: nothing may change them any more.
-    if folder.join(MANIFEST_FILE).symlink_metadata().is_ok() {
-        return Err(Error::AlreadyCommitted { path: folder.to_owned() });
-    }
+    refuse_committed(folder)?;
     Staged::create(folder, &name.to_string(), bytes)
 }
 
 fn finish(staged: Staged, folder: &Path) -> Result<(), Error> {
-    // The one writer of this name is this rank in this generation: what it replaces is its own
-    // earlier try at the same step.
+    staged.sync()?;
+    // Generations count within a job: another one that took the root over may have committed the
+    // same names since `stage`. A commit holds this lock.
+    let locked = Locked::take(folder.parent().unwrap_or(folder))?;
+    refuse_committed(folder)?;
+    // What it replaces is not committed: mostly this rank's own earlier try at the same step.
     staged.publish(Existing::Replace)?;
+    drop(locked);
     disk::sync_folder(folder)
+}
+
+/// A manifest has the hashes of its shards: nothing may change them any more.
+fn refuse_committed(folder: &Path) -> Result<(), Error> {
+    if folder.join(MANIFEST_FILE).symlink_metadata().is_ok() {
+        return Err(Error::AlreadyCommitted { path: folder.to_owned() });
+    }
+    Ok(())
 }
 
 /// Opens a shard that a manifest lists and checks its size.

@@ -3,7 +3,8 @@
 use std::sync::Barrier;
 use std::thread;
 
-use super::fixture::{Fixture, fence, manifest, names, shard_path, write};
+use super::fixture::{Fixture, cut, fence, manifest, names, shard_path, write};
+use crate::shard::{Encoded, Incoming, ShardName};
 use crate::{Error, Manifest};
 
 #[test]
@@ -164,4 +165,25 @@ fn a_committed_step_cannot_be_committed_again() {
     let error = write(&fixture.root, &fixture.fence, 1, 1).unwrap_err();
     assert!(matches!(error, Error::AlreadyCommitted { .. }));
     assert_eq!(fs_err::read(shard_path(&found, 0)).unwrap(), bytes);
+}
+
+/// Both jobs are at their first generation, so their shards have the same names.
+#[test]
+fn a_shard_of_the_job_before_does_not_replace_one_that_the_next_job_committed() {
+    let fixture = Fixture::new();
+    let owned = cut(1, 0);
+    let slices: Vec<_> = owned.iter().map(|(meta, data)| (meta.clone(), &data[..])).collect();
+    let file = ShardName { rank: 0, world: 1, generation: fixture.fence.generation };
+    let late = Encoded::new(file, &slices[1..]).unwrap();
+    let mut incoming = Incoming::create(&fixture.root.folder(5), late.entry()).unwrap();
+    late.chunks().for_each(|chunk| incoming.write(chunk).unwrap());
+
+    let other = fence("job-b", 1);
+    fixture.root.raise_generation(&other).unwrap();
+    let manifest = write(&fixture.root, &other, 5, 1).unwrap();
+    let found = fixture.root.commit(&manifest).unwrap();
+    let error = incoming.finish().unwrap_err();
+    assert!(matches!(error, Error::AlreadyCommitted { .. }), "{error}");
+    assert!(crate::verify(&found.path).unwrap().is_sound());
+    assert_eq!(names(&found.path).len(), 2, "nothing temporary is left");
 }
