@@ -248,8 +248,11 @@ impl Fabric {
             let slice = if queued { MIXED_SLICE } else { WAIT_SLICE };
             let duplex = self.ring(to);
             duplex.writer.sleep(slice);
-            if duplex.writer.free() == 0 {
-                self.check(&[to])?;
+            if duplex.writer.free() == 0
+                && let Err(error) = self.check(&[to])
+            {
+                // A peer may have made room and left between the look and the check.
+                return if self.ring(to).writer.free() > 0 { Ok(()) } else { Err(error) };
             }
         }
     }
@@ -271,8 +274,12 @@ impl Fabric {
             let slice = if queued { MIXED_SLICE } else { WAIT_SLICE };
             let duplex = self.ring(from);
             duplex.reader.sleep(slice);
-            if duplex.reader.available() < len {
-                self.check(&[from])?;
+            if duplex.reader.available() < len
+                && let Err(error) = self.check(&[from])
+            {
+                // A peer may have sent its last bytes and left between the look and the check:
+                // what has arrived is delivered first.
+                return if self.ring(from).reader.available() >= len { Ok(()) } else { Err(error) };
             }
         }
     }
@@ -297,6 +304,8 @@ impl Fabric {
         let spin_until = Instant::now() + self.spin;
         let mut done = 0;
         while done < into.len() {
+            // A segment that keeps coming must not outlast an abort.
+            self.check_abort()?;
             let rest = into.range(done, into.len());
             let stream = self.stream(from);
             // SAFETY: forwarded from the caller.
@@ -316,10 +325,19 @@ impl Fabric {
             spin_a_little();
             return Ok(());
         }
-        if !self.sleep_on_sockets(Some(from), WAIT_SLICE) {
-            self.check(&[from])?;
+        if self.sleep_on_sockets(Some(from), WAIT_SLICE) {
+            return Ok(());
         }
-        Ok(())
+        match self.check(&[from]) {
+            // As on a ring: what came between the look and the check is read first, an end-of-file
+            // included. An abort stays an abort.
+            Err(error) => {
+                self.check_abort()?;
+                let has_arrived = self.sleep_on_sockets(Some(from), Duration::ZERO);
+                if has_arrived { Ok(()) } else { Err(error) }
+            }
+            Ok(()) => Ok(()),
+        }
     }
 
     /// Writes queued spans as far as the kernel takes them; says whether any is left.
