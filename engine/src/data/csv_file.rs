@@ -10,8 +10,10 @@ use csv::StringRecord;
 use super::{Error, Table, check_size};
 
 mod column;
+mod unix_lines;
 
 use column::{Cell, Column};
+use unix_lines::UnixLines;
 
 pub(super) fn read(source: &DataSource) -> Result<Table, Error> {
     let DataSource::Csv { path, columns, targets, header, missing, .. } = source else {
@@ -45,7 +47,7 @@ impl Source<'_> {
         let mut reader = csv::ReaderBuilder::new()
             .has_headers(false)
             .trim(csv::Trim::All)
-            .from_reader(std::io::BufReader::with_capacity(1 << 16, file));
+            .from_reader(UnixLines::new(std::io::BufReader::with_capacity(1 << 16, file)));
         let mut record = StringRecord::new();
         let mut scan = Scan { path: self.name(), columns: Vec::new(), lines: Vec::new() };
         let mut first = true;
@@ -136,7 +138,7 @@ impl Scan {
             match Cell::parse(text) {
                 Cell::Number(value) => column.push(value),
                 Cell::Missing => column.push_missing(line, text),
-                Cell::Bad(expected) if column.required => {
+                Cell::Bad(expected) if column.required || column.held_numbers() => {
                     return Err(Error::BadValue {
                         path: self.path.clone(),
                         line,

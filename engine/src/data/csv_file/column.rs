@@ -65,11 +65,16 @@ impl Column {
         }
     }
 
+    /// A number came before: a field that is none is then a mistake in the file, not a sign that
+    /// the column is text.
+    pub(super) fn held_numbers(&self) -> bool {
+        self.values.iter().any(|value| !value.is_nan())
+    }
+
     /// A column that was asked for stays, even if all its values are missing: the treatment of
     /// missing values then says so.
     pub(super) fn is_numeric(&self) -> bool {
-        self.required
-            || (self.first_refused.is_none() && self.values.iter().any(|value| !value.is_nan()))
+        self.required || (self.first_refused.is_none() && self.held_numbers())
     }
 
     pub(super) fn why_not_numeric(&self) -> String {

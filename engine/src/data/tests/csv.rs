@@ -43,6 +43,18 @@ fn every_numeric_column_is_taken_where_none_is_named_and_the_choice_is_told() {
 }
 
 #[test]
+fn a_column_of_numbers_is_not_dropped_for_one_bad_field() {
+    assert_eq!(
+        File::new("a,b\n1,10\n2,20\noops,30\n4,40\n5,50\n").refusal(),
+        "`data.csv` line 4, column `a`: `oops` is not a number"
+    );
+    assert!(
+        File::new("a,b\n1,10\n2,20\noops,30\n4,40\n5,50\n").columns(&["b"]).load().is_ok(),
+        "unless other columns are asked for"
+    );
+}
+
+#[test]
 fn several_targets_and_rows_ahead_are_in_time_order() {
     let mut file = File::new(TWO).columns(&["a"]).targets(&["a", "b"]);
     file.horizon = 2;
@@ -113,6 +125,10 @@ fn malformed_files_are_refused_with_line_column_and_value() {
     assert_eq!(refusal(b""), "`data.csv` holds no rows of data");
     assert_eq!(refusal(b"c,b\n1,2\n"), "`data.csv` has no column `a`; it has: c, b");
     assert!(refusal(b"a,a\n1,2\n").starts_with("`data.csv` has 2 columns named `a`"));
+    assert_eq!(
+        refusal(b"a,b\r\n1,x\r\n2,x\r\nz,x\r\n"),
+        "`data.csv` line 4, column `a`: `z` is not a number"
+    );
     let quoted_lines = b"a,b\n1,\"two\nlines\"\nx,y\n";
     assert!(refusal(quoted_lines).starts_with("`data.csv` line 4, column `a`: `x`"));
     assert_eq!(
