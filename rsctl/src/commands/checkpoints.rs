@@ -235,6 +235,11 @@ async fn prune(args: &PruneArgs) -> Outcome {
     let listing = root.list().map_err(failed)?;
     let keep = Keep { last: args.keep_last, best: args.keep_best };
     let plan = retention::plan(&listing.whole, keep);
+    if !plan.remove.is_empty() {
+        for kept in &plan.keep {
+            check_kept(&root, &kept.tag)?;
+        }
+    }
     let removed =
         if args.dry_run { plan.remove.clone() } else { root.prune(&plan, None).map_err(failed)? };
     let kept: Vec<&str> = plan.keep.iter().map(|kept| kept.tag.as_str()).collect();
@@ -248,6 +253,20 @@ async fn prune(args: &PruneArgs) -> Outcome {
     removed.iter().try_for_each(|tag| render::data(format_args!("{word} {tag}")))?;
     render::talk(format_args!("kept {}", kept.join(", ")));
     Ok(ExitCode::Done)
+}
+
+/// Sizes alone would let a damaged checkpoint outlive the good ones that it would replace.
+fn check_kept(root: &Root, tag: &str) -> Result<(), Failure> {
+    let folder = root.path().join(tag);
+    let report = checkpoint::verify(&folder).map_err(failed)?;
+    if report.is_sound() {
+        return Ok(());
+    }
+    let path = folder.display();
+    let error = anyhow!("nothing was removed: {path}, which would be kept, is damaged");
+    Err(Failure::new(ExitCode::Failed, error).hint(format!(
+        "`rsctl checkpoints verify {path}` says what is wrong; remove that folder, then prune again"
+    )))
 }
 
 /// One checkpoint on this machine.

@@ -75,6 +75,13 @@ fn a_corrupt_shard_is_named_and_the_older_checkpoint_is_used() {
     let said = format!("{}{}", verified.stdout, verified.stderr);
     assert!(said.contains(name), "the shard is named: {said}");
 
+    let root_text = root.to_str().unwrap();
+    rsctl
+        .call(&["checkpoints", "prune", root_text, "--keep-last", "1", "--keep-best", "0"])
+        .expect_code(1)
+        .expect_stderr(&["nothing was removed", "step-00000010", "damaged"]);
+    assert!(root.join("step-00000005/manifest.json").is_file());
+
     let job = TinyJob { max_steps: 12, checkpoint, ..TinyJob::default() };
     let resumed = run(&rsctl, &job, &[]);
     assert_eq!(losses(&resumed).first().map(|row| row.0), Some(6), "from step 5");
