@@ -1,3 +1,5 @@
+//! What can be wrong with data; each names the file or key, and what would be right.
+
 use tch::TchError;
 
 /// Data could not be read, made or gathered. The text names file, line, column and value.

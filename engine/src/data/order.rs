@@ -1,3 +1,5 @@
+//! The order of samples in an epoch: from seed and epoch alone, the same on every rank.
+
 use crate::rng::Stream;
 
 /// The order in which one epoch visits `len` samples: a permutation that (seed, epoch) alone

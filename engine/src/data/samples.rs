@@ -1,3 +1,5 @@
+//! Windows over a series that is kept once; batches are gathered, never materialised.
+
 use std::ops::Range;
 use std::sync::Arc;
 

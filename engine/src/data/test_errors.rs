@@ -1,3 +1,5 @@
+//! Errors on the test part in the data's own units, beside the naive last value.
+
 use tch::{Kind, Tensor};
 
 use super::{Error, Samples};

@@ -1,3 +1,5 @@
+//! What can be wrong with a model or its initial weights.
+
 use std::fmt;
 
 use tch::{Kind, TchError};

@@ -1,3 +1,5 @@
+//! The per-tag files of a DeepSpeed `csv_monitor` block.
+
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 

@@ -1,3 +1,5 @@
+//! TensorBoard event files: records, checksums and the few messages that scalars need.
+
 use std::fs::OpenOptions;
 use std::io::Write;
 use std::path::{Path, PathBuf};

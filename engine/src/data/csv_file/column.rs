@@ -1,3 +1,5 @@
+//! One column of a CSV file on its way to numbers: gaps, text, and what cannot be read.
+
 use super::shorten;
 
 /// What one field holds.

@@ -1,3 +1,5 @@
+//! Line ends of other systems become plain ones, so that errors name the right line.
+
 use std::io::{BufRead, Read, Result};
 
 /// Windows' line ends read as `\n`: the CSV reader counts a line at its `\n`, which it takes with
