@@ -3,7 +3,7 @@
 import csv
 import json
 
-from .common import TUNED_MALLOC, environment, json_lines, output, table, temporary_folder
+from .common import TUNED_MALLOC, environment, output, peer_line, table, temporary_folder
 
 STEPS = 200
 WARM_UP = 5
@@ -28,7 +28,7 @@ epochs = 1000
 max-steps = {steps}
 validate-every-epochs = 0
 [checkpoint]
-every-epochs = 0
+every-steps = 1000000
 """
 
 
@@ -60,7 +60,7 @@ def ours(context, stage, accumulation):
 def ddp(context, malloc):
     command = [context["venv"] / "bin" / "torchrun", "--nproc-per-node", "2",
                context["root"] / "bench/peers/lstm_ddp.py", "64", "32", "1"]
-    return json_lines(output(command, environment(**malloc)))[0]["samples_s"]
+    return peer_line(command, environment(**malloc))["samples_s"]
 
 
 def deepspeed(context, malloc):
@@ -68,7 +68,7 @@ def deepspeed(context, malloc):
     command = [context["venv"] / "bin" / "deepspeed", "--num_gpus", "2",
                context["root"] / "bench/peers/lstm_deepspeed.py",
                "--stage", "2", "--hid", "64", "--micro", "32", "--ga", "2", "--steps", "100"]
-    return json_lines(output(command, environment(PATH=path, **malloc)))[0]["samples_s"]
+    return peer_line(command, environment(PATH=path, **malloc))["samples_s"]
 
 
 def measure(context):

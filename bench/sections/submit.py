@@ -21,7 +21,7 @@ batch-size = 128
 max-steps = 20
 validate-every-epochs = 0
 [checkpoint]
-every-epochs = 0
+every-steps = 1000000
 """
 
 
