@@ -1,11 +1,18 @@
-"""Training throughput: 2-layer LSTM, H=64, T=50, micro-batch 32, 2 ranks x 1 thread, fp32."""
+"""Training throughput of the ZeRO stages: 2-layer LSTM, T=50, micro-batch 32, 2 ranks x 1 thread, fp32.
+
+Every stage of ours against the same stage of DeepSpeed and, at stage 0, PyTorch DDP; each peer as
+shipped and with the allocator settings that `worker` gives its trainers.
+"""
 
 import csv
 import json
 
 from .common import TUNED_MALLOC, environment, output, peer_line, table, temporary_folder
 
-STEPS = 200
+HIDDEN = [64, 256]
+STAGES = [0, 1, 2, 3]
+# Measured after the warm-up. A step at H=256 takes about eight times as long.
+STEPS = {64: 200, 256: 60}
 WARM_UP = 5
 
 JOB = """\
@@ -17,7 +24,7 @@ output-dir = "{out}"
 world-size = 2
 [model]
 kind = "lstm"
-hidden-size = 64
+hidden-size = {hidden}
 num-layers = 2
 dropout = 0.2
 head-dropout = 0.0
@@ -37,61 +44,80 @@ def config(stage, accumulation):
         "train_batch_size": 64 * accumulation,
         "train_micro_batch_size_per_gpu": 32,
         "gradient_accumulation_steps": accumulation,
-        "optimizer": {"type": "AdamW" if accumulation == 1 else "Adam",
-                      "params": {"lr": 5e-4, "weight_decay": 1e-5}},
+        "optimizer": {"type": "Adam", "params": {"lr": 5e-4, "weight_decay": 1e-5}},
         "scheduler": {"type": "WarmupLR", "params": {"warmup_min_lr": 0, "warmup_max_lr": 5e-4, "warmup_num_steps": 100}},
         "zero_optimization": {"stage": stage, "contiguous_gradients": True, "overlap_comm": True},
         "gradient_clipping": 1.0,
     }
 
 
-def ours(context, stage, accumulation):
+def ours(context, hidden, stage, accumulation=1):
     """Samples per second over the steps after the warm-up, from the run's own steps.csv."""
+    steps = STEPS[hidden]
     with temporary_folder() as folder:
         (folder / "ds.json").write_text(json.dumps(config(stage, accumulation)))
-        (folder / "job.toml").write_text(JOB.format(out=folder / "runs", steps=STEPS + WARM_UP))
+        job = JOB.format(out=folder / "runs", hidden=hidden, steps=steps + WARM_UP)
+        (folder / "job.toml").write_text(job)
         status = json.loads(output([context["bin"] / "rsctl", "run", "--json", folder / "job.toml"]))
         with open(f"{status['output_dir']}/metrics/steps.csv") as file:
             seconds = [float(row["step_seconds"]) for row in csv.DictReader(file)][WARM_UP:]
-        assert len(seconds) == STEPS, f"{len(seconds)} steps"
-        return 64 * accumulation * STEPS / sum(seconds)
+        assert len(seconds) == steps, f"{len(seconds)} steps"
+        return 64 * accumulation * steps / sum(seconds)
 
 
-def ddp(context, malloc):
+def ddp(context, hidden, malloc):
     command = [context["venv"] / "bin" / "torchrun", "--nproc-per-node", "2",
-               context["root"] / "bench/peers/lstm_ddp.py", "64", "32", "1"]
+               context["root"] / "bench/peers/lstm_ddp.py", str(hidden), "32", "1"]
     return peer_line(command, environment(**malloc))["samples_s"]
 
 
-def deepspeed(context, malloc):
+def deepspeed(context, hidden, stage, malloc, accumulation=1):
     path = f"{context['venv'] / 'bin'}:" + environment()["PATH"]
     command = [context["venv"] / "bin" / "deepspeed", "--num_gpus", "2",
                context["root"] / "bench/peers/lstm_deepspeed.py",
-               "--stage", "2", "--hid", "64", "--micro", "32", "--ga", "2", "--steps", "100"]
+               "--stage", str(stage), "--hid", str(hidden), "--micro", "32",
+               "--ga", str(accumulation), "--steps", str(STEPS[hidden] // 2)]
     return peer_line(command, environment(PATH=path, **malloc))["samples_s"]
 
 
-def measure(context):
-    runs = {
-        "ours, ZeRO 0": lambda: ours(context, 0, 1),
-        "PyTorch DDP": lambda: ddp(context, {}),
-        "PyTorch DDP, tuned malloc": lambda: ddp(context, TUNED_MALLOC),
-        "ours, ZeRO 2, accumulation 2": lambda: ours(context, 2, 2),
-        "DeepSpeed ZeRO 2, accumulation 2": lambda: deepspeed(context, {}),
-        "DeepSpeed ZeRO 2, accumulation 2, tuned malloc": lambda: deepspeed(context, TUNED_MALLOC),
-    }
-    context["say"]("bench: DeepSpeed compiles an op on its first run; that run is discarded")
-    deepspeed(context, {})
-    samples = {name: [] for name in runs}
-    for number in range(context["rounds"]):
-        for name, run in runs.items():
-            samples[name].append(run())
-            context["say"](f"bench: round {number + 1}: {name}: {samples[name][-1]:.0f} samples/s")
-    medians = {name: context["median"](values) for name, values in samples.items()}
+def plan(context):
+    """Rows in order: (what, ours, peer as shipped, peer with tuned malloc)."""
     rows = []
-    for name, median in medians.items():
-        base = "ours, ZeRO 2, accumulation 2" if "accumulation" in name else "ours, ZeRO 0"
-        ratio = "" if name.startswith("ours") else f"{medians[base] / median:.2f}x"
-        rows.append([name, f"{median:.0f}", ratio])
-    table(["LSTM H=64, 2 layers, T=50, micro 32, 2 ranks", "samples/s", "ours is"], rows)
+    for hidden in HIDDEN:
+        rows.append((f"H={hidden} ZeRO 0 / PyTorch DDP", lambda h=hidden: ours(context, h, 0),
+                     lambda malloc, h=hidden: ddp(context, h, malloc)))
+        for stage in STAGES:
+            # Stage 0 of ours is measured once, in the row above.
+            run = None if stage == 0 else lambda h=hidden, s=stage: ours(context, h, s)
+            rows.append((f"H={hidden} ZeRO {stage} / DeepSpeed", run,
+                         lambda malloc, h=hidden, s=stage: deepspeed(context, h, s, malloc)))
+    rows.append(("H=64 ZeRO 2, accumulation 2 / DeepSpeed", lambda: ours(context, 64, 2, 2),
+                 lambda malloc: deepspeed(context, 64, 2, malloc, 2)))
+    return rows
+
+
+def measure(context):
+    context["say"]("bench: DeepSpeed compiles an op on its first run; that run is discarded")
+    deepspeed(context, 64, 2, {})
+    rows = plan(context)
+    samples = {name: {"ours": [], "peer": [], "peer, tuned malloc": []} for name, _, _ in rows}
+    for number in range(context["rounds"]):
+        for name, run, peer in rows:
+            values = samples[name]
+            if run:
+                values["ours"].append(run())
+            values["peer"].append(peer({}))
+            values["peer, tuned malloc"].append(peer(TUNED_MALLOC))
+            last = ", ".join(f"{who} {found[-1]:.0f}" for who, found in values.items() if found)
+            context["say"](f"bench: round {number + 1}: {name}: {last} samples/s")
+    for hidden in HIDDEN:
+        samples[f"H={hidden} ZeRO 0 / DeepSpeed"]["ours"] = samples[f"H={hidden} ZeRO 0 / PyTorch DDP"]["ours"]
+    lines = []
+    for name, values in samples.items():
+        mine, peer, tuned = (context["median"](found) for found in values.values())
+        lines.append([name, f"{mine:.0f}", f"{peer:.0f}", f"{mine / peer:.2f}x", f"{tuned:.0f}", f"{mine / tuned:.2f}x"])
+    table(["LSTM, 2 layers, T=50, micro 32, 2 ranks; samples/s", "ours", "peer", "ratio", "peer, tuned malloc", "ratio"], lines)
+    for hidden in HIDDEN:
+        zero, three = (context["median"](samples[f"H={hidden} ZeRO {stage} / DeepSpeed"]["ours"]) for stage in (0, 3))
+        print(f"H={hidden}: our ZeRO 3 runs at {three / zero:.2f}x our ZeRO 0")
     return samples
