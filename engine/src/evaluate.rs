@@ -7,7 +7,7 @@ use tch::{Reduction, Tensor, no_grad_guard};
 
 use crate::data::{Samples, TestErrors};
 use crate::error::Error;
-use crate::model::{Model, Pass};
+use crate::model::{Model, Pass, Plain};
 use crate::zero::Zero;
 
 /// What an evaluation reads.
@@ -57,7 +57,7 @@ impl Evaluation<'_> {
             let indices: Vec<u32> = (run.start as u32..run.end as u32).collect();
             if !indices.is_empty() {
                 let (x_btf, y_bo) = samples.batch(&indices)?;
-                let predicted_bo = self.model.forward(&x_btf, Pass::Evaluate)?;
+                let predicted_bo = self.model.forward(&x_btf, Pass::Evaluate, &Plain)?;
                 loss += mean_squared_error(&predicted_bo, &y_bo)? * indices.len() as f64;
                 if detail == Detail::OwnUnits {
                     errors.add(samples, &indices, &predicted_bo)?;

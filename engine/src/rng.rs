@@ -67,10 +67,20 @@ impl Stream {
     }
 }
 
-/// The masks of dropout in one micro-step of one rank: a resumed run draws the masks that an
-/// uninterrupted one would have drawn.
-pub fn dropout(seed: u64, rank: u32, step: u64, micro_step: u64) -> Stream {
-    Stream::new("dropout", &[seed, u64::from(rank), step, micro_step])
+/// Where a run draws masks of dropout: a resumed one draws those that an uninterrupted one would
+/// have drawn.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DropoutKey {
+    pub seed: u64,
+    pub rank: u32,
+    pub step: u64,
+    pub micro_step: u64,
+}
+
+/// The masks of one unit of the model there.
+pub fn dropout(key: DropoutKey, unit: u64) -> Stream {
+    let DropoutKey { seed, rank, step, micro_step } = key;
+    Stream::new("dropout", &[seed, u64::from(rank), step, micro_step, unit])
 }
 
 fn hash(purpose: &str, keys: &[u64]) -> [u8; 32] {

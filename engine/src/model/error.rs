@@ -28,6 +28,14 @@ pub enum Error {
 }
 
 impl Error {
+    pub(super) fn setting<T>(
+        key: &'static str,
+        value: impl ToString,
+        expected: &'static str,
+    ) -> Result<T, Self> {
+        Err(Self::Setting { key, value: value.to_string(), expected })
+    }
+
     pub(super) fn torch(operation: &'static str, source: TchError) -> Self {
         Self::Torch { operation, source }
     }

@@ -43,7 +43,7 @@ fn output_loss_and_gradients_equal_torch() {
         let fixture = fixture::load(name);
         let batch = fixture.batch();
         let model = build(&fixture.spec.model, 2, 2, 0).unwrap();
-        let output = model.forward(&batch["x"], train()).unwrap();
+        let output = model.forward(&batch["x"], train(), &Plain).unwrap();
         assert!(difference(&output, &batch["output"]) < 1e-6, "{name}: output");
         let loss = output.mse_loss(&batch["y"], tch::Reduction::Mean);
         assert!(difference(&loss.reshape([1]), &batch["loss"]) < 1e-6, "{name}: loss");
@@ -136,7 +136,7 @@ const PINNED_FIRST_LAYER: &str = "08701d21c7d66d87";
 fn a_parameter_pointed_at_other_storage_moves_the_model() {
     let mut model = build(&spec(ModelKind::Lstm), 3, 2, 1).unwrap();
     let x = Tensor::ones([4, 5, 3], (Kind::Float, Device::Cpu));
-    let before = model.forward(&x, Pass::Evaluate).unwrap();
+    let before = model.forward(&x, Pass::Evaluate, &Plain).unwrap();
     let flat = Tensor::zeros([model.num_elements() as i64], (Kind::Float, Device::Cpu));
     let mut offset = 0;
     for parameter in model.parameters_mut() {
@@ -147,11 +147,11 @@ fn a_parameter_pointed_at_other_storage_moves_the_model() {
         offset += len;
     }
     assert!(model.parameters().iter().all(|p| p.tensor.is_leaf() && p.tensor.requires_grad()));
-    let moved = model.forward(&x, Pass::Evaluate).unwrap();
+    let moved = model.forward(&x, Pass::Evaluate, &Plain).unwrap();
     assert_eq!(values(&before), values(&moved), "the same weights, elsewhere");
     let _ = flat.shallow_clone().fill_(0.0);
     assert_eq!(
-        values(&model.forward(&x, Pass::Evaluate).unwrap()),
+        values(&model.forward(&x, Pass::Evaluate, &Plain).unwrap()),
         [0.0; 8],
         "the model reads the buffer"
     );
@@ -164,9 +164,8 @@ fn dropout_acts_only_in_training_and_only_where_asked() {
         let spec = Spec { dropout, head_dropout, ..spec(ModelKind::Gru) };
         let model = build(&spec, 3, 2, 1).unwrap();
         let draw = |step| {
-            let pass =
-                if training { Pass::Train(rng::dropout(1, 0, step, 0)) } else { Pass::Evaluate };
-            values(&model.forward(&x, pass).unwrap())
+            let pass = if training { Pass::Train(key(step)) } else { Pass::Evaluate };
+            values(&model.forward(&x, pass, &Plain).unwrap())
         };
         assert_eq!(draw(3), draw(3), "the stream determines the masks");
         draw(3) != draw(4)
@@ -181,7 +180,8 @@ fn dropout_acts_only_in_training_and_only_where_asked() {
 fn dropout_drops_its_share_keeps_the_mean_and_drops_the_same_gradients() {
     for rate in [0.01, 0.2, 0.9] {
         let x = Tensor::ones([50, 40, 64], (Kind::Float, Device::Cpu)).set_requires_grad(true);
-        let out = Dropout::new(train()).apply(x.shallow_clone(), rate).unwrap();
+        let pass = UnitPass::Train(UnitKey { dropout: key(0), unit: 0 });
+        let out = dropout::dropout(&x, rate, pass).unwrap();
         let dropped = out.eq(0.0).to_kind(Kind::Float).mean(Kind::Float).double_value(&[]);
         assert!((dropped - rate).abs() < 0.005, "{dropped} of {rate}");
         let kept = out.max().double_value(&[]);
@@ -192,7 +192,57 @@ fn dropout_drops_its_share_keeps_the_mean_and_drops_the_same_gradients() {
 }
 
 fn train() -> Pass {
-    Pass::Train(rng::dropout(1, 0, 0, 0))
+    Pass::Train(key(0))
+}
+
+fn key(step: u64) -> DropoutKey {
+    DropoutKey { seed: 1, rank: 0, step, micro_step: 0 }
+}
+
+/// Notes what it was asked to run, and runs each unit twice: what comes out is the second result.
+#[derive(Default)]
+struct Twice(std::cell::RefCell<Vec<(usize, usize, bool)>>);
+
+impl AroundUnit for Twice {
+    fn run(
+        &self,
+        index: usize,
+        unit: &Rc<dyn Unit>,
+        input: &Tensor,
+        pass: UnitPass,
+    ) -> Result<Tensor, crate::Error> {
+        self.0.borrow_mut().push((index, unit.parameters().len(), pass.is_training()));
+        let first = unit.forward(input, pass)?;
+        let UnitPass::Train(key) = pass else { return Ok(first) };
+        let again = unit.forward(input, UnitPass::Recompute(key))?;
+        assert_eq!(values(&first), values(&again), "unit {index}");
+        Ok(again)
+    }
+}
+
+#[test]
+fn every_unit_runs_in_order_through_the_hand_around_it_and_can_be_run_again() {
+    let x = Tensor::ones([8, 5, 3], (Kind::Float, Device::Cpu));
+    let spec = Spec { dropout: 0.4, head_dropout: 0.4, ..spec(ModelKind::Lstm) };
+    let model = build(&spec, 3, 2, 1).unwrap();
+    let plain = model.forward(&x, train(), &Plain).unwrap();
+    let twice = Twice::default();
+    assert_eq!(values(&plain), values(&model.forward(&x, train(), &twice).unwrap()));
+    assert_eq!(twice.0.take(), [(0, 4, true), (1, 4, true), (2, 2, true)]);
+    let _ = model.forward(&x, Pass::Evaluate, &twice).unwrap();
+    assert_eq!(twice.0.take(), [(0, 4, false), (1, 4, false), (2, 2, false)]);
+}
+
+/// A unit's masks depend on no other unit's: without dropout before it, the head draws the same.
+#[test]
+fn a_unit_draws_its_own_masks() {
+    let masks = |unit, rate| {
+        let x = Tensor::ones([4, 16], (Kind::Float, Device::Cpu));
+        let pass = UnitPass::Train(UnitKey { dropout: key(2), unit });
+        values(&dropout::dropout(&x, rate, pass).unwrap().ne(0.0).to_kind(Kind::Float))
+    };
+    assert_eq!(masks(1, 0.5), masks(1, 0.5));
+    assert_ne!(masks(1, 0.5), masks(2, 0.5));
 }
 
 #[test]
@@ -263,10 +313,12 @@ fn impossible_settings_and_inputs_are_named() {
     let model = build(&good(), 3, 2, 1).unwrap();
     let x = |dims: &[i64]| Tensor::zeros(dims, (Kind::Float, Device::Cpu));
     for wrong in [x(&[5, 3]), x(&[4, 5, 2]), x(&[0, 5, 3])] {
-        assert!(matches!(model.forward(&wrong, Pass::Evaluate), Err(Error::InputShape { .. })));
+        let refused = model.forward(&wrong, Pass::Evaluate, &Plain);
+        assert!(matches!(refused, Err(crate::Error::Model(Error::InputShape { .. }))));
     }
     let doubles = x(&[4, 5, 3]).to_kind(Kind::Double);
-    assert!(matches!(model.forward(&doubles, Pass::Evaluate), Err(Error::InputKind { .. })));
+    let refused = model.forward(&doubles, Pass::Evaluate, &Plain);
+    assert!(matches!(refused, Err(crate::Error::Model(Error::InputKind { .. }))));
 }
 
 /// The samples of the fixtures' file are those that the script made, so that the losses of its
@@ -279,7 +331,8 @@ fn the_first_losses_equal_torch() {
         let model = build(&fixture.spec.model, 2, dataset.output_features, 0).unwrap();
         let batch = fixture.spec.training.batch.batch_size.as_ref().unwrap().value as u32;
         let (x_btf, y_bo) = dataset.train.batch(&(0..batch).collect::<Vec<_>>()).unwrap();
-        let loss = model.forward(&x_btf, train()).unwrap().mse_loss(&y_bo, tch::Reduction::Mean);
+        let loss =
+            model.forward(&x_btf, train(), &Plain).unwrap().mse_loss(&y_bo, tch::Reduction::Mean);
         let expected = fixture.expected.losses[0];
         let relative = (loss.double_value(&[]) - expected).abs() / expected;
         assert!(relative < 1e-6, "{name}: {relative}");

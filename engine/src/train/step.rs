@@ -7,11 +7,11 @@ use tch::{Reduction, Tensor};
 
 use super::{GlobalBatch, Trainer};
 use crate::error::Error;
-use crate::model::Pass;
+use crate::model::{Pass, Plain};
 use crate::monitor::StepRecord;
 use crate::optimizer::{Update, clip_coefficient};
 use crate::report::now;
-use crate::rng;
+use crate::rng::DropoutKey;
 use crate::zero::MicroStep;
 
 /// What the ranks agree on once a step, by one small sum in rank order.
@@ -57,9 +57,9 @@ impl Trainer {
             if !run.is_empty() {
                 // Dropout depends on the place in the run alone, so a resumed one draws the same.
                 let (seed, step) = (self.spec.job.seed, self.state.step);
-                let pass = Pass::Train(rng::dropout(seed, self.rank, step, index));
+                let key = DropoutKey { seed, rank: self.rank, step, micro_step: index };
                 let weight = run.len() as f64 / batch.len() as f64;
-                loss += self.forward_backward(&order[run], weight, pass)?;
+                loss += self.forward_backward(&order[run], weight, Pass::Train(key))?;
             }
             self.zero
                 .end_micro_step()
@@ -72,7 +72,7 @@ impl Trainer {
     /// add up to that of the mean, however uneven their runs are.
     fn forward_backward(&self, indices: &[u32], weight: f64, pass: Pass) -> Result<f64, Error> {
         let (x_btf, y_bo) = self.data.train.batch(indices)?;
-        let predicted_bo = self.model.forward(&x_btf, pass)?;
+        let predicted_bo = self.model.forward(&x_btf, pass, &Plain)?;
         let loss = predicted_bo
             .f_mse_loss(&y_bo, Reduction::Mean)
             .and_then(|loss: Tensor| loss.f_mul_scalar(weight))

@@ -3,7 +3,7 @@ use common::spec::JobSpec;
 use tch::{Device, Kind, Reduction, Tensor};
 
 use super::{MicroStep, StateKind, Zero};
-use crate::model::{self, Model, Pass};
+use crate::model::{self, Model, Pass, Plain};
 use crate::optimizer::Update;
 use crate::tests::spec;
 
@@ -18,7 +18,7 @@ fn alone(spec: &JobSpec) -> (Model, Zero) {
 
 fn backward(model: &Model, x_btf: &Tensor) {
     let target_bo = Tensor::zeros([x_btf.size()[0], 1], (Kind::Float, Device::Cpu));
-    let predicted_bo = model.forward(x_btf, Pass::Evaluate).unwrap();
+    let predicted_bo = model.forward(x_btf, Pass::Evaluate, &Plain).unwrap();
     predicted_bo.mse_loss(&target_bo, Reduction::Mean).backward();
 }
 
