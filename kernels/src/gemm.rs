@@ -1,0 +1,216 @@
+//! One matrix product for all phases: `target += left * right`, sixteen columns at a time.
+//!
+//! Every operand is read where the recurrence left it, so nothing but the weights is ever packed:
+//! `right` and `target` come as panels of sixteen columns, `left` with any two strides. Each
+//! element of the target is one chain of multiply-adds in the order of the depth, whatever the
+//! tile that computes it.
+#![expect(unsafe_code, reason = "the inner loop indexes without bounds checks")]
+
+use crate::simd::{Kernel, LANES, Simd};
+
+/// `left * right`, summed over `segments` runs of `depth` each: a depth that is not evenly
+/// spaced in memory, such as the steps of a batch, is cut into segments that are.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Product<'a> {
+    pub(crate) left: Left<'a>,
+    pub(crate) right: Right<'a>,
+    pub(crate) segments: usize,
+    pub(crate) depth: usize,
+}
+
+/// Element (row, segment, k) lies at `row * self.row + segment * self.segment + k * self.step`.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Left<'a> {
+    pub(crate) values: &'a [f32],
+    pub(crate) row: usize,
+    pub(crate) segment: usize,
+    pub(crate) step: usize,
+}
+
+/// Row (panel, segment, k) lies at `panel * self.panel + segment * self.segment + k * 16`.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Right<'a> {
+    pub(crate) values: &'a [f32],
+    pub(crate) panel: usize,
+    pub(crate) segment: usize,
+}
+
+/// Row (panel, row) lies at `panel * self.panel + row * self.row`.
+#[derive(Debug)]
+pub(crate) struct Target<'a> {
+    pub(crate) values: &'a mut [f32],
+    pub(crate) panel: usize,
+    pub(crate) row: usize,
+    pub(crate) panels: usize,
+    pub(crate) rows: usize,
+}
+
+/// What the sums start from.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Start<'a> {
+    /// The target's values.
+    Target,
+    Zero,
+    /// One row per panel, the same for all rows of the target.
+    Bias(&'a [f32]),
+}
+
+/// `target = start + product + product + ...`.
+#[derive(Debug)]
+pub(crate) struct Multiply<'a> {
+    pub(crate) target: Target<'a>,
+    pub(crate) start: Start<'a>,
+    pub(crate) products: &'a [Product<'a>],
+}
+
+impl Multiply<'_> {
+    /// The bounds that `tile` relies on.
+    fn check(&self) {
+        let Target { panels, rows, .. } = self.target;
+        assert!(panels > 0 && rows > 0, "a target has rows");
+        let last = (panels - 1) * self.target.panel + (rows - 1) * self.target.row;
+        assert!(last + LANES <= self.target.values.len(), "the target holds its rows");
+        if let Start::Bias(bias) = self.start {
+            assert!(panels * LANES <= bias.len(), "every panel has a bias");
+        }
+        for Product { left, right, segments, depth } in self.products {
+            assert!(*segments > 0 && *depth > 0, "a product has a depth");
+            let last = (rows - 1) * left.row + (segments - 1) * left.segment;
+            assert!(last + (depth - 1) * left.step < left.values.len(), "left holds its rows");
+            let last = (panels - 1) * right.panel + (segments - 1) * right.segment;
+            assert!(last + depth * LANES <= right.values.len(), "right holds its panels");
+        }
+    }
+
+    /// Computes `M` rows from `row` on of `N` panels from `panel` on.
+    ///
+    /// # Safety
+    /// `check` has passed, and the rows and panels lie within the target.
+    #[inline(always)]
+    unsafe fn tile<S: Simd, const M: usize, const N: usize>(
+        &mut self,
+        simd: S,
+        row: usize,
+        panel: usize,
+    ) {
+        let corner = panel * self.target.panel + row * self.target.row;
+        let place = |m: usize, n: usize| corner + n * self.target.panel + m * self.target.row;
+        let mut sums = [[simd.splat(0.0); N]; M];
+        for (m, sums) in sums.iter_mut().enumerate() {
+            for (n, sum) in sums.iter_mut().enumerate() {
+                match self.start {
+                    Start::Zero => {}
+                    // SAFETY: the caller's promise; `check` has measured the target.
+                    Start::Target => *sum = unsafe { load(simd, self.target.values, place(m, n)) },
+                    // SAFETY: the caller's promise; `check` has measured the bias.
+                    Start::Bias(bias) => *sum = unsafe { load(simd, bias, (panel + n) * LANES) },
+                }
+            }
+        }
+        for product in self.products {
+            // SAFETY: the caller's promise.
+            unsafe { accumulate(simd, product, (row, panel), &mut sums) };
+        }
+        for (m, sums) in sums.iter().enumerate() {
+            for (n, sum) in sums.iter().enumerate() {
+                let at = place(m, n);
+                // SAFETY: the caller's promise; `check` has measured the target.
+                let to = unsafe { &mut *self.target.values.as_mut_ptr().add(at).cast() };
+                simd.store(to, *sum);
+            }
+        }
+    }
+
+    /// The rows of one panel in even blocks, so that no block is left with a row or two whose
+    /// few accumulators could not hide the latency of their multiply-adds.
+    ///
+    /// # Safety
+    /// As `tile`.
+    #[inline(always)]
+    unsafe fn panel<S: Simd>(&mut self, simd: S, panel: usize) {
+        let rows = self.target.rows;
+        let blocks = rows.div_ceil(S::ROWS);
+        let (each, longer) = (rows / blocks, rows % blocks);
+        let mut row = 0;
+        for block in 0..blocks {
+            let count = each + usize::from(block < longer);
+            // SAFETY: the blocks partition the rows.
+            unsafe {
+                match count {
+                    1 => self.tile::<S, 1, 1>(simd, row, panel),
+                    2 => self.tile::<S, 2, 1>(simd, row, panel),
+                    3 => self.tile::<S, 3, 1>(simd, row, panel),
+                    4 => self.tile::<S, 4, 1>(simd, row, panel),
+                    5 => self.tile::<S, 5, 1>(simd, row, panel),
+                    _ => self.tile::<S, 6, 1>(simd, row, panel),
+                }
+            }
+            row += count;
+        }
+    }
+}
+
+impl Kernel for Multiply<'_> {
+    #[inline(always)]
+    fn run<S: Simd>(mut self, simd: S) {
+        const { assert!(S::ROWS <= 6, "`panel` has tiles of up to six rows") };
+        self.check();
+        let panels = self.target.panels;
+        // SAFETY: `check` has passed; each call stays within the rows and panels it measured.
+        unsafe {
+            match self.target.rows {
+                // One or two rows: panels side by side are the independent chains.
+                1 if panels.is_multiple_of(4) => {
+                    (0..panels / 4).for_each(|four| self.tile::<S, 1, 4>(simd, 0, four * 4));
+                }
+                2 if panels.is_multiple_of(2) => {
+                    (0..panels / 2).for_each(|two| self.tile::<S, 2, 2>(simd, 0, two * 2));
+                }
+                _ => (0..panels).for_each(|panel| self.panel(simd, panel)),
+            }
+        }
+    }
+}
+
+/// # Safety
+/// `at + 16` is at most the length of `values`.
+#[inline(always)]
+unsafe fn load<S: Simd>(simd: S, values: &[f32], at: usize) -> S::Vector {
+    debug_assert!(at + LANES <= values.len(), "{at} of {}", values.len());
+    // SAFETY: the caller's promise.
+    simd.load(unsafe { &*values.as_ptr().add(at).cast() })
+}
+
+/// # Safety
+/// `Multiply::check` has passed, and the rows and panels of `sums` from (row, panel) on lie within
+/// the target.
+#[inline(always)]
+unsafe fn accumulate<S: Simd, const M: usize, const N: usize>(
+    simd: S,
+    product: &Product<'_>,
+    (row, panel): (usize, usize),
+    sums: &mut [[S::Vector; N]; M],
+) {
+    let Product { left, right, segments, depth } = product;
+    for segment in 0..*segments {
+        let mut left_at = row * left.row + segment * left.segment;
+        let mut right_at = panel * right.panel + segment * right.segment;
+        for _ in 0..*depth {
+            let mut columns = [simd.splat(0.0); N];
+            for (n, column) in columns.iter_mut().enumerate() {
+                // SAFETY: `check` has measured both operands for all rows, panels and depths.
+                *column = unsafe { load(simd, right.values, right_at + n * right.panel) };
+            }
+            for (m, sums) in sums.iter_mut().enumerate() {
+                // SAFETY: as above.
+                let factor = unsafe { *left.values.get_unchecked(left_at + m * left.row) };
+                let factor = simd.splat(factor);
+                for (sum, column) in sums.iter_mut().zip(columns) {
+                    *sum = simd.mul_add(factor, column, *sum);
+                }
+            }
+            left_at += left.step;
+            right_at += LANES;
+        }
+    }
+}
