@@ -11,6 +11,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::units;
 
+mod precision;
+
+pub use precision::{DynamicLossScale, LossScale, OnOverflow, Precision, PrecisionKind};
+
 /// A whole job, checked and complete.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
@@ -287,22 +291,6 @@ pub enum Schedule {
 pub enum WarmupShape {
     Log,
     Linear,
-}
-
-/// What was asked for and what the engine does.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields)]
-pub struct Precision {
-    pub asked: PrecisionKind,
-    pub effective: PrecisionKind,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum PrecisionKind {
-    Fp32,
-    Bf16,
-    Fp16,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -14,7 +14,24 @@
 
 namespace {
 
-using Callback = void (*)(void* context, uint64_t index, const float* values, uint64_t count);
+// What a gradient is made of; the codes of engine/src/native.rs.
+enum class Element : uint8_t { kFloat = 0, kBFloat16 = 1, kHalf = 2 };
+
+using Callback = void (*)(void* context, uint64_t index, Element element, const void* values,
+                          uint64_t count);
+
+Element element_of(const at::Tensor& tensor) {
+  switch (tensor.scalar_type()) {
+    case at::kFloat:
+      return Element::kFloat;
+    case at::kBFloat16:
+      return Element::kBFloat16;
+    case at::kHalf:
+      return Element::kHalf;
+    default:
+      TORCH_CHECK(false, "a gradient of ", tensor.scalar_type(), ", not of 32 or 16 bits");
+  }
+}
 
 // Called once a leaf's gradient of this backward is complete. The gradient is handed on and then
 // dropped: whoever wants to keep it copies it, and no second full set of gradients builds up.
@@ -25,7 +42,7 @@ struct GradientHook final : torch::autograd::PostAccumulateGradHook {
   void operator()(const at::Tensor& leaf) override {
     at::Tensor& gradient = leaf.mutable_grad();
     const at::Tensor dense = gradient.contiguous();
-    callback_(context_, index_, dense.const_data_ptr<float>(),
+    callback_(context_, index_, element_of(dense), dense.const_data_ptr(),
               static_cast<uint64_t>(dense.numel()));
     gradient.reset();
   }

@@ -189,10 +189,7 @@ fn training(file: &File) -> spec::Training {
         },
         schedule: schedule(&file.schedule),
         gradient_clipping: file.gradient_clipping,
-        precision: spec::Precision {
-            asked: spec::PrecisionKind::Fp32,
-            effective: spec::PrecisionKind::Fp32,
-        },
+        precision: spec::Precision::FP32,
         steps_per_print: None,
     }
 }

@@ -25,6 +25,7 @@ mod evaluate;
 #[cfg(test)]
 mod fixture;
 mod native;
+mod numbers;
 mod optimizer;
 mod output;
 mod report;

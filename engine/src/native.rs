@@ -10,6 +10,8 @@ use std::rc::Rc;
 
 use tch::Tensor;
 
+use crate::numbers::NumbersRef;
+
 /// What libtorch said.
 #[derive(Debug, thiserror::Error)]
 #[error("{operation}: {message}")]
@@ -20,11 +22,16 @@ pub struct Error {
 
 /// Receives the gradient of parameter `index`, as soon as backward has it complete.
 pub(crate) trait GradientSink {
-    fn gradient(&mut self, index: usize, values: &[f32]);
+    fn gradient(&mut self, index: usize, values: NumbersRef<'_>);
 }
 
 type Sink = Rc<RefCell<dyn GradientSink>>;
-type Callback = extern "C" fn(*mut c_void, u64, *const f32, u64);
+type Callback = extern "C" fn(*mut c_void, u64, u8, *const c_void, u64);
+
+/// The shim's codes of elements.
+const FLOAT: u8 = 0;
+const BFLOAT16: u8 = 1;
+const HALF: u8 = 2;
 
 unsafe extern "C" {
     fn rustspeed_hook_gradient(
@@ -46,7 +53,7 @@ pub(crate) struct GradientHooks {
 }
 
 impl GradientHooks {
-    /// From now on a backward through `leaves` (f32 leaves that require a gradient) hands each
+    /// From now on a backward through `leaves` (leaves that require a gradient) hands each
     /// gradient to `sink` with the leaf's index here, and leaves no gradient behind.
     pub(crate) fn install(leaves: Vec<Tensor>, sink: Sink) -> Result<Self, Error> {
         let mut hooks = Self { leaves, sink: Box::new(sink) };
@@ -87,16 +94,36 @@ impl std::fmt::Debug for GradientHooks {
     }
 }
 
-extern "C" fn on_gradient(context: *mut c_void, index: u64, values: *const f32, count: u64) {
-    // SAFETY: `context` is the sink that `install` boxed (see there); `values` are `count` floats
-    // of a tensor that the shim holds during this call. A panic in the sink aborts the process:
-    // `extern "C"` lets none unwind into C++.
+extern "C" fn on_gradient(
+    context: *mut c_void,
+    index: u64,
+    element: u8,
+    values: *const c_void,
+    count: u64,
+) {
+    // SAFETY: `context` is the sink that `install` boxed (see there); `values` are `count` elements
+    // of a tensor that the shim holds during this call, of the type that it says. A panic in the
+    // sink aborts the process: `extern "C"` lets none unwind into C++.
     let (sink, values) = unsafe {
-        let values =
-            if count == 0 { &[][..] } else { std::slice::from_raw_parts(values, count as usize) };
+        let values = match element {
+            FLOAT => NumbersRef::Fp32(slice_of(values.cast(), count)),
+            BFLOAT16 => NumbersRef::Bf16(slice_of(values.cast(), count)),
+            HALF => NumbersRef::Fp16(slice_of(values.cast(), count)),
+            other => unreachable!("the shim knows three types of elements, not {other}"),
+        };
         (&*context.cast::<Sink>(), values)
     };
     sink.borrow_mut().gradient(index as usize, values);
+}
+
+/// # Safety
+/// As [`std::slice::from_raw_parts`], but that the pointer may be null where there are none.
+unsafe fn slice_of<'a, T>(values: *const T, count: u64) -> &'a [T] {
+    if count == 0 {
+        return &[];
+    }
+    // SAFETY: forwarded from the caller.
+    unsafe { std::slice::from_raw_parts(values, count as usize) }
 }
 
 /// The kernels that libtorch uses on this machine: `AVX512`, `AVX2`, `DEFAULT`.

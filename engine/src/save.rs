@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use crate::error::Error;
 use crate::save::copy::StateCopy;
 use crate::train::State;
-use crate::zero::Zero;
+use crate::zero::{Snapshot, Zero};
 
 mod copy;
 mod resume;
@@ -96,7 +96,7 @@ impl Saver {
         &mut self,
         zero: &Zero,
         state: &State,
-        best: Option<&[Vec<f32>]>,
+        best: Option<&Snapshot>,
         urgency: Urgency,
     ) -> Result<(), Error> {
         let started = Instant::now();
@@ -109,7 +109,7 @@ impl Saver {
         &mut self,
         zero: &Zero,
         state: &State,
-        best: Option<&[Vec<f32>]>,
+        best: Option<&Snapshot>,
         urgency: Urgency,
     ) -> Result<(), Error> {
         let patience = self.collective_timeout.saturating_mul(PATIENCE);

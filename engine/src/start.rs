@@ -171,7 +171,7 @@ fn finish(prepared: &mut Prepared, end: End) -> Result<Outcome, Error> {
     let measured = Measured {
         world: trainer.world,
         stage: trainer.spec.zero.stage,
-        precision: precision_name(trainer),
+        precision: trainer.spec.training.precision.effective.word().to_owned(),
         trained_samples: trainer.pace.trained_samples,
         trained_seconds: trainer.pace.trained_seconds,
         duration_seconds: trainer.state.seconds_before + trainer.started.elapsed().as_secs_f64(),
@@ -197,14 +197,4 @@ fn gather_peaks(trainer: &Trainer) -> Result<Vec<u64>, Error> {
         .with_link(|link| link.sum_f64(&mut peaks))
         .map_err(Error::communication("gather peak memory", trainer.state.step))?;
     Ok(peaks.into_iter().map(|bytes| bytes as u64).collect())
-}
-
-/// The job file's word: `fp32`.
-fn precision_name(trainer: &Trainer) -> String {
-    match trainer.spec.training.precision.effective {
-        common::spec::PrecisionKind::Fp32 => "fp32",
-        common::spec::PrecisionKind::Bf16 => "bf16",
-        common::spec::PrecisionKind::Fp16 => "fp16",
-    }
-    .to_owned()
 }

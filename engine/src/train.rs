@@ -19,7 +19,7 @@ use crate::monitor::ValidationRecord;
 use crate::report::{Report, now};
 use crate::save::{Saver, Urgency};
 use crate::schedule::Schedule;
-use crate::zero::Zero;
+use crate::zero::{Snapshot, Zero};
 
 mod pace;
 mod plan;
@@ -43,7 +43,7 @@ pub(crate) struct Trainer {
     pub(crate) zero: Zero,
     pub(crate) state: State,
     /// The weights of the best validation, where they are needed and not the present ones.
-    pub(crate) best_weights: Option<Vec<Vec<f32>>>,
+    pub(crate) best_weights: Option<Snapshot>,
     pub(crate) report: Report,
     pub(crate) saver: Saver,
     pub(crate) stop: Arc<AtomicBool>,
@@ -202,7 +202,7 @@ impl Trainer {
         // The best weights travel along where they are not the present ones.
         let best = self
             .best_weights
-            .as_deref()
+            .as_ref()
             .filter(|_| state.best.is_some_and(|best| best.step != state.step));
         self.saver.save(&self.zero, &state, best, urgency)?;
         for note in self.saver.notes() {

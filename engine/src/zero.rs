@@ -17,23 +17,24 @@ use std::rc::Rc;
 
 use collectives::Communicator;
 use common::spec::JobSpec;
-use tch::Tensor;
 
 use crate::error::Error;
 use crate::model::Model;
 use crate::native::GradientHooks;
 use crate::optimizer::{Adam, Shard, Update, sum_of_squares};
-use crate::zero::flat::Flat;
 use crate::zero::layout::{Extent, Layout, Slice, bucket_size};
 use crate::zero::link::Link;
-use crate::zero::reducer::Reducer;
+use crate::zero::reducer::{GradientKinds, Reducer};
+use crate::zero::weights::Weights;
 
 mod flat;
 pub(crate) mod layout;
 mod link;
 mod reducer;
+mod weights;
 
 pub(crate) use reducer::MicroStep;
+pub(crate) use weights::Snapshot;
 
 /// The state of one rank: parameters, moments, and its way to the others.
 pub(crate) struct Zero {
@@ -46,10 +47,8 @@ pub(crate) struct Zero {
     reducer: Rc<RefCell<Reducer>>,
     names: Vec<String>,
     shapes: Vec<Vec<i64>>,
-    parameters: Vec<Flat>,
+    weights: Weights,
     moments: Vec<Moments>,
-    /// The updated shard of a bucket on its way to the others; at stage 0 unused.
-    updated: Vec<f32>,
 }
 
 /// Adam's moments of a bucket: whole at stage 0, this rank's shard else.
@@ -92,10 +91,20 @@ impl Zero {
         let size =
             bucket_size(spec.zero.reduce_bucket_size, spec.zero.overlap_comm, model.num_elements());
         let layout = Layout::plan(&extents, world, size);
-        let parameters = flatten(model, &layout)?;
-        let link = Link::new(communicator, spec.zero.overlap_comm)
+        let mut link = Link::new(communicator, spec.zero.overlap_comm)
             .map_err(Error::communication("start the communication thread", 0))?;
-        let reducer = Rc::new(RefCell::new(Reducer::new(stage, layout.clone(), rank, link)));
+        let precision = &spec.training.precision;
+        let updated = |bucket: usize| match (stage, &layout.buckets[bucket]) {
+            (0, bucket) => 0..bucket.len,
+            (_, bucket) => bucket.shard(world, rank),
+        };
+        let weights = Weights::flatten(model, &layout, precision.effective, updated, &mut link)?;
+        let kinds = GradientKinds {
+            accumulation: precision.grad_accumulation,
+            communication: precision.communication,
+        };
+        let reducer = Reducer::new(stage, kinds, layout.clone(), rank, link);
+        let reducer = Rc::new(RefCell::new(reducer));
         let leaves = model.parameters().iter().map(|p| p.tensor.shallow_clone()).collect();
         let hooks = GradientHooks::install(leaves, reducer.clone())?;
         let held = |len: usize| if stage == 0 { len } else { len / world };
@@ -107,7 +116,7 @@ impl Zero {
                 exp_avg_sq: vec![0.0; held(b.len)],
             })
             .collect();
-        let mut zero = Self {
+        Ok(Self {
             stage,
             rank,
             adam: Adam::new(&spec.training.optimizer),
@@ -115,23 +124,10 @@ impl Zero {
             reducer,
             names: model.parameters().iter().map(|p| p.name.clone()).collect(),
             shapes: model.parameters().iter().map(|p| p.tensor.size()).collect(),
-            parameters,
+            weights,
             moments,
-            updated: Vec::new(),
             layout,
-        };
-        zero.broadcast_parameters()?;
-        Ok(zero)
-    }
-
-    /// Every rank starts from the same bits, even where the files of initial weights differ.
-    fn broadcast_parameters(&mut self) -> Result<(), Error> {
-        let link = &mut self.reducer.borrow_mut().link;
-        for flat in &mut self.parameters {
-            link.broadcast(bytemuck::cast_slice_mut(flat.as_mut_slice()))
-                .map_err(Error::communication("broadcast initial weights", 0))?;
-        }
-        Ok(())
+        })
     }
 
     /// Before a backward: its gradients will be collected as a part of the step's.
@@ -152,7 +148,10 @@ impl Zero {
     /// This rank's part of the squared norm of the summed gradients.
     pub(crate) fn gradient_squares(&self) -> f64 {
         let reducer = self.reducer.borrow();
-        (0..self.layout.buckets.len()).map(|bucket| sum_of_squares(reducer.shard(bucket))).sum()
+        let mut scratch = Vec::new();
+        (0..self.layout.buckets.len())
+            .map(|bucket| sum_of_squares(reducer.shard(bucket).widened(&mut scratch)))
+            .sum()
     }
 
     /// The first parameter of which this rank's part of the summed gradient is not finite.
@@ -162,8 +161,8 @@ impl Zero {
             .slices(self.rank)
             .into_iter()
             .filter(|s| {
-                let values = &reducer.shard(s.bucket)[s.shard_offset..s.shard_offset + s.len];
-                values.iter().any(|value| !value.is_finite())
+                let range = s.shard_offset..s.shard_offset + s.len;
+                !reducer.shard(s.bucket).range(range).all_finite()
             })
             .map(|s| s.parameter)
             .min()
@@ -185,29 +184,16 @@ impl Zero {
     /// then all gather. Collective.
     pub(crate) fn update(&mut self, update: Update) -> Result<(), collectives::Error> {
         let mut reducer = self.reducer.borrow_mut();
-        for (index, bucket) in self.layout.buckets.iter().enumerate() {
-            let whole = self.parameters[index].as_mut_slice();
-            let Moments { exp_avg, exp_avg_sq } = &mut self.moments[index];
-            if self.stage == 0 {
-                let gradients = reducer.sums(index);
-                self.adam.apply(
-                    update,
-                    &mut Shard { parameters: whole, gradients, exp_avg, exp_avg_sq },
-                );
-                continue;
+        let mut scratch = Vec::new();
+        for (bucket, Moments { exp_avg, exp_avg_sq }) in self.moments.iter_mut().enumerate() {
+            let sums = if self.stage == 0 { reducer.sums(bucket) } else { reducer.shard(bucket) };
+            let gradients = sums.widened(&mut scratch);
+            self.weights.update(bucket, |parameters| {
+                self.adam.apply(update, &mut Shard { parameters, gradients, exp_avg, exp_avg_sq });
+            });
+            if self.stage > 0 {
+                reducer.link.all_gather(self.weights.bytes_mut(bucket))?;
             }
-            self.updated.clear();
-            self.updated.extend_from_slice(&whole[bucket.shard(self.layout.world, self.rank)]);
-            self.adam.apply(
-                update,
-                &mut Shard {
-                    parameters: &mut self.updated,
-                    gradients: reducer.shard(index),
-                    exp_avg,
-                    exp_avg_sq,
-                },
-            );
-            reducer.link.all_gather(&self.updated, whole)?;
         }
         Ok(())
     }
@@ -227,49 +213,55 @@ impl Zero {
         Layout { world: 1, buckets: self.layout.buckets.clone() }.slices(0)
     }
 
-    /// The elements of a slice of [`Zero::owned`].
+    /// The elements of a slice of [`Zero::owned`], parameters in fp32.
     pub(crate) fn read(&self, kind: StateKind, slice: &Slice) -> &[f32] {
         let shard = self.layout.buckets[slice.bucket].shard(self.layout.world, self.rank);
         let moments = &self.moments[slice.bucket];
-        let (values, base) = match kind {
-            StateKind::Parameter => (self.parameters[slice.bucket].as_slice(), shard.start),
-            StateKind::ExpAvg => (&*moments.exp_avg, self.held_base(shard.start)),
-            StateKind::ExpAvgSq => (&*moments.exp_avg_sq, self.held_base(shard.start)),
+        let values = match kind {
+            StateKind::Parameter => {
+                let start = shard.start + slice.shard_offset;
+                return self.weights.read(slice.bucket, start..start + slice.len);
+            }
+            StateKind::ExpAvg => &moments.exp_avg,
+            StateKind::ExpAvgSq => &moments.exp_avg_sq,
         };
+        let base = if self.stage == 0 { shard.start } else { 0 };
         &values[base + slice.shard_offset..][..slice.len]
     }
 
     /// The elements of a slice of [`Zero::owned`] in a snapshot.
-    pub(crate) fn read_from<'a>(&self, snapshot: &'a [Vec<f32>], slice: &Slice) -> &'a [f32] {
+    pub(crate) fn read_from<'a>(&self, snapshot: &'a Snapshot, slice: &Slice) -> &'a [f32] {
         let shard = self.layout.buckets[slice.bucket].shard(self.layout.world, self.rank);
-        &snapshot[slice.bucket][shard.start + slice.shard_offset..][..slice.len]
+        let start = shard.start + slice.shard_offset;
+        self.weights.read_from(snapshot, slice.bucket, start..start + slice.len)
     }
 
-    /// The elements of a slice of [`Zero::held`].
-    pub(crate) fn write(&mut self, kind: StateKind, slice: &Slice) -> &mut [f32] {
+    /// Sets the elements of a slice of [`Zero::held`].
+    pub(crate) fn write(&mut self, kind: StateKind, slice: &Slice, values: &[f32]) {
         let moments = &mut self.moments[slice.bucket];
-        let values = match kind {
-            StateKind::Parameter => self.parameters[slice.bucket].as_mut_slice(),
-            StateKind::ExpAvg => &mut *moments.exp_avg,
-            StateKind::ExpAvgSq => &mut *moments.exp_avg_sq,
+        let target = match kind {
+            StateKind::Parameter => {
+                return self.weights.write(slice.bucket, slice.shard_offset, values);
+            }
+            StateKind::ExpAvg => &mut moments.exp_avg,
+            StateKind::ExpAvgSq => &mut moments.exp_avg_sq,
         };
-        &mut values[slice.shard_offset..][..slice.len]
+        target[slice.shard_offset..][..slice.len].copy_from_slice(values);
     }
 
-    fn held_base(&self, shard_start: usize) -> usize {
-        if self.stage == 0 { shard_start } else { 0 }
+    /// Sets the elements of a slice of the parameters of [`Zero::held`] in a snapshot.
+    pub(crate) fn write_to(&self, snapshot: &mut Snapshot, slice: &Slice, values: &[f32]) {
+        self.weights.write_to(snapshot, slice.bucket, slice.shard_offset, values);
     }
 
     /// A copy of all parameters, to come back to.
-    pub(crate) fn snapshot(&self) -> Vec<Vec<f32>> {
-        self.parameters.iter().map(|flat| flat.as_slice().to_vec()).collect()
+    pub(crate) fn snapshot(&self) -> Snapshot {
+        self.weights.snapshot()
     }
 
     /// Exchanges the parameters with a snapshot's.
-    pub(crate) fn swap(&mut self, snapshot: &mut [Vec<f32>]) {
-        for (flat, values) in self.parameters.iter_mut().zip(snapshot) {
-            flat.as_mut_slice().swap_with_slice(values);
-        }
+    pub(crate) fn swap(&mut self, snapshot: &mut Snapshot) {
+        self.weights.swap(snapshot);
     }
 }
 
@@ -281,27 +273,6 @@ impl std::fmt::Debug for Zero {
             .field("buckets", &self.layout.buckets.len())
             .finish_non_exhaustive()
     }
-}
-
-/// Points every parameter at its place in a flat buffer that has its values.
-fn flatten(model: &mut Model, layout: &Layout) -> Result<Vec<Flat>, Error> {
-    let mut buffers = Vec::with_capacity(layout.buckets.len());
-    for bucket in &layout.buckets {
-        let flat = Flat::zeros(bucket.len).map_err(Error::torch("allocate a flat buffer"))?;
-        for piece in &bucket.pieces {
-            let leaf = &mut model.parameters_mut()[piece.parameter].tensor;
-            repoint(leaf, &flat, piece.offset)
-                .map_err(Error::torch("move a parameter into its flat buffer"))?;
-        }
-        buffers.push(flat);
-    }
-    Ok(buffers)
-}
-
-fn repoint(leaf: &mut Tensor, flat: &Flat, offset: usize) -> Result<(), tch::TchError> {
-    let mut view = flat.view(offset, &leaf.size())?;
-    view.f_copy_(&leaf.f_detach()?)?;
-    leaf.f_set_data(&view)
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! `[training]`: how long, how large the batches, when to validate and when to stop.
 
-use crate::section::{FloatRange, Found, IntegerRange, Section};
+use crate::section::{FloatRange, Found, IntegerRange, Section, toml_text};
 use crate::spec::{
     Batch, BatchMismatch, Data, DataSource, EarlyStopping, Precision, PrecisionKind, Sourced,
     Training, Validate, Zero,
@@ -207,7 +207,7 @@ fn precision(section: &Section<'_>, context: &Context<'_>) -> Precision {
     let asked = section.settle("precision", found, (PrecisionKind::Fp32, DEFAULT));
     let effective = PrecisionKind::Fp32;
     if asked != effective {
-        let asked = crate::section::toml_text(&asked).replace('"', "");
+        let asked = toml_text(&asked).replace('"', "");
         let origin = origin.unwrap_or_default();
         section.report().note(format!(
             "precision: {asked} is asked for ({origin}), trained in fp32: \
@@ -216,7 +216,21 @@ fn precision(section: &Section<'_>, context: &Context<'_>) -> Precision {
         let why = format!("{asked} is not supported yet");
         section.record("effective-precision", &"\"fp32\"", why);
     }
-    Precision { asked, effective }
+    let precision = Precision { asked, ..Precision::FP32 };
+    record_precision(section, &precision);
+    precision
+}
+
+/// What follows from the effective precision.
+fn record_precision(section: &Section<'_>, precision: &Precision) {
+    let follows = || "follows training.precision".to_owned();
+    let word = |kind: PrecisionKind| format!("{:?}", kind.word());
+    section.record("precision.grad-accumulation", &word(precision.grad_accumulation), follows());
+    section.record("precision.communication", &word(precision.communication), follows());
+    section.record("precision.prescale-gradients", &precision.prescale_gradients, follows());
+    let factor = toml_text(&precision.gradient_predivide_factor);
+    section.record("precision.gradient-predivide-factor", &factor, follows());
+    section.record("precision.on-overflow", &toml_text(&precision.on_overflow), follows());
 }
 
 /// ZeRO's settings come from the DeepSpeed configuration alone.

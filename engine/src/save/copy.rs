@@ -2,7 +2,7 @@
 
 use checkpoint::{DataType, SliceMeta, TensorKind};
 
-use crate::zero::{StateKind, Zero};
+use crate::zero::{Snapshot, StateKind, Zero};
 
 /// Slices with their values.
 #[derive(Debug)]
@@ -11,7 +11,7 @@ pub(crate) struct StateCopy(Vec<(SliceMeta, Vec<f32>)>);
 impl StateCopy {
     /// Every rank copies what it owns; all ranks together copy everything once. `best` are the
     /// weights of the best validation, where they are not the present ones.
-    pub(super) fn of(zero: &Zero, best: Option<&[Vec<f32>]>) -> Self {
+    pub(super) fn of(zero: &Zero, best: Option<&Snapshot>) -> Self {
         let mut slices = Vec::new();
         for slice in zero.owned() {
             let mut push = |kind: TensorKind, values: &[f32]| {

@@ -15,14 +15,14 @@ use crate::error::Error;
 use crate::save::copy::tensor_kind;
 use crate::save::{Root, wire};
 use crate::train::State;
-use crate::zero::{StateKind, Zero};
+use crate::zero::{Snapshot, StateKind, Zero};
 
 /// Where a run starts.
 #[derive(Debug)]
 pub(crate) struct Resumed {
     pub(crate) state: State,
     /// The weights of the best validation, where there was one and they are known.
-    pub(crate) best_weights: Option<Vec<Vec<f32>>>,
+    pub(crate) best_weights: Option<Snapshot>,
     /// The checkpoint lies under the root: its step need not be saved again.
     pub(crate) is_from_root: bool,
     pub(crate) notes: Vec<String>,
@@ -223,19 +223,20 @@ fn load(zero: &mut Zero, source: &mut Source<'_>) -> Result<(), Error> {
             source.fill((tensor_kind(kind), &name), len, &mut parts)?;
             let slices = held.iter().filter(|slice| slice.parameter == parameter);
             for (slice, (_, values)) in slices.zip(&values) {
-                zero.write(kind, slice).copy_from_slice(values);
+                zero.write(kind, slice, values);
             }
         }
     }
     Ok(())
 }
 
-fn load_best(zero: &Zero, source: &mut Source<'_>) -> Result<Vec<Vec<f32>>, Error> {
+fn load_best(zero: &Zero, source: &mut Source<'_>) -> Result<Snapshot, Error> {
     let mut best = zero.snapshot();
     for slice in zero.held(StateKind::Parameter) {
-        let values = &mut best[slice.bucket][slice.shard_offset..][..slice.len];
+        let mut values = vec![0.0; slice.len];
         let name = zero.name(slice.parameter);
-        source.fill((TensorKind::Best, name), slice.len, &mut [(slice.offset, values)])?;
+        source.fill((TensorKind::Best, name), slice.len, &mut [(slice.offset, &mut values)])?;
+        zero.write_to(&mut best, &slice, &values);
     }
     Ok(best)
 }

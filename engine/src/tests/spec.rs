@@ -93,7 +93,7 @@ fn training() -> Training {
         },
         schedule: Schedule::Constant,
         gradient_clipping: 1.0,
-        precision: Precision { asked: PrecisionKind::Fp32, effective: PrecisionKind::Fp32 },
+        precision: Precision::FP32,
         steps_per_print: None,
     }
 }

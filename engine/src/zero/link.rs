@@ -1,11 +1,14 @@
-//! The training communicator as the engine uses it: f32 and f64 slices, either inline on the
-//! training thread or on a communication thread beside it.
+//! The training communicator as the engine uses it, either inline on the training thread or on a
+//! communication thread beside it.
 //!
 //! Promise: operations reach the wire in the order in which they were asked for, on either path
 //! (A7). Refusal: decides no order itself.
 #![expect(unsafe_code, reason = "lends buffers to the communication thread")]
 
 use collectives::{AsyncCommunicator, Communicator, DataType, Error, Operation, Pending, ReduceOp};
+use common::spec::PrecisionKind;
+
+use crate::numbers::Numbers;
 
 #[derive(Debug)]
 pub(crate) enum Link {
@@ -22,9 +25,9 @@ pub(crate) struct Flight {
     pending: Option<Pending>,
     pub(crate) bucket: usize,
     /// All ranks' sum for an all-reduce, untouched for a reduce-scatter.
-    pub(crate) input: Vec<f32>,
+    pub(crate) input: Numbers,
     /// This rank's part of the sum; None for an all-reduce.
-    pub(crate) output: Option<Vec<f32>>,
+    pub(crate) output: Option<Numbers>,
 }
 
 impl Flight {
@@ -44,41 +47,39 @@ impl Link {
         }
     }
 
-    /// Starts the sum of a bucket: a reduce-scatter where there is an output, else an all-reduce.
+    /// Starts the sum of a bucket: a reduce-scatter where there is an output, which is of the same
+    /// precision, else an all-reduce.
     pub(crate) fn start_sum(
         &mut self,
         bucket: usize,
-        mut input: Vec<f32>,
-        mut output: Option<Vec<f32>>,
+        mut input: Numbers,
+        mut output: Option<Numbers>,
     ) -> Result<Flight, Error> {
-        let (kind, op) = (DataType::F32, ReduceOp::Sum);
+        let (kind, op) = (data_type(input.kind()), ReduceOp::Sum);
+        assert!(output.as_ref().is_none_or(|output| output.kind() == input.kind()));
+        let bytes = input.as_mut().bytes();
+        let part = output.as_mut().map(|output| output.as_mut().bytes());
         let pending = match self {
             Self::Inline(communicator) => {
-                let bytes: &mut [u8] = bytemuck::cast_slice_mut(&mut input);
-                match &mut output {
-                    Some(output) => communicator.reduce_scatter(
-                        bytes,
-                        bytemuck::cast_slice_mut(output),
-                        kind,
-                        op,
-                    )?,
+                match part {
+                    Some(part) => communicator.reduce_scatter(bytes, part, kind, op)?,
                     None => communicator.all_reduce(bytes, kind, op)?,
                 }
                 None
             }
             Self::Overlapped(communicator) => {
-                let operation = match &mut output {
-                    Some(output) => Operation::ReduceScatter {
-                        input: input.as_ptr().cast(),
-                        input_len: size_of_val(&*input),
-                        output: output.as_mut_ptr().cast(),
-                        output_len: size_of_val(&**output),
+                let operation = match part {
+                    Some(part) => Operation::ReduceScatter {
+                        input: bytes.as_ptr(),
+                        input_len: bytes.len(),
+                        output: part.as_mut_ptr(),
+                        output_len: part.len(),
                         data_type: kind,
                         op,
                     },
                     None => Operation::AllReduce {
-                        data: input.as_mut_ptr().cast(),
-                        len: size_of_val(&*input),
+                        data: bytes.as_mut_ptr(),
+                        len: bytes.len(),
                         data_type: kind,
                         op,
                     },
@@ -116,19 +117,14 @@ impl Link {
         }
     }
 
-    /// Fills `output` with every rank's `input`, in rank order.
-    pub(crate) fn all_gather(&mut self, input: &[f32], output: &mut [f32]) -> Result<(), Error> {
+    /// Fills `data`, a part for each rank, with what every rank has in its own part.
+    pub(crate) fn all_gather(&mut self, data: &mut [u8]) -> Result<(), Error> {
         match self {
-            Self::Inline(communicator) => communicator
-                .all_gather(bytemuck::cast_slice(input), bytemuck::cast_slice_mut(output)),
+            Self::Inline(communicator) => communicator.all_gather_in_place(data),
             Self::Overlapped(communicator) => {
-                let operation = Operation::AllGather {
-                    input: input.as_ptr().cast(),
-                    input_len: size_of_val(input),
-                    output: output.as_mut_ptr().cast(),
-                    output_len: size_of_val(output),
-                };
-                // SAFETY: both slices are borrowed until `wait` returns, on the next line.
+                let operation =
+                    Operation::AllGatherInPlace { data: data.as_mut_ptr(), len: data.len() };
+                // SAFETY: `data` is borrowed until `wait` returns, on the next line.
                 unsafe { communicator.start(operation) }?.wait()
             }
         }
@@ -145,5 +141,14 @@ impl Link {
                 unsafe { communicator.start(operation) }?.wait()
             }
         }
+    }
+}
+
+/// The wire's name of a precision.
+fn data_type(kind: PrecisionKind) -> DataType {
+    match kind {
+        PrecisionKind::Fp32 => DataType::F32,
+        PrecisionKind::Bf16 => DataType::Bf16,
+        PrecisionKind::Fp16 => DataType::F16,
     }
 }

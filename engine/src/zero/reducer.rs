@@ -5,6 +5,9 @@
 //! reduce-scatter that leaves this rank its shard. Stage 2 sums every micro-step and keeps only
 //! shards; its whole gradients live in at most a few buffers that are in flight.
 //!
+//! Backward hands gradients over in the model's precision; they add up over micro-steps in the
+//! precision that the job accumulates in, and travel in the one that it communicates in.
+//!
 //! Promise: buckets are summed in one fixed order, last bucket first, which is about the order in
 //! which backward completes them; one that completes early waits for its turn, one that a rank
 //! has no gradient for is sent as zeros. So every rank issues the same operations (A7).
@@ -13,12 +16,14 @@
 use std::collections::VecDeque;
 
 use collectives::Error;
+use common::spec::PrecisionKind;
 
 use crate::native::GradientSink;
+use crate::numbers::{Numbers, NumbersRef};
 use crate::zero::layout::{Layout, Piece};
 use crate::zero::link::{Flight, Link};
 
-/// At stage 2, buffers of whole gradients that may be summed while backward fills the next one.
+/// Buffers beside the gradients that are kept, which may be summed while backward fills the next.
 const MAX_FLIGHTS: usize = 2;
 
 #[derive(Debug)]
@@ -27,15 +32,16 @@ pub(crate) struct Reducer {
     flights: VecDeque<Flight>,
     pub(crate) link: Link,
     stage: u8,
+    kinds: GradientKinds,
     layout: Layout,
     rank: usize,
     places: Vec<(usize, Piece)>,
     /// Whole gradients by bucket. At stage 2 only those that backward is filling.
-    whole: Vec<Option<Vec<f32>>>,
-    /// At stage 2, buffers between two uses.
-    pool: Vec<Vec<f32>>,
+    whole: Vec<Option<Numbers>>,
+    /// Buffers for the wire between two uses.
+    pool: Vec<Numbers>,
     /// This rank's part of the sums by bucket; at stage 0 empty, the sums are in `whole`.
-    shards: Vec<Vec<f32>>,
+    shards: Vec<Numbers>,
     micro_step: MicroStep,
     arrived: Vec<bool>,
     /// Gradients that are still missing, by bucket.
@@ -43,6 +49,15 @@ pub(crate) struct Reducer {
     /// Buckets below it are still to be sent in this micro-step.
     unsent: usize,
     failure: Option<Error>,
+}
+
+/// The precisions that gradients go through.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct GradientKinds {
+    /// Sums over micro-steps are kept in it.
+    pub(crate) accumulation: PrecisionKind,
+    /// Sums over ranks are made of it.
+    pub(crate) communication: PrecisionKind,
 }
 
 /// Where a micro-step stands in its step.
@@ -53,17 +68,25 @@ pub(crate) struct MicroStep {
 }
 
 impl Reducer {
-    pub(crate) fn new(stage: u8, layout: Layout, rank: usize, link: Link) -> Self {
+    pub(crate) fn new(
+        stage: u8,
+        kinds: GradientKinds,
+        layout: Layout,
+        rank: usize,
+        link: Link,
+    ) -> Self {
         let buckets = &layout.buckets;
+        let zeros = |len| Numbers::zeros(kinds.accumulation, len);
         let keeps_whole = stage < 2;
-        let whole = buckets.iter().map(|b| keeps_whole.then(|| vec![0.0; b.len])).collect();
+        let whole = buckets.iter().map(|b| keeps_whole.then(|| zeros(b.len))).collect();
         let shard_len = |len: usize| if stage == 0 { 0 } else { len / layout.world };
-        let shards = buckets.iter().map(|b| vec![0.0; shard_len(b.len)]).collect();
+        let shards = buckets.iter().map(|b| zeros(shard_len(b.len))).collect();
         let places = layout.places();
         Self {
             flights: VecDeque::new(),
             link,
             stage,
+            kinds,
             rank,
             whole,
             pool: Vec::new(),
@@ -102,21 +125,22 @@ impl Reducer {
     }
 
     /// This rank's part of the summed gradients of a bucket.
-    pub(crate) fn shard(&self, bucket: usize) -> &[f32] {
+    pub(crate) fn shard(&self, bucket: usize) -> NumbersRef<'_> {
         if self.stage == 0 {
-            &self.sums(bucket)[self.layout.buckets[bucket].shard(self.layout.world, self.rank)]
+            let shard = self.layout.buckets[bucket].shard(self.layout.world, self.rank);
+            self.sums(bucket).range(shard)
         } else {
-            &self.shards[bucket]
+            self.shards[bucket].as_ref()
         }
     }
 
     /// The whole summed gradients of a bucket, at stage 0.
-    pub(crate) fn sums(&self, bucket: usize) -> &[f32] {
+    pub(crate) fn sums(&self, bucket: usize) -> NumbersRef<'_> {
         assert_eq!(self.stage, 0, "only stage 0 keeps whole sums");
-        self.whole[bucket].as_deref().expect("between micro-steps no bucket is in flight")
+        self.whole[bucket].as_ref().expect("between micro-steps no bucket is in flight").as_ref()
     }
 
-    fn accept(&mut self, parameter: usize, values: Option<&[f32]>) {
+    fn accept(&mut self, parameter: usize, values: Option<NumbersRef<'_>>) {
         assert!(!self.arrived[parameter], "a gradient arrives once in a micro-step");
         self.arrived[parameter] = true;
         // After a failure the rest of backward computes in vain; nothing more is sent.
@@ -127,32 +151,38 @@ impl Reducer {
         let overwrites = self.stage == 2 || self.micro_step.is_first;
         self.prepare(bucket);
         let Some(whole) = &mut self.whole[bucket] else { return };
-        let target = &mut whole[piece.offset..piece.offset + piece.len];
+        let target = whole.as_mut().range(piece.offset..piece.offset + piece.len);
         match (values, overwrites) {
-            (Some(values), true) => target.copy_from_slice(values),
-            (Some(values), false) => {
-                target.iter_mut().zip(values).for_each(|(sum, value)| *sum += value);
-            }
-            (None, true) => target.fill(0.0),
+            (Some(values), true) => target.copy_from(values),
+            (Some(values), false) => target.add(values),
+            (None, true) => target.fill_zero(),
             (None, false) => {}
         }
         self.missing[bucket] -= 1;
         self.send_complete();
     }
 
-    /// At stage 2, finds a buffer for a bucket's whole gradients.
+    /// At stage 2, finds a buffer for a bucket's whole gradients. They are not kept, so they are
+    /// collected as they will travel.
     fn prepare(&mut self, bucket: usize) {
-        if self.whole[bucket].is_some() {
-            return;
+        if self.whole[bucket].is_none() {
+            self.whole[bucket] = Some(self.wire_buffer(bucket));
         }
+    }
+
+    /// Zeros: the gaps between parameters must be, and another bucket's gaps lie elsewhere.
+    fn wire_buffer(&mut self, bucket: usize) -> Numbers {
         if self.flights.len() >= MAX_FLIGHTS {
             self.land_oldest();
         }
-        let mut buffer = self.pool.pop().unwrap_or_default();
-        // The gaps between parameters must be zeros, and another bucket's gaps lie elsewhere.
-        buffer.clear();
-        buffer.resize(self.layout.buckets[bucket].len, 0.0);
-        self.whole[bucket] = Some(buffer);
+        let len = self.layout.buckets[bucket].len;
+        match self.pool.pop() {
+            Some(mut buffer) => {
+                buffer.reset(len);
+                buffer
+            }
+            None => Numbers::zeros(self.kinds.communication, len),
+        }
     }
 
     /// Sends the buckets whose turn it is and which are complete.
@@ -163,18 +193,41 @@ impl Reducer {
         while self.failure.is_none() && self.unsent > 0 && self.missing[self.unsent - 1] == 0 {
             self.unsent -= 1;
             let bucket = self.unsent;
-            let whole = self.whole[bucket].take().expect("a complete bucket has its buffer");
-            let output = match self.stage {
-                0 => None,
-                // The shard of the micro-steps before is kept until this one's is added to it.
-                2 if !self.micro_step.is_first => Some(vec![0.0; self.shards[bucket].len()]),
-                _ => Some(std::mem::take(&mut self.shards[bucket])),
-            };
-            match self.link.start_sum(bucket, whole, output) {
+            let input = self.departing(bucket);
+            let output = self.landing_place(bucket);
+            match self.link.start_sum(bucket, input, output) {
                 Ok(flight) => self.flights.push_back(flight),
                 Err(error) => self.failure = Some(error),
             }
         }
+    }
+
+    /// What travels of a complete bucket: itself, or where it is kept in another precision than
+    /// the wire's a copy.
+    fn departing(&mut self, bucket: usize) -> Numbers {
+        let whole = self.whole[bucket].take().expect("a complete bucket has its buffer");
+        if whole.kind() == self.kinds.communication {
+            return whole;
+        }
+        let mut copy = self.wire_buffer(bucket);
+        copy.as_mut().copy_from(whole.as_ref());
+        self.whole[bucket] = Some(whole);
+        copy
+    }
+
+    /// Where this rank's part of a sum lands; at stage 0 the whole sum lands where it departed.
+    fn landing_place(&mut self, bucket: usize) -> Option<Numbers> {
+        if self.stage == 0 {
+            return None;
+        }
+        let shard = &mut self.shards[bucket];
+        // The shard of the micro-steps before is kept until this one's is added to it.
+        let adds = self.stage == 2 && !self.micro_step.is_first;
+        let fresh = |len| Numbers::zeros(self.kinds.communication, len);
+        if adds || shard.kind() != self.kinds.communication {
+            return Some(fresh(shard.len()));
+        }
+        Some(std::mem::replace(shard, fresh(0)))
     }
 
     fn land_oldest(&mut self) {
@@ -182,29 +235,29 @@ impl Reducer {
         if let Err(error) = flight.land() {
             self.failure.get_or_insert(error);
         }
-        let bucket = flight.bucket;
-        match (self.stage, flight.output) {
-            (2, Some(output)) => {
-                self.pool.push(flight.input);
-                if self.micro_step.is_first {
-                    self.shards[bucket] = output;
-                } else {
-                    let sums = self.shards[bucket].iter_mut().zip(output);
-                    sums.for_each(|(sum, value)| *sum += value);
-                }
+        let Flight { bucket, input, output, .. } = flight;
+        match (&mut self.whole[bucket], &output) {
+            (home @ None, _) if self.stage < 2 => *home = Some(input),
+            (Some(kept), None) => {
+                kept.as_mut().copy_from(input.as_ref());
+                self.pool.push(input);
             }
-            (_, output) => {
-                self.whole[bucket] = Some(flight.input);
-                if let Some(output) = output {
-                    self.shards[bucket] = output;
-                }
-            }
+            _ => self.pool.push(input),
+        }
+        let Some(output) = output else { return };
+        let shard = &mut self.shards[bucket];
+        if self.stage == 2 && !self.micro_step.is_first {
+            shard.as_mut().add(output.as_ref());
+        } else if shard.kind() == output.kind() {
+            *shard = output;
+        } else {
+            shard.as_mut().copy_from(output.as_ref());
         }
     }
 }
 
 impl GradientSink for Reducer {
-    fn gradient(&mut self, index: usize, values: &[f32]) {
+    fn gradient(&mut self, index: usize, values: NumbersRef<'_>) {
         self.accept(index, Some(values));
     }
 }

@@ -32,8 +32,10 @@ fn gradients(zero: &Zero) -> Vec<Vec<f32>> {
     let reducer = zero.reducer.borrow();
     let mut found = vec![Vec::new(); zero.num_parameters()];
     for slice in zero.owned() {
-        let values = &reducer.shard(slice.bucket)[slice.shard_offset..][..slice.len];
-        found[slice.parameter] = values.to_vec();
+        let range = slice.shard_offset..slice.shard_offset + slice.len;
+        let mut values = Vec::new();
+        found[slice.parameter] =
+            reducer.shard(slice.bucket).range(range).widened(&mut values).to_vec();
     }
     found
 }

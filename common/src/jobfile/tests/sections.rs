@@ -4,6 +4,7 @@ use super::*;
 use crate::spec::{DataSource, Resume, Schedule, Validate};
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "one listing of every value")]
 fn sine_has_the_defaults_of_the_basic_lstm_example() {
     job("data.kind = \"sine\"\n").explain(
         "",
@@ -53,6 +54,11 @@ fn sine_has_the_defaults_of_the_basic_lstm_example() {
             training.bias-correction = true  # DeepSpeed default
             training.gradient-clipping = 1  # default
             training.precision = "fp32"  # default
+            training.precision.grad-accumulation = "fp32"  # follows training.precision
+            training.precision.communication = "fp32"  # follows training.precision
+            training.precision.prescale-gradients = true  # follows training.precision
+            training.precision.gradient-predivide-factor = 1  # follows training.precision
+            training.precision.on-overflow = "fail"  # follows training.precision
             training.steps-per-print = -  # default: none
             zero.stage = 0  # default
             zero.overlap-comm = true  # default (DeepSpeed: false below stage 3; the result is the same)

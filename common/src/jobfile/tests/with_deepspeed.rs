@@ -21,28 +21,33 @@ fn a_file_fills_the_job() {
     .explain(
         "training",
         &expect![[r#"
-        training.epochs = 50  # default of sine
-        training.max-steps = -  # default: training.epochs decides
-        training.max-eval-steps = -  # default: all of them
-        training.validate-every-epochs = 1  # default
-        training.early-stopping.patience = 10  # default of sine
-        training.early-stopping.min-delta = 0  # as early-stopping
-        training.batch-size = 64  # ds.json:2 train_batch_size
-        training.micro-batch-size = -  # inferred from the others and the world
-        training.gradient-accumulation = -  # inferred from the others and the world
-        training.batch-mismatch = "adapt"  # default
-        training.optimizer = "adam"  # ds.json:4 optimizer.type
-        training.learning-rate = 0.0003  # ds.json:4 optimizer.params.lr
-        training.schedule.kind = "constant"  # default
-        training.betas = [0.8, 0.99]  # ds.json:4 optimizer.params.betas
-        training.eps = 1e-8  # DeepSpeed default
-        training.weight-decay = 0  # default
-        training.decoupled-decay = false  # ds.json:4 optimizer.params.adam_w_mode
-        training.bias-correction = true  # DeepSpeed default
-        training.gradient-clipping = 1  # DeepSpeed default since 0.19.3 (before: 0)
-        training.precision = "fp32"  # default
-        training.steps-per-print = 10  # ds.json:7 steps_per_print
-    "#]],
+            training.epochs = 50  # default of sine
+            training.max-steps = -  # default: training.epochs decides
+            training.max-eval-steps = -  # default: all of them
+            training.validate-every-epochs = 1  # default
+            training.early-stopping.patience = 10  # default of sine
+            training.early-stopping.min-delta = 0  # as early-stopping
+            training.batch-size = 64  # ds.json:2 train_batch_size
+            training.micro-batch-size = -  # inferred from the others and the world
+            training.gradient-accumulation = -  # inferred from the others and the world
+            training.batch-mismatch = "adapt"  # default
+            training.optimizer = "adam"  # ds.json:4 optimizer.type
+            training.learning-rate = 0.0003  # ds.json:4 optimizer.params.lr
+            training.schedule.kind = "constant"  # default
+            training.betas = [0.8, 0.99]  # ds.json:4 optimizer.params.betas
+            training.eps = 1e-8  # DeepSpeed default
+            training.weight-decay = 0  # default
+            training.decoupled-decay = false  # ds.json:4 optimizer.params.adam_w_mode
+            training.bias-correction = true  # DeepSpeed default
+            training.gradient-clipping = 1  # DeepSpeed default since 0.19.3 (before: 0)
+            training.precision = "fp32"  # default
+            training.precision.grad-accumulation = "fp32"  # follows training.precision
+            training.precision.communication = "fp32"  # follows training.precision
+            training.precision.prescale-gradients = true  # follows training.precision
+            training.precision.gradient-predivide-factor = 1  # follows training.precision
+            training.precision.on-overflow = "fail"  # follows training.precision
+            training.steps-per-print = 10  # ds.json:7 steps_per_print
+        "#]],
     );
 }
 
@@ -153,6 +158,11 @@ fn the_command_line_wins_over_a_deepspeed_file() {
         training.bias-correction = true  # DeepSpeed default
         training.gradient-clipping = 0.5  # --set deepspeed.gradient_clipping=0.5
         training.precision = "fp32"  # default
+        training.precision.grad-accumulation = "fp32"  # follows training.precision
+        training.precision.communication = "fp32"  # follows training.precision
+        training.precision.prescale-gradients = true  # follows training.precision
+        training.precision.gradient-predivide-factor = 1  # follows training.precision
+        training.precision.on-overflow = "fail"  # follows training.precision
         training.steps-per-print = -  # default: none
     "#]]);
     job.explain(

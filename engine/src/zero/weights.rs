@@ -1,0 +1,188 @@
+//! The model's parameters as this rank holds them: flat buffers in the model's precision, which
+//! the model's leaves are views of, and beside them, where that precision has 16 bits, fp32
+//! masters of the part that this rank updates.
+//!
+//! Promise: updates accumulate in fp32 whatever the model computes in; what the model sees is the
+//! master, rounded once. Refusal: neither gradients nor optimizer states.
+
+use std::ops::Range;
+
+use common::spec::PrecisionKind;
+use tch::Tensor;
+
+use crate::error::Error;
+use crate::model::Model;
+use crate::numbers::{Numbers, NumbersMut, NumbersRef};
+use crate::zero::flat::Flat;
+use crate::zero::layout::Layout;
+use crate::zero::link::Link;
+
+/// All buckets of one rank.
+#[derive(Debug)]
+pub(crate) struct Weights {
+    buckets: Vec<Bucket>,
+}
+
+#[derive(Debug)]
+struct Bucket {
+    flat: Flat,
+    /// The elements that this rank updates: all at stage 0, else its shard.
+    held: Range<usize>,
+    /// Of those; None where the flat buffer itself is fp32.
+    master: Option<Vec<f32>>,
+}
+
+/// A copy of all parameters, to come back to.
+#[derive(Debug)]
+pub(crate) struct Snapshot(Vec<(Numbers, Option<Vec<f32>>)>);
+
+impl Weights {
+    /// Moves the model's parameters into flat buffers of `kind`, with rank 0's values, so that
+    /// every rank starts from the same bits even where the files of initial weights differ. `held`
+    /// tells what this rank updates of a bucket. Collective.
+    pub(crate) fn flatten(
+        model: &mut Model,
+        layout: &Layout,
+        kind: PrecisionKind,
+        held: impl Fn(usize) -> Range<usize>,
+        link: &mut Link,
+    ) -> Result<Self, Error> {
+        let mut buckets = Vec::with_capacity(layout.buckets.len());
+        for (index, bucket) in layout.buckets.iter().enumerate() {
+            let allocate = |kind| {
+                Flat::zeros(kind, bucket.len).map_err(Error::torch("allocate a flat buffer"))
+            };
+            let mut initial = allocate(PrecisionKind::Fp32)?;
+            for piece in &bucket.pieces {
+                let leaf = &model.parameters()[piece.parameter].tensor;
+                copy_leaf(leaf, &initial, piece.offset)
+                    .map_err(Error::torch("copy a parameter into its flat buffer"))?;
+            }
+            link.broadcast(initial.as_mut().bytes())
+                .map_err(Error::communication("broadcast initial weights", 0))?;
+            let held = held(index);
+            let bucket_weights = if kind == PrecisionKind::Fp32 {
+                Bucket { flat: initial, held, master: None }
+            } else {
+                let mut flat = allocate(kind)?;
+                flat.as_mut().copy_from(initial.as_ref());
+                let mut master = vec![0.0; held.len()];
+                let values = initial.as_ref().range(held.clone());
+                NumbersMut::Fp32(&mut master).copy_from(values);
+                Bucket { flat, held, master: Some(master) }
+            };
+            for piece in &bucket.pieces {
+                let leaf = &mut model.parameters_mut()[piece.parameter].tensor;
+                repoint(leaf, &bucket_weights.flat, piece.offset)
+                    .map_err(Error::torch("move a parameter into its flat buffer"))?;
+            }
+            buckets.push(bucket_weights);
+        }
+        Ok(Self { buckets })
+    }
+
+    /// Changes what this rank updates of a bucket, in fp32; the model sees it afterwards.
+    pub(crate) fn update(&mut self, bucket: usize, change: impl FnOnce(&mut [f32])) {
+        let Bucket { flat, held, master } = &mut self.buckets[bucket];
+        let seen = flat.as_mut().range(held.clone());
+        match (master, seen) {
+            (None, NumbersMut::Fp32(values)) => change(values),
+            (Some(master), seen) => {
+                change(master);
+                seen.copy_from(NumbersRef::Fp32(master));
+            }
+            (None, _) => unreachable!("16 bits have masters"),
+        }
+    }
+
+    /// All of a bucket, as the model sees it.
+    pub(crate) fn bytes_mut(&mut self, bucket: usize) -> &mut [u8] {
+        self.buckets[bucket].flat.as_mut().bytes()
+    }
+
+    /// Elements of a bucket that this rank updates, in fp32.
+    pub(crate) fn read(&self, bucket: usize, range: Range<usize>) -> &[f32] {
+        let Bucket { flat, held, master } = &self.buckets[bucket];
+        read(flat.as_ref(), master.as_deref(), held, range)
+    }
+
+    /// Sets elements of a bucket from `start` on, whoever updates them.
+    pub(crate) fn write(&mut self, bucket: usize, start: usize, values: &[f32]) {
+        let Bucket { flat, held, master } = &mut self.buckets[bucket];
+        write(flat.as_mut(), master.as_deref_mut(), held, (start, values));
+    }
+
+    pub(crate) fn snapshot(&self) -> Snapshot {
+        let copy = |bucket: &Bucket| (bucket.flat.as_ref().to_numbers(), bucket.master.clone());
+        Snapshot(self.buckets.iter().map(copy).collect())
+    }
+
+    /// Exchanges the parameters with a snapshot's.
+    pub(crate) fn swap(&mut self, snapshot: &mut Snapshot) {
+        for (bucket, (values, master)) in self.buckets.iter_mut().zip(&mut snapshot.0) {
+            bucket.flat.as_mut().bytes().swap_with_slice(values.as_mut().bytes());
+            std::mem::swap(&mut bucket.master, master);
+        }
+    }
+
+    /// As [`Weights::read`], of a snapshot.
+    pub(crate) fn read_from<'a>(
+        &self,
+        snapshot: &'a Snapshot,
+        bucket: usize,
+        range: Range<usize>,
+    ) -> &'a [f32] {
+        let (values, master) = &snapshot.0[bucket];
+        read(values.as_ref(), master.as_deref(), &self.buckets[bucket].held, range)
+    }
+
+    /// As [`Weights::write`], to a snapshot.
+    pub(crate) fn write_to(
+        &self,
+        snapshot: &mut Snapshot,
+        bucket: usize,
+        start: usize,
+        new: &[f32],
+    ) {
+        let (values, master) = &mut snapshot.0[bucket];
+        write(values.as_mut(), master.as_deref_mut(), &self.buckets[bucket].held, (start, new));
+    }
+}
+
+fn read<'a>(
+    seen: NumbersRef<'a>,
+    master: Option<&'a [f32]>,
+    held: &Range<usize>,
+    range: Range<usize>,
+) -> &'a [f32] {
+    match (master, seen) {
+        (None, NumbersRef::Fp32(values)) => &values[range],
+        (Some(master), _) => &master[range.start - held.start..range.end - held.start],
+        (None, _) => unreachable!("16 bits have masters"),
+    }
+}
+
+fn write(
+    seen: NumbersMut<'_>,
+    master: Option<&mut [f32]>,
+    held: &Range<usize>,
+    (start, values): (usize, &[f32]),
+) {
+    let end = start + values.len();
+    seen.range(start..end).copy_from(NumbersRef::Fp32(values));
+    let Some(master) = master else { return };
+    let (first, last) = (start.max(held.start), end.min(held.end));
+    if first < last {
+        let values = &values[first - start..last - start];
+        master[first - held.start..last - held.start].copy_from_slice(values);
+    }
+}
+
+fn copy_leaf(leaf: &Tensor, flat: &Flat, offset: usize) -> Result<(), tch::TchError> {
+    flat.view(offset, &leaf.size())?.f_copy_(&leaf.f_detach()?)
+}
+
+fn repoint(leaf: &mut Tensor, flat: &Flat, offset: usize) -> Result<(), tch::TchError> {
+    let view = flat.view(offset, &leaf.size())?;
+    leaf.f_set_data(&view)
+}
