@@ -283,8 +283,7 @@ fn sections(root: &Section<'_>, context: &Context<'_>) -> Option<JobSpec> {
     // The kind of the data decides the defaults of these; they are read in any case, so that
     // their mistakes are told together with the missing kind.
     let data = data::read(root, context);
-    let kind = data.as_ref().map_or(data::Kind::Csv, |(kind, _)| *kind);
-    let model = model::read(root, context, kind);
+    let model = model::read(root, context, data.as_ref().map(|(kind, _)| *kind));
     let training = training::read(root, context, data.as_ref().map(|(kind, data)| (*kind, data)));
     let (_, data) = data?;
     let notes = Vec::new();

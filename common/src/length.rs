@@ -4,15 +4,15 @@
 use crate::batch;
 use crate::spec::{Data, DataSource, JobSpec, Schedule};
 
-/// Samples to train on, where the job alone tells (a CSV file must be read first).
+/// Samples to train on, where the job alone tells (a file must be read first).
 pub(crate) fn training_samples(data: &Data) -> Option<u64> {
     match &data.source {
         DataSource::Sine { samples, .. } => Some(u64::from(*samples)),
         DataSource::SyntheticTimeseries { samples, split, .. } => {
             let [train, _, _] = split_rows(u64::from(*samples), *split);
-            Some(windows(train, data.window, data.horizon))
+            Some(windows(train, data.window?, data.horizon?))
         }
-        DataSource::Csv { .. } => None,
+        DataSource::Csv { .. } | DataSource::Digits { .. } => None,
     }
 }
 

@@ -142,6 +142,27 @@ impl<'a> Section<'a> {
         }
     }
 
+    /// Keys that another kind of the same section has: told where they belong. `keys_of` lists the
+    /// keys that not every kind has.
+    pub(crate) fn refuse_keys_of_others(&self, kind: &str, keys_of: &[(&str, &[&str])]) {
+        let Some(table) = self.table else { return };
+        let own = keys_of.iter().find(|(name, _)| *name == kind).map_or(&[][..], |(_, keys)| keys);
+        for entry in &table.entries {
+            let key = entry.key.as_str();
+            let has_it = |keys: &[&str]| keys.contains(&key) && !own.contains(&key);
+            let kinds: Vec<&str> =
+                keys_of.iter().filter(|(_, keys)| has_it(keys)).map(|(name, _)| *name).collect();
+            if let Some((last, others)) = kinds.split_last() {
+                let others = others.join(", ");
+                let and = if others.is_empty() { "" } else { " and " };
+                let kinds = format!("{others}{and}{last}");
+                let message = format!("kind = \"{kind}\" has no such key; it belongs to {kinds}");
+                self.report.wrong_key(&entry.place, &self.path_of(key), message);
+                self.lookup(key);
+            }
+        }
+    }
+
     /// Everything that nobody asked for is unknown; `synonyms` are names that other tools use.
     pub(crate) fn refuse_unknown(&self, synonyms: &[(&str, &str)]) {
         let known = self.known.borrow();

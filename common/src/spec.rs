@@ -84,10 +84,19 @@ pub enum Transport {
     Tcp,
 }
 
+/// Which network; in TOML and JSON an object with `kind`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "kebab-case")]
+pub enum Model {
+    Lstm(Recurrent),
+    Gru(Recurrent),
+    Cnn(Cnn),
+}
+
+/// LSTM or GRU layers, then a linear head on the last time step.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
-pub struct Model {
-    pub kind: ModelKind,
+pub struct Recurrent {
     pub hidden_size: u32,
     pub num_layers: u32,
     /// Between recurrent layers.
@@ -100,21 +109,59 @@ pub struct Model {
     pub init_from: Option<PathBuf>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum ModelKind {
-    Lstm,
-    Gru,
+/// Blocks of convolution, batch norm, ReLU and pooling by 2, then two linear layers.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Cnn {
+    /// Of each block's convolution.
+    pub channels: Vec<u32>,
+    /// Odd: convolutions keep height and width.
+    pub kernel_size: u32,
+    /// Width of `fc1`.
+    pub hidden_size: u32,
+    /// Before `fc2`.
+    pub dropout: f64,
+    /// Absolute path of a safetensors file with torch's names of parameters and buffers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub init_from: Option<PathBuf>,
+}
+
+impl Model {
+    /// The job file's word.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Lstm(_) => "lstm",
+            Self::Gru(_) => "gru",
+            Self::Cnn(_) => "cnn",
+        }
+    }
+
+    pub fn init_from(&self) -> Option<&PathBuf> {
+        match self {
+            Self::Lstm(model) | Self::Gru(model) => model.init_from.as_ref(),
+            Self::Cnn(model) => model.init_from.as_ref(),
+        }
+    }
+
+    pub fn init_from_mut(&mut self) -> &mut Option<PathBuf> {
+        match self {
+            Self::Lstm(model) | Self::Gru(model) => &mut model.init_from,
+            Self::Cnn(model) => &mut model.init_from,
+        }
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct Data {
     pub source: DataSource,
-    /// Rows of history that one sample holds (T in the shape legends).
-    pub window: u32,
-    /// Rows after the window whose targets are predicted.
-    pub horizon: u32,
+    /// Rows of history that one sample holds (T in the shape legends); None: samples are no
+    /// windows of a series.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub window: Option<u32>,
+    /// Rows after the window whose targets are predicted; None as `window`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub horizon: Option<u32>,
     pub shuffle: bool,
     pub drop_last: bool,
 }
@@ -147,6 +194,30 @@ pub enum DataSource {
         normalization: Normalization,
         missing: Missing,
     },
+    /// Handwritten digits of 8 x 8 pixels with their classes, one a line, gzipped or not.
+    Digits {
+        /// Absolute.
+        path: PathBuf,
+        /// Train, validation, test parts of each class.
+        split: [f64; 3],
+    },
+}
+
+impl DataSource {
+    /// The file that holds it, where there is one.
+    pub fn path(&self) -> Option<&PathBuf> {
+        match self {
+            Self::Csv { path, .. } | Self::Digits { path, .. } => Some(path),
+            Self::Sine { .. } | Self::SyntheticTimeseries { .. } => None,
+        }
+    }
+
+    pub fn path_mut(&mut self) -> Option<&mut PathBuf> {
+        match self {
+            Self::Csv { path, .. } | Self::Digits { path, .. } => Some(path),
+            Self::Sine { .. } | Self::SyntheticTimeseries { .. } => None,
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

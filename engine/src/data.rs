@@ -57,23 +57,45 @@ impl Dataset {
 
 /// Reads or makes the data of `spec`. `seed` draws the noise of synthetic series.
 pub fn load(spec: &spec::Data, seed: u64) -> Result<Dataset, Error> {
-    for (key, value) in [("data.window", spec.window), ("data.horizon", spec.horizon)] {
-        if value == 0 {
-            return Err(Error::setting(key, value, "at least 1"));
-        }
-    }
     match &spec.source {
         DataSource::Sine { samples, validation_samples, noise } => {
-            synthetic::sine(spec, [*samples, *validation_samples], *noise, seed)
+            synthetic::sine(Windows::of(spec)?, [*samples, *validation_samples], *noise, seed)
         }
         DataSource::SyntheticTimeseries { normalization, split, .. } => {
+            let windows = Windows::of(spec)?;
             let table = synthetic::timeseries(&spec.source, seed)?;
-            split::dataset(table, spec, *split, *normalization)
+            split::dataset(table, windows, *split, *normalization)
         }
         DataSource::Csv { normalization, split, .. } => {
+            let windows = Windows::of(spec)?;
             let table = csv_file::read(&spec.source)?;
-            split::dataset(table, spec, *split, *normalization)
+            split::dataset(table, windows, *split, *normalization)
         }
+        DataSource::Digits { .. } => {
+            let expected = "sine, synthetic-timeseries or csv: this engine has no other";
+            Err(Error::setting("data.kind", "digits", expected))
+        }
+    }
+}
+
+/// The rows of a series that one sample takes.
+#[derive(Debug, Clone, Copy)]
+struct Windows {
+    window: u32,
+    horizon: u32,
+}
+
+impl Windows {
+    fn of(spec: &spec::Data) -> Result<Self, Error> {
+        let positive = |key, value: Option<u32>| match value {
+            Some(value @ 1..) => Ok(value),
+            Some(value) => Err(Error::setting(key, value, "at least 1")),
+            None => Err(Error::setting(key, "none", "at least 1: the data is a series")),
+        };
+        Ok(Self {
+            window: positive("data.window", spec.window)?,
+            horizon: positive("data.horizon", spec.horizon)?,
+        })
     }
 }
 

@@ -34,7 +34,7 @@ pub(crate) struct Expected {
 
 #[derive(Deserialize)]
 struct File {
-    kind: spec::ModelKind,
+    kind: String,
     hidden: u32,
     layers: u32,
     bidirectional: bool,
@@ -88,15 +88,7 @@ pub(crate) fn load(name: &'static str) -> Fixture {
             threads_per_rank: 1,
             transport: spec::Transport::Auto,
         },
-        model: spec::Model {
-            kind: file.kind,
-            hidden_size: file.hidden,
-            num_layers: file.layers,
-            dropout: 0.0,
-            head_dropout: 0.0,
-            bidirectional: file.bidirectional,
-            init_from: Some(path(&format!("{name}.initial.safetensors"))),
-        },
+        model: model(&file, path(&format!("{name}.initial.safetensors"))),
         data: file.data.spec(),
         training: training(&file),
         zero: spec::Zero {
@@ -155,11 +147,27 @@ impl Data {
                 normalization: spec::Normalization::Standard,
                 missing: spec::Missing::Error,
             },
-            window: self.window,
-            horizon: self.horizon,
+            window: Some(self.window),
+            horizon: Some(self.horizon),
             shuffle: false,
             drop_last: true,
         }
+    }
+}
+
+fn model(file: &File, initial: PathBuf) -> spec::Model {
+    let recurrent = spec::Recurrent {
+        hidden_size: file.hidden,
+        num_layers: file.layers,
+        dropout: 0.0,
+        head_dropout: 0.0,
+        bidirectional: file.bidirectional,
+        init_from: Some(initial),
+    };
+    match file.kind.as_str() {
+        "lstm" => spec::Model::Lstm(recurrent),
+        "gru" => spec::Model::Gru(recurrent),
+        other => panic!("no model `{other}`"),
     }
 }
 

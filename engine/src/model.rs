@@ -21,6 +21,7 @@ pub use error::Error;
 pub use unit::{AroundUnit, Plain, Unit, UnitKey, UnitPass};
 
 use crate::rng::DropoutKey;
+use recurrent::Cell;
 
 /// A leaf tensor of the model.
 #[derive(Debug)]
@@ -56,30 +57,33 @@ pub enum Pass {
 pub fn build(spec: &spec::Model, inputs: usize, outputs: usize, seed: u64) -> Result<Model, Error> {
     check_features("input features", inputs)?;
     check_features("output features", outputs)?;
-    let shapes = recurrent::layout(spec, inputs, outputs)?;
+    let (cell, recurrent) = match spec {
+        spec::Model::Lstm(recurrent) => (Cell::Lstm, recurrent),
+        spec::Model::Gru(recurrent) => (Cell::Gru, recurrent),
+        spec::Model::Cnn(_) => {
+            return Error::setting("model.kind", "cnn", "lstm or gru: this engine has no other");
+        }
+    };
+    let shapes = recurrent::layout(cell, recurrent, [inputs, outputs])?;
     check_size(&shapes)?;
-    let leaves = match &spec.init_from {
+    let leaves = match spec.init_from() {
         Some(path) => weights::load(path, shapes)?,
-        None => init::draw(spec.kind, shapes, seed)?,
+        None => init::draw(cell, shapes, seed)?,
     };
     Ok(Model {
         parameters: leaves.iter().map(Parameter::handle).collect(),
-        units: recurrent::units(spec, leaves),
+        units: recurrent::units(cell, recurrent, leaves),
         inputs: inputs as i64,
-        description: describe(spec, inputs, outputs),
-    })
-}
-
-fn describe(spec: &spec::Model, inputs: usize, outputs: usize) -> serde_json::Value {
-    serde_json::json!({
-        "kind": spec.kind,
-        "input-features": inputs,
-        "output-features": outputs,
-        "hidden-size": spec.hidden_size,
-        "num-layers": spec.num_layers,
-        "bidirectional": spec.bidirectional,
-        "dropout": spec.dropout,
-        "head-dropout": spec.head_dropout,
+        description: serde_json::json!({
+            "kind": spec.kind(),
+            "input-features": inputs,
+            "output-features": outputs,
+            "hidden-size": recurrent.hidden_size,
+            "num-layers": recurrent.num_layers,
+            "bidirectional": recurrent.bidirectional,
+            "dropout": recurrent.dropout,
+            "head-dropout": recurrent.head_dropout,
+        }),
     })
 }
 

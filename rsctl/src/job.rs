@@ -120,10 +120,10 @@ impl JobArgs {
 /// Inputs of a job that must exist where a trainer runs: the key and the path.
 pub(crate) fn inputs(spec: &common::spec::JobSpec) -> Vec<(&'static str, &PathBuf)> {
     let mut inputs = Vec::new();
-    if let common::spec::DataSource::Csv { path, .. } = &spec.data.source {
+    if let Some(path) = spec.data.source.path() {
         inputs.push(("data.path", path));
     }
-    if let Some(path) = &spec.model.init_from {
+    if let Some(path) = spec.model.init_from() {
         inputs.push(("model.init-from", path));
     }
     inputs

@@ -6,7 +6,7 @@ use std::ffi::OsString;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use common::spec::{DataSource, JobSpec, Resume};
+use common::spec::{JobSpec, Resume};
 use fs_err as fs;
 use proto::v1::StartTrainers;
 
@@ -116,10 +116,10 @@ pub(crate) async fn prepare(order: &StartTrainers, config: &Config) -> Result<Pr
 /// Every input path of a job, with the key that names it.
 fn inputs(spec: &mut JobSpec) -> Vec<(&'static str, &mut PathBuf)> {
     let mut inputs = Vec::new();
-    if let DataSource::Csv { path, .. } = &mut spec.data.source {
+    if let Some(path) = spec.data.source.path_mut() {
         inputs.push(("data.path", path));
     }
-    if let Some(path) = &mut spec.model.init_from {
+    if let Some(path) = spec.model.init_from_mut() {
         inputs.push(("model.init-from", path));
     }
     if let Resume::Path(path) = &mut spec.checkpoint.resume {

@@ -14,15 +14,25 @@ pub(super) enum Kind {
     Sine,
     SyntheticTimeseries,
     Csv,
+    Digits,
+}
+
+/// What one sample is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Samples {
+    /// A stretch of a series, and what comes after it.
+    Windows,
+    /// An image and its class.
+    Images,
 }
 
 const KINDS: &[(&str, Kind)] = &[
     ("sine", Kind::Sine),
     ("synthetic-timeseries", Kind::SyntheticTimeseries),
     ("csv", Kind::Csv),
+    ("digits", Kind::Digits),
 ];
 const LATER_KINDS: &[&str] = &[
-    "digits",
     "mnist",
     "cifar10",
     "images",
@@ -43,17 +53,50 @@ const FEATURES: IntegerRange = IntegerRange::new(1, 4096);
 
 /// Keys that only some kinds have, for a better answer than "unknown".
 const KEYS_OF: &[(&str, &[&str])] = &[
-    ("sine", &["samples", "validation-samples", "noise"]),
+    ("sine", &["samples", "validation-samples", "noise", "window", "horizon"]),
     (
         "synthetic-timeseries",
-        &["samples", "features", "sampling-rate", "noise", "split", "normalization"],
+        &[
+            "samples",
+            "features",
+            "sampling-rate",
+            "noise",
+            "split",
+            "normalization",
+            "window",
+            "horizon",
+        ],
     ),
-    ("csv", &["path", "columns", "targets", "header", "split", "normalization", "missing"]),
+    (
+        "csv",
+        &[
+            "path",
+            "columns",
+            "targets",
+            "header",
+            "split",
+            "normalization",
+            "missing",
+            "window",
+            "horizon",
+        ],
+    ),
+    ("digits", &["path", "split"]),
 ];
+
+/// The set's name among the project's own.
+const DIGITS_FILE: &str = "digits.csv.gz";
 
 impl Kind {
     pub(super) fn name(self) -> &'static str {
         KINDS.iter().find(|(_, kind)| *kind == self).map_or("", |(word, _)| word)
+    }
+
+    pub(super) fn samples(self) -> Samples {
+        match self {
+            Self::Sine | Self::SyntheticTimeseries | Self::Csv => Samples::Windows,
+            Self::Digits => Samples::Images,
+        }
     }
 
     /// Says whose default a default is.
@@ -81,16 +124,28 @@ pub(super) fn read(root: &Section<'_>, context: &Context<'_>) -> Option<(Kind, D
         Kind::Sine => sine(&section, &of),
         Kind::SyntheticTimeseries => synthetic(&section, &of),
         Kind::Csv => csv(&section, context),
+        Kind::Digits => digits(&section, context),
     };
+    let (window, horizon) = match kind.samples() {
+        Samples::Windows => windows(&section, kind),
+        Samples::Images => (None, None),
+    };
+    let shuffle = section.settle("shuffle", section.boolean("shuffle"), (true, DEFAULT));
+    let drop_last = drop_last(&section, context);
+    section.refuse_keys_of_others(kind.name(), KEYS_OF);
+    section.not_yet(&["augment", "num-workers", "download"], "data loading of this kind");
+    section.refuse_unknown(SYNONYMS);
+    Some((kind, Data { source, window, horizon, shuffle, drop_last }))
+}
+
+fn windows(section: &Section<'_>, kind: Kind) -> (Option<u32>, Option<u32>) {
+    let of = kind.default_of();
     let window = section.settle("window", section.integer("window", WINDOW), (50, &of));
     let horizon = section.settle("horizon", section.integer("horizon", HORIZON), (1, DEFAULT));
     if kind == Kind::Sine && horizon != 1 {
         section.refuse("horizon", "sine predicts the next value only; expected 1");
     }
-    let shuffle = section.settle("shuffle", section.boolean("shuffle"), (true, DEFAULT));
-    let drop_last = drop_last(&section, context);
-    refuse_unknown(&section, kind);
-    Some((kind, Data { source, window, horizon, shuffle, drop_last }))
+    (Some(window), Some(horizon))
 }
 
 /// DeepSpeed's `dataloader_drop_last` wins over ours, but not over the command line's.
@@ -150,6 +205,14 @@ fn csv(section: &Section<'_>, context: &Context<'_>) -> DataSource {
         ),
         missing: section.settle("missing", missing, (Missing::Error, of)),
     }
+}
+
+fn digits(section: &Section<'_>, context: &Context<'_>) -> DataSource {
+    let beside = context.base_dir.join(DIGITS_FILE);
+    let of = "default of digits: beside the job file";
+    let path = section.settle("path", section.path("path", context.base_dir), (beside, of));
+    let split = section.settle("split", split(section), ([0.7, 0.15, 0.15], "default of digits"));
+    DataSource::Digits { path, split }
 }
 
 fn path(section: &Section<'_>, context: &Context<'_>) -> PathBuf {
@@ -235,29 +298,4 @@ fn split(section: &Section<'_>) -> Option<Found<[f64; 3]>> {
         return None;
     }
     Some(found.map(|_| parts))
-}
-
-fn refuse_unknown(section: &Section<'_>, kind: Kind) {
-    let Some(table) = section.table() else { return };
-    let own =
-        KEYS_OF.iter().find(|(name, _)| *name == kind.name()).map_or(&[][..], |(_, keys)| keys);
-    for entry in &table.entries {
-        let key = entry.key.as_str();
-        let kinds: Vec<&str> = KEYS_OF
-            .iter()
-            .filter(|(_, keys)| keys.contains(&key) && !own.contains(&key))
-            .map(|(name, _)| *name)
-            .collect();
-        if !kinds.is_empty() {
-            let message = format!(
-                "kind = \"{}\" has no such key; it belongs to {}",
-                kind.name(),
-                kinds.join(" and ")
-            );
-            section.report().wrong_key(&entry.place, &section.path_of(key), message);
-            section.lookup(key);
-        }
-    }
-    section.not_yet(&["augment", "num-workers", "download"], "data loading of this kind");
-    section.refuse_unknown(SYNONYMS);
 }

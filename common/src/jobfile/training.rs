@@ -29,6 +29,7 @@ pub(super) fn read(
     let epochs = match kind {
         Kind::Sine | Kind::Csv => 50,
         Kind::SyntheticTimeseries => 100,
+        Kind::Digits => 20,
     };
     let epochs = section.settle("epochs", section.integer("epochs", EPOCHS), (epochs, &of));
     let max_steps = section.integer("max-steps", COUNT);
@@ -70,9 +71,9 @@ pub(super) fn read(
 fn has_validation_part(source: &DataSource) -> bool {
     match source {
         DataSource::Sine { validation_samples, .. } => *validation_samples > 0,
-        DataSource::SyntheticTimeseries { split, .. } | DataSource::Csv { split, .. } => {
-            split[1] > 0.0
-        }
+        DataSource::SyntheticTimeseries { split, .. }
+        | DataSource::Csv { split, .. }
+        | DataSource::Digits { split, .. } => split[1] > 0.0,
     }
 }
 
@@ -131,9 +132,9 @@ fn early_stopping(section: &Section<'_>, kind: Kind, validate: Validate) -> Opti
         section.refuse("early-stopping", "needs a validation, and there is none");
     }
     let default = match kind {
-        Kind::Sine | Kind::Csv if validate != Validate::Never => 10,
-        Kind::Sine | Kind::Csv | Kind::SyntheticTimeseries if !asked => 0,
-        _ => 10,
+        Kind::Sine | Kind::Csv | Kind::Digits if validate != Validate::Never => 10,
+        _ if asked => 10,
+        _ => 0,
     };
     let of = kind.default_of();
     let patience = section.settle("early-stopping.patience", patience, (default, &of));
@@ -157,7 +158,10 @@ fn batch(section: &Section<'_>, context: &Context<'_>, kind: Kind) -> Batch {
         (batch_size.map(sourced), micro.map(sourced), accumulation.map(sourced));
     if batch_size.is_none() && micro.is_none() && accumulation.is_none() {
         // The seeds' global batch; real files are smaller.
-        let value = if kind == Kind::Csv { 64 } else { 128 };
+        let value = match kind {
+            Kind::Sine | Kind::SyntheticTimeseries => 128,
+            Kind::Csv | Kind::Digits => 64,
+        };
         batch_size = Some(Sourced { value, origin: kind.default_of() });
     }
     for (key, value) in [

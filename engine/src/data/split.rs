@@ -3,32 +3,32 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use common::spec::{self, Normalization};
+use common::spec::Normalization;
 
 use super::samples::{Inputs, Samples, Series};
 use super::scaling::{Affine, Column, Spread, fit, fit_differences};
-use super::{Dataset, Error, Table};
+use super::{Dataset, Error, Table, Windows};
 
 /// No window crosses a split: each part's samples lie wholly within its rows.
 pub(super) fn dataset(
     table: Table,
-    spec: &spec::Data,
+    windows: Windows,
     split: [f64; 3],
     normalization: Normalization,
 ) -> Result<Dataset, Error> {
-    if normalization == Normalization::Window && spec.window < 2 {
+    if normalization == Normalization::Window && windows.window < 2 {
         let expected =
             "at least 2 with normalization = \"window\": the last row alone tells nothing";
-        return Err(Error::setting("data.window", spec.window, expected));
+        return Err(Error::setting("data.window", windows.window, expected));
     }
     let parts = parts(table.rows, split)?;
-    check_rows(&table, spec, &parts)?;
+    check_rows(&table, windows, &parts)?;
     let Table { inputs, columns, outputs, targets, mut notes, .. } = table;
     let fitting = Fitting {
         rows: parts[0].clone(),
         normalization,
-        window: spec.window as usize,
-        horizon: spec.horizon as usize,
+        window: windows.window as usize,
+        horizon: windows.horizon as usize,
     };
     let target_scaling = fitting.fit(&outputs, &targets, &mut notes);
     let input_scaling = fitting.fit(&inputs, &columns, &mut notes);
@@ -74,8 +74,8 @@ fn parts(rows: usize, split: [f64; 3]) -> Result<[Range<usize>; 3], Error> {
     Ok([0..first, first..second, second..rows])
 }
 
-fn check_rows(table: &Table, spec: &spec::Data, parts: &[Range<usize>; 3]) -> Result<(), Error> {
-    let needed = u64::from(spec.window) + u64::from(spec.horizon);
+fn check_rows(table: &Table, windows: Windows, parts: &[Range<usize>; 3]) -> Result<(), Error> {
+    let needed = u64::from(windows.window) + u64::from(windows.horizon);
     for (part, rows) in ["training", "validation", "test"].into_iter().zip(parts) {
         let asked_for = part == "training" || !rows.is_empty();
         if asked_for && (rows.len() as u64) < needed {
@@ -85,8 +85,8 @@ fn check_rows(table: &Table, spec: &spec::Data, parts: &[Range<usize>; 3]) -> Re
                 rows: rows.len(),
                 total: table.rows,
                 needed,
-                window: spec.window,
-                horizon: spec.horizon,
+                window: windows.window,
+                horizon: windows.horizon,
             });
         }
     }

@@ -4,19 +4,19 @@
 use std::f64::consts::{FRAC_PI_4, PI, TAU};
 use std::sync::Arc;
 
-use common::spec::{self, DataSource};
+use common::spec::DataSource;
 
 use crate::rng::Stream;
 
 use super::samples::{Inputs, Samples, Series};
 use super::scaling::Affine;
-use super::{Dataset, Error, Table, check_size};
+use super::{Dataset, Error, Table, Windows, check_size};
 
 /// Three sines and noise over t in [0, 4π]: `samples[0]` windows to train on, and a second series
 /// of `samples[1]` windows over the same range of t with other noise to validate with. Not
 /// normalised.
 pub(super) fn sine(
-    spec: &spec::Data,
+    windows: Windows,
     samples: [u32; 2],
     noise: f64,
     seed: u64,
@@ -29,7 +29,8 @@ pub(super) fn sine(
     for (series, samples) in samples.into_iter().enumerate() {
         // `samples` windows of `window` rows, each followed by its horizon: with a horizon of 1
         // this is samples + window points.
-        let points = u64::from(samples) + u64::from(spec.window) + u64::from(spec.horizon) - 1;
+        let points =
+            u64::from(samples) + u64::from(windows.window) + u64::from(windows.horizon) - 1;
         check_size("sine", points, 1)?;
         let mut stream = Stream::new("sine", &[seed, series as u64]);
         let step = 4.0 * PI / (points - 1) as f64;
@@ -40,8 +41,8 @@ pub(super) fn sine(
             columns: 1,
             outputs: values,
             target_scaling: vec![Affine::IDENTITY],
-            window: spec.window as usize,
-            horizon: spec.horizon as usize,
+            window: windows.window as usize,
+            horizon: windows.horizon as usize,
         });
         parts.push(Samples::of(&series, 0..points as usize));
     }
@@ -52,7 +53,7 @@ pub(super) fn sine(
         validation,
         test: None,
         input_features: 1,
-        output_features: spec.horizon as usize,
+        output_features: windows.horizon as usize,
         columns: vec!["signal".to_owned()],
         targets: vec!["signal".to_owned()],
         notes: Vec::new(),

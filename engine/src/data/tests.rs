@@ -10,7 +10,7 @@ mod series;
 
 /// Window 3, horizon 1, no shuffling.
 fn spec(source: DataSource) -> Data {
-    Data { source, window: 3, horizon: 1, shuffle: false, drop_last: true }
+    Data { source, window: Some(3), horizon: Some(1), shuffle: false, drop_last: true }
 }
 
 fn values(tensor: &Tensor) -> Vec<f32> {
@@ -70,8 +70,8 @@ impl File {
                 normalization: self.normalization,
                 missing: self.missing,
             },
-            window: self.window,
-            horizon: self.horizon,
+            window: Some(self.window),
+            horizon: Some(self.horizon),
             shuffle: false,
             drop_last: true,
         }

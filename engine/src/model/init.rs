@@ -3,17 +3,12 @@
 //! torch's default for the head. Each parameter has a stream of its own, so that a layer more
 //! changes no other layer.
 
-use common::spec::ModelKind;
-
 use crate::rng::Stream;
 
+use super::recurrent::Cell;
 use super::{Error, Parameter, Shape, leaf};
 
-pub(super) fn draw(
-    kind: ModelKind,
-    shapes: Vec<Shape>,
-    seed: u64,
-) -> Result<Vec<Parameter>, Error> {
+pub(super) fn draw(cell: Cell, shapes: Vec<Shape>, seed: u64) -> Result<Vec<Parameter>, Error> {
     let head_inputs = shapes
         .iter()
         .find(|shape| shape.name == "fc.weight")
@@ -22,13 +17,13 @@ pub(super) fn draw(
     shapes
         .into_iter()
         .map(|shape| {
-            let values = values(kind, &shape, head_inputs, seed);
+            let values = values(cell, &shape, head_inputs, seed);
             leaf(shape, &values)
         })
         .collect()
 }
 
-fn values(kind: ModelKind, shape: &Shape, head_inputs: usize, seed: u64) -> Vec<f32> {
+fn values(cell: Cell, shape: &Shape, head_inputs: usize, seed: u64) -> Vec<f32> {
     let mut stream = Stream::new(&format!("init/{}", shape.name), &[seed]);
     if shape.name.starts_with("fc.") {
         // torch.nn.Linear: kaiming_uniform(a = sqrt 5), which is 1/sqrt(fan in); the bias alike.
@@ -41,7 +36,7 @@ fn values(kind: ModelKind, shape: &Shape, head_inputs: usize, seed: u64) -> Vec<
             uniform(&mut stream, rows * columns, bound)
         }
         [rows, columns] => orthogonal(&mut stream, rows, columns),
-        _ => bias(kind, shape.numel()),
+        _ => bias(cell, shape.numel()),
     }
 }
 
@@ -50,9 +45,9 @@ fn uniform(stream: &mut Stream, len: usize, bound: f64) -> Vec<f32> {
 }
 
 /// Gates are stacked as input, forget, cell, output: the second quarter is the forget gate's.
-fn bias(kind: ModelKind, len: usize) -> Vec<f32> {
+fn bias(cell: Cell, len: usize) -> Vec<f32> {
     let mut values = vec![0.0; len];
-    if kind == ModelKind::Lstm {
+    if cell == Cell::Lstm {
         values[len / 4..len / 2].fill(1.0);
     }
     values

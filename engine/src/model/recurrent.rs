@@ -6,7 +6,7 @@
 
 use std::rc::Rc;
 
-use common::spec::{self, ModelKind};
+use common::spec::Recurrent;
 use tch::Tensor;
 
 use super::dropout::dropout;
@@ -16,10 +16,17 @@ use super::{Error, Parameter, Shape, Unit, UnitPass, check_rate};
 const MAX_HIDDEN: u32 = 1 << 16;
 const MAX_LAYERS: u32 = 1 << 8;
 
+/// What repeats.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Cell {
+    Lstm,
+    Gru,
+}
+
 /// One recurrent layer, with all its directions.
 #[derive(Debug)]
 struct Layer {
-    kind: ModelKind,
+    cell: Cell,
     /// The first one turns its input time-major, which is how libtorch's recurrent kernels work;
     /// handing them that saves the turning round between layers.
     is_first: bool,
@@ -64,12 +71,12 @@ impl Layer {
         let parameters: Vec<&Tensor> = self.parameters.iter().map(|p| &p.tensor).collect();
         // libtorch's own dropout acts between the layers of one call: here is only one.
         let (dropout, both_ways) = (0.0, self.bidirectional);
-        match self.kind {
-            ModelKind::Lstm => x_tbf
+        match self.cell {
+            Cell::Lstm => x_tbf
                 .f_lstm(&[&state, &state], &parameters, true, 1, dropout, train, both_ways, false)
                 .map(|(out_tbh, _, _)| out_tbh)
                 .map_err(|source| Error::torch("apply `lstm`", source)),
-            ModelKind::Gru => x_tbf
+            Cell::Gru => x_tbf
                 .f_gru(&state, &parameters, true, 1, dropout, train, both_ways, false)
                 .map(|(out_tbh, _)| out_tbh)
                 .map_err(|source| Error::torch("apply `rnn`", source)),
@@ -95,7 +102,7 @@ impl Unit for Head {
 }
 
 /// The units over `parameters`, which are those of [`layout`].
-pub(super) fn units(spec: &spec::Model, parameters: Vec<Parameter>) -> Vec<Rc<dyn Unit>> {
+pub(super) fn units(cell: Cell, spec: &Recurrent, parameters: Vec<Parameter>) -> Vec<Rc<dyn Unit>> {
     let head = spec.num_layers as usize;
     let mut by_unit: Vec<Vec<Parameter>> = Vec::new();
     by_unit.resize_with(head + 1, Vec::new);
@@ -107,7 +114,7 @@ pub(super) fn units(spec: &spec::Model, parameters: Vec<Parameter>) -> Vec<Rc<dy
             return Rc::new(Head { dropout: spec.head_dropout, parameters });
         }
         Rc::new(Layer {
-            kind: spec.kind,
+            cell,
             is_first: index == 0,
             hidden: i64::from(spec.hidden_size),
             bidirectional: spec.bidirectional,
@@ -120,14 +127,14 @@ pub(super) fn units(spec: &spec::Model, parameters: Vec<Parameter>) -> Vec<Rc<dy
 
 /// Every parameter, in torch's order.
 pub(super) fn layout(
-    spec: &spec::Model,
-    inputs: usize,
-    outputs: usize,
+    cell: Cell,
+    spec: &Recurrent,
+    [inputs, outputs]: [usize; 2],
 ) -> Result<Vec<Shape>, Error> {
     check_settings(spec)?;
-    let (prefix, gates) = match spec.kind {
-        ModelKind::Lstm => ("lstm", 4),
-        ModelKind::Gru => ("rnn", 3),
+    let (prefix, gates) = match cell {
+        Cell::Lstm => ("lstm", 4),
+        Cell::Gru => ("rnn", 3),
     };
     let hidden = spec.hidden_size as usize;
     let layers = spec.num_layers as usize;
@@ -153,7 +160,7 @@ pub(super) fn layout(
     Ok(shapes)
 }
 
-fn check_settings(spec: &spec::Model) -> Result<(), Error> {
+fn check_settings(spec: &Recurrent) -> Result<(), Error> {
     if !(1..=MAX_HIDDEN).contains(&spec.hidden_size) {
         return Error::setting("model.hidden-size", spec.hidden_size, "1 to 65536");
     }

@@ -1,15 +1,14 @@
 use std::collections::BTreeMap;
 
-use common::spec::{Model as Spec, ModelKind};
+use common::spec::{Model as Spec, Recurrent};
 use safetensors::tensor::TensorView;
 use tch::Device;
 
 use super::*;
 use crate::{data, fixture};
 
-fn spec(kind: ModelKind) -> Spec {
-    Spec {
-        kind,
+fn recurrent() -> Recurrent {
+    Recurrent {
         hidden_size: 6,
         num_layers: 2,
         dropout: 0.0,
@@ -60,15 +59,14 @@ fn output_loss_and_gradients_equal_torch() {
 
 #[test]
 fn parameters_have_torchs_names_shapes_and_units() {
-    let layout_of = |kind, bidirectional| {
-        let spec = Spec { bidirectional, ..spec(kind) };
-        let model = build(&spec, 3, 2, 1).unwrap();
+    let layout_of = |of_kind: fn(Recurrent) -> Spec, bidirectional| {
+        let model = build(&of_kind(Recurrent { bidirectional, ..recurrent() }), 3, 2, 1).unwrap();
         assert_eq!(model.num_units(), 3);
         let line = |p: &Parameter| format!("{} {:?} {}", p.name, p.tensor.size(), p.unit);
         model.parameters().iter().map(line).collect::<Vec<_>>()
     };
     assert_eq!(
-        layout_of(ModelKind::Gru, false),
+        layout_of(Spec::Gru, false),
         [
             "rnn.weight_ih_l0 [18, 3] 0",
             "rnn.weight_hh_l0 [18, 6] 0",
@@ -82,7 +80,7 @@ fn parameters_have_torchs_names_shapes_and_units() {
             "fc.bias [2] 2",
         ]
     );
-    let both_ways = layout_of(ModelKind::Lstm, true);
+    let both_ways = layout_of(Spec::Lstm, true);
     assert_eq!(both_ways[5], "lstm.weight_hh_l0_reverse [24, 6] 0");
     assert_eq!(both_ways[8], "lstm.weight_ih_l1 [24, 12] 1");
     assert_eq!(both_ways[16], "fc.weight [2, 12] 2");
@@ -90,7 +88,7 @@ fn parameters_have_torchs_names_shapes_and_units() {
 
 #[test]
 fn initial_weights_follow_the_rules() {
-    let model = build(&spec(ModelKind::Lstm), 3, 2, 5).unwrap();
+    let model = build(&Spec::Lstm(recurrent()), 3, 2, 5).unwrap();
     let identity = Tensor::eye(6, (Kind::Float, Device::Cpu));
     for layer in 0..2 {
         let hidden = named(&model, &format!("lstm.weight_hh_l{layer}")).detach();
@@ -109,7 +107,7 @@ fn initial_weights_follow_the_rules() {
         let largest = named(&model, name).abs().max().double_value(&[]);
         assert!(largest <= bound && largest > 0.0, "{name}");
     }
-    let gru = build(&spec(ModelKind::Gru), 3, 2, 5).unwrap();
+    let gru = build(&Spec::Gru(recurrent()), 3, 2, 5).unwrap();
     assert_eq!(values(named(&gru, "rnn.bias_hh_l1")), [0.0; 18]);
 }
 
@@ -117,7 +115,7 @@ fn initial_weights_follow_the_rules() {
 #[test]
 fn initial_weights_depend_on_the_seed_alone() {
     let digest = |seed, layers| {
-        let spec = Spec { num_layers: layers, ..spec(ModelKind::Lstm) };
+        let spec = Spec::Lstm(Recurrent { num_layers: layers, ..recurrent() });
         let model = build(&spec, 3, 2, seed).unwrap();
         let mut hasher = blake3::Hasher::new();
         for parameter in model.parameters().iter().filter(|p| p.name.ends_with("_l0")) {
@@ -134,7 +132,7 @@ const PINNED_FIRST_LAYER: &str = "08701d21c7d66d87";
 
 #[test]
 fn a_parameter_pointed_at_other_storage_moves_the_model() {
-    let mut model = build(&spec(ModelKind::Lstm), 3, 2, 1).unwrap();
+    let mut model = build(&Spec::Lstm(recurrent()), 3, 2, 1).unwrap();
     let x = Tensor::ones([4, 5, 3], (Kind::Float, Device::Cpu));
     let before = model.forward(&x, Pass::Evaluate, &Plain).unwrap();
     let flat = Tensor::zeros([model.num_elements() as i64], (Kind::Float, Device::Cpu));
@@ -161,7 +159,7 @@ fn a_parameter_pointed_at_other_storage_moves_the_model() {
 fn dropout_acts_only_in_training_and_only_where_asked() {
     let x = Tensor::ones([8, 5, 3], (Kind::Float, Device::Cpu));
     let varies = |dropout, head_dropout, training| {
-        let spec = Spec { dropout, head_dropout, ..spec(ModelKind::Gru) };
+        let spec = Spec::Gru(Recurrent { dropout, head_dropout, ..recurrent() });
         let model = build(&spec, 3, 2, 1).unwrap();
         let draw = |step| {
             let pass = if training { Pass::Train(key(step)) } else { Pass::Evaluate };
@@ -223,7 +221,7 @@ impl AroundUnit for Twice {
 #[test]
 fn every_unit_runs_in_order_through_the_hand_around_it_and_can_be_run_again() {
     let x = Tensor::ones([8, 5, 3], (Kind::Float, Device::Cpu));
-    let spec = Spec { dropout: 0.4, head_dropout: 0.4, ..spec(ModelKind::Lstm) };
+    let spec = Spec::Lstm(Recurrent { dropout: 0.4, head_dropout: 0.4, ..recurrent() });
     let model = build(&spec, 3, 2, 1).unwrap();
     let plain = model.forward(&x, train(), &Plain).unwrap();
     let twice = Twice::default();
@@ -249,7 +247,7 @@ fn a_unit_draws_its_own_masks() {
 fn all_that_does_not_fit_in_a_weights_file_is_told_at_once() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("weights.safetensors");
-    let model = build(&spec(ModelKind::Lstm), 3, 2, 1).unwrap();
+    let model = build(&Spec::Lstm(recurrent()), 3, 2, 1).unwrap();
     let mut weights: BTreeMap<String, (Vec<usize>, Vec<f32>)> = model
         .parameters()
         .iter()
@@ -267,7 +265,8 @@ fn all_that_does_not_fit_in_a_weights_file_is_told_at_once() {
         });
         fs_err::write(&path, safetensors::serialize(views, None).unwrap()).unwrap();
     };
-    let load = || build(&Spec { init_from: Some(path.clone()), ..spec(ModelKind::Lstm) }, 3, 2, 9);
+    let from_file = Recurrent { init_from: Some(path.clone()), ..recurrent() };
+    let load = || build(&Spec::Lstm(from_file.clone()), 3, 2, 9);
 
     save(&weights);
     let loaded = load().unwrap();
@@ -299,18 +298,17 @@ fn all_that_does_not_fit_in_a_weights_file_is_told_at_once() {
 
 #[test]
 fn impossible_settings_and_inputs_are_named() {
-    let refuse = |spec: Spec| build(&spec, 3, 2, 1).unwrap_err().to_string();
-    let good = || spec(ModelKind::Lstm);
+    let refuse = |of: Recurrent| build(&Spec::Lstm(of), 3, 2, 1).unwrap_err().to_string();
     assert_eq!(
-        refuse(Spec { hidden_size: 0, ..good() }),
+        refuse(Recurrent { hidden_size: 0, ..recurrent() }),
         "model.hidden-size = 0: expected 1 to 65536"
     );
     assert_eq!(
-        refuse(Spec { dropout: 1.0, ..good() }),
+        refuse(Recurrent { dropout: 1.0, ..recurrent() }),
         "model.dropout = 1: expected at least 0 and below 1"
     );
-    assert!(refuse(Spec { hidden_size: 60_000, ..good() }).contains("the limit is"));
-    let model = build(&good(), 3, 2, 1).unwrap();
+    assert!(refuse(Recurrent { hidden_size: 60_000, ..recurrent() }).contains("the limit is"));
+    let model = build(&Spec::Lstm(recurrent()), 3, 2, 1).unwrap();
     let x = |dims: &[i64]| Tensor::zeros(dims, (Kind::Float, Device::Cpu));
     for wrong in [x(&[5, 3]), x(&[4, 5, 2]), x(&[0, 5, 3])] {
         let refused = model.forward(&wrong, Pass::Evaluate, &Plain);

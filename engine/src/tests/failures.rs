@@ -95,7 +95,7 @@ fn ranks_with_other_values_of_the_same_size_are_told_apart() {
 fn a_rank_that_cannot_start_ends_the_others_at_once() {
     let dir = tempfile::tempdir().unwrap();
     let mut attempt = Attempt::new(spec::job().build(), 3, dir.path());
-    attempt.of_rank = Some((1, |spec| spec.model.hidden_size = 0));
+    attempt.of_rank = Some((1, |spec| spec::recurrent(spec).hidden_size = 0));
     let kinds: Vec<_> = attempt
         .run()
         .outcomes

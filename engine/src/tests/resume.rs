@@ -14,8 +14,8 @@ use crate::fixture;
 /// remember.
 fn job() -> spec::Builder {
     spec::job().batch(14, 5).epochs(4).stage(2).drop_last(false).with(|spec| {
-        spec.model.num_layers = 2;
-        spec.model.dropout = 0.3;
+        spec::recurrent(spec).num_layers = 2;
+        spec::recurrent(spec).dropout = 0.3;
         spec.data.source = DataSource::Csv {
             path: fixture::path("series.csv"),
             columns: vec!["load".to_owned(), "heat".to_owned()],
@@ -93,7 +93,7 @@ fn a_resumed_run_is_the_uninterrupted_one_bit_for_bit() {
 /// rank, so another world would train on other masks: there is none here.
 #[test]
 fn another_world_and_stage_continues_the_run() {
-    let job = || job().with(|spec| spec.model.dropout = 0.0);
+    let job = || job().with(|spec| spec::recurrent(spec).dropout = 0.0);
     let whole = tempfile::tempdir().unwrap();
     let (_, heard) = Attempt::new(job().build(), 1, whole.path()).run().unwrap();
     let expected = losses(&heard);
@@ -227,7 +227,7 @@ fn another_batch_size_continues_within_the_epoch_and_ends_with_the_epochs() {
 fn another_model_is_refused_with_the_tensor() {
     let dir = tempfile::tempdir().unwrap();
     Attempt::new(job().build(), 1, dir.path()).run().unwrap();
-    let spec = job().with(|spec| spec.model.hidden_size = 9).build();
+    let spec = job().with(|spec| spec::recurrent(spec).hidden_size = 9).build();
     let ended = Attempt::new(spec, 1, dir.path()).generation(2).run();
     let error = ended.outcomes.into_iter().next().unwrap().unwrap_err();
     assert!(matches!(error, Error::OtherModel { .. }), "{error:?}");

@@ -25,19 +25,18 @@ pub(crate) fn job() -> Builder {
             threads_per_rank: 1,
             transport: Transport::Auto,
         },
-        model: Model {
-            kind: ModelKind::Lstm,
+        model: Model::Lstm(Recurrent {
             hidden_size: 8,
             num_layers: 1,
             dropout: 0.0,
             head_dropout: 0.0,
             bidirectional: false,
             init_from: None,
-        },
+        }),
         data: Data {
             source: DataSource::Sine { samples: 96, validation_samples: 40, noise: 0.1 },
-            window: 12,
-            horizon: 1,
+            window: Some(12),
+            horizon: Some(1),
             shuffle: true,
             drop_last: true,
         },
@@ -95,6 +94,14 @@ fn training() -> Training {
         gradient_clipping: 1.0,
         precision: Precision::FP32,
         steps_per_print: None,
+    }
+}
+
+/// The settings of the tests' recurrent model.
+pub(crate) fn recurrent(spec: &mut JobSpec) -> &mut Recurrent {
+    match &mut spec.model {
+        Model::Lstm(recurrent) | Model::Gru(recurrent) => recurrent,
+        Model::Cnn(_) => panic!("the job has a cnn"),
     }
 }
 

@@ -19,8 +19,8 @@ fn stages_and_overlap_give_the_same_bits_at_one_world() {
         // One micro-step a step: then every sum over ranks has one order.
         let run = |stage, overlap, bucket| {
             let builder = spec::job().batch(18, 18).stage(stage).with(|spec| {
-                spec.model.num_layers = 2;
-                spec.model.dropout = 0.2;
+                spec::recurrent(spec).num_layers = 2;
+                spec::recurrent(spec).dropout = 0.2;
                 spec.zero.overlap_comm = overlap;
                 spec.zero.reduce_bucket_size = bucket;
             });

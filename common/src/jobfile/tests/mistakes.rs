@@ -28,7 +28,7 @@ every-steps = 5
         job.toml:3: job.seed = -1: expected an integer of at least 0
         job.toml:4: job.prioritty: unknown key; did you mean `priority`?
         job.toml:6: resources.world-size = "two": expected an integer from 1 to 4096, found text
-        job.toml:8: model.kind = "lstmm": did you mean `lstm`? expected `lstm` or `gru`
+        job.toml:8: model.kind = "lstmm": did you mean `lstm`? expected `lstm`, `gru` or `cnn`
         job.toml:9: model.hidden-size = 0: expected an integer from 1 to 65536
         job.toml:10: model.dropout = 1: expected a number of at least 0 and below 1
         job.toml:13: data.windw: unknown key; did you mean `window`?
@@ -53,13 +53,13 @@ fn broken_toml_is_told_with_its_line() {
 #[test]
 fn an_empty_job_says_what_is_missing() {
     job("").check(&expect![[r#"
-        job.toml: data.kind: missing; expected `sine`, `synthetic-timeseries` or `csv`
+        job.toml: data.kind: missing; expected `sine`, `synthetic-timeseries`, `csv` or `digits`
     "#]]);
     job("[data]\nkind = \"csv\"\n").check(&expect![[r#"
         job.toml: data.path: missing; kind = "csv" needs a file, relative to the job file
     "#]]);
     job("data = 3\n").check(&expect![[r#"
-        job.toml: data.kind: missing; expected `sine`, `synthetic-timeseries` or `csv`
+        job.toml: data.kind: missing; expected `sine`, `synthetic-timeseries`, `csv` or `digits`
         job.toml:1: data = 3: expected a table
     "#]]);
 }
@@ -67,7 +67,7 @@ fn an_empty_job_says_what_is_missing() {
 #[test]
 fn mistakes_of_other_sections_are_told_beside_an_unknown_kind() {
     job("[data]\nkind = \"sinus\"\n[training]\nepochs = -3\n[model]\nlayers = 2\n").check(&expect![[r#"
-        job.toml:2: data.kind = "sinus": did you mean `sine`? expected `sine`, `synthetic-timeseries` or `csv`
+        job.toml:2: data.kind = "sinus": did you mean `sine`? expected `sine`, `synthetic-timeseries`, `csv` or `digits`
         job.toml:4: training.epochs = -3: expected an integer from 1 to 1000000
         job.toml:6: model.layers: unknown key; did you mean `num-layers`?
     "#]]);
@@ -81,9 +81,10 @@ min-ranks = 1
 max-ranks = 4
 device = "cuda"
 [model]
-kind = "cnn"
+kind = "transformer"
+channels = [4]
 [data]
-kind = "digits"
+kind = "mnist"
 [restart]
 application = 3
 [checkpoint]
@@ -98,13 +99,13 @@ optimizer = "sgd"
         job.toml:3: resources.min-ranks = 1: not supported yet: a world that changes while the job runs; use `world-size`
         job.toml:4: resources.max-ranks = 4: not supported yet: a world that changes while the job runs; use `world-size`
         job.toml:5: resources.device = "cuda": not supported yet; this version has `auto` or `cpu`
-        job.toml:7: model.kind = "cnn": not supported yet; this version has `lstm` or `gru`
-        job.toml:9: data.kind = "digits": not supported yet; this version has `sine`, `synthetic-timeseries` or `csv`
-        job.toml:10: restart = { application = 3 }: not supported yet: restart budgets
-        job.toml:13: checkpoint.dir = "s3://bucket/ckpt": not supported yet: s3:// ; this version has folders and file://
-        job.toml:15: monitor.wandb = true: not supported yet: this monitor
-        job.toml:17: training.precision = "fp8": not supported yet; this version has `fp32`, `bf16` or `fp16`
-        job.toml:18: training.optimizer = "sgd": not supported yet; this version has `adam` or `adamw`
+        job.toml:7: model.kind = "transformer": not supported yet; this version has `lstm`, `gru` or `cnn`
+        job.toml:10: data.kind = "mnist": not supported yet; this version has `sine`, `synthetic-timeseries`, `csv` or `digits`
+        job.toml:11: restart = { application = 3 }: not supported yet: restart budgets
+        job.toml:14: checkpoint.dir = "s3://bucket/ckpt": not supported yet: s3:// ; this version has folders and file://
+        job.toml:16: monitor.wandb = true: not supported yet: this monitor
+        job.toml:18: training.precision = "fp8": not supported yet; this version has `fp32`, `bf16` or `fp16`
+        job.toml:19: training.optimizer = "sgd": not supported yet; this version has `adam` or `adamw`
     "#]]);
 }
 
@@ -115,8 +116,41 @@ fn a_key_of_another_kind_of_data_is_told_where_it_belongs() {
         job.toml:5: data.samples: kind = "csv" has no such key; it belongs to sine and synthetic-timeseries
     "#]]);
     job("[data]\nkind = \"sine\"\npath = \"x.csv\"\nsplit = [1, 0, 0]\n").check(&expect![[r#"
-        job.toml:3: data.path: kind = "sine" has no such key; it belongs to csv
-        job.toml:4: data.split: kind = "sine" has no such key; it belongs to synthetic-timeseries and csv
+        job.toml:3: data.path: kind = "sine" has no such key; it belongs to csv and digits
+        job.toml:4: data.split: kind = "sine" has no such key; it belongs to synthetic-timeseries, csv and digits
+    "#]]);
+    job("[data]\nkind = \"digits\"\nwindow = 4\n").check(&expect![[r#"
+        job.toml:3: data.window: kind = "digits" has no such key; it belongs to sine, synthetic-timeseries and csv
+    "#]]);
+}
+
+#[test]
+fn a_model_has_the_keys_of_its_kind_and_reads_its_kind_of_data() {
+    job("data.kind = \"sine\"\n[model]\nkind = \"lstm\"\nchannels = [8]\nkernel-size = 3\n").check(
+        &expect![[r#"
+            job.toml:4: model.channels: kind = "lstm" has no such key; it belongs to cnn
+            job.toml:5: model.kernel-size: kind = "lstm" has no such key; it belongs to cnn
+        "#]],
+    );
+    job("data.kind = \"digits\"\n[model]\nnum-layers = 2\nhidden-size = 0\nnum-classes = 10\n")
+        .check(&expect![[r#"
+            job.toml:3: model.num-layers: kind = "cnn" has no such key; it belongs to lstm and gru
+            job.toml:4: model.hidden-size = 0: expected an integer from 1 to 65536
+            job.toml:5: model.num-classes: the data tells how many classes there are
+        "#]]);
+    job("data.kind = \"sine\"\n[model]\nkind = \"cnn\"\n").check(&expect![[r#"
+        job.toml:3: model.kind = "cnn": reads images, and `sine` has none; expected `lstm` or `gru`
+    "#]]);
+    job("data.kind = \"digits\"\n[model]\nkind = \"gru\"\n").check(&expect![[r#"
+        job.toml:3: model.kind = "gru": reads series, and `digits` holds images; expected `cnn`
+    "#]]);
+    for channels in ["[]", "[0]", "8", "[8, 5000]"] {
+        let wrong = job("data.kind = \"digits\"\n").set(&format!("model.channels={channels}"));
+        let mistakes = wrong.load().unwrap_err().mistakes;
+        assert_eq!((mistakes.len(), mistakes[0].key.as_str()), (1, "model.channels"), "{channels}");
+    }
+    job("data.kind = \"digits\"\nmodel.kernel-size = 4\n").check(&expect![[r#"
+        job.toml:2: model.kernel-size = 4: expected an odd number: then images keep their size
     "#]]);
 }
 

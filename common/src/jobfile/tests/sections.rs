@@ -134,6 +134,41 @@ fn csv_needs_only_a_path() {
 }
 
 #[test]
+fn digits_train_a_cnn() {
+    let digits = job("data.kind = \"digits\"\n");
+    digits.explain(
+        "data",
+        &expect![[r#"
+        data.kind = "digits"  # job.toml:1
+        data.path = "/home/ada/jobs/digits.csv.gz"  # default of digits: beside the job file
+        data.split = [0.7, 0.15, 0.15]  # default of digits
+        data.shuffle = true  # default
+        data.drop-last = true  # default
+    "#]],
+    );
+    digits.explain(
+        "model",
+        &expect![[r#"
+        model.kind = "cnn"  # default of digits
+        model.channels = [32, 64]  # default of cnn
+        model.kernel-size = 3  # default of cnn
+        model.hidden-size = 128  # default of cnn
+        model.dropout = 0.25  # default of cnn
+        model.init-from = -  # default: fresh weights from job.seed
+    "#]],
+    );
+    digits.explain(
+        "training.b",
+        &expect![[r#"
+        training.batch-size = 64  # default of digits
+        training.batch-mismatch = "adapt"  # default
+        training.betas = [0.9, 0.999]  # DeepSpeed default
+        training.bias-correction = true  # DeepSpeed default
+    "#]],
+    );
+}
+
+#[test]
 fn inputs_start_at_the_job_file_and_outputs_at_the_caller() {
     let spec = job(r#"
 [job]
@@ -149,7 +184,7 @@ resume = "old/step-00000003"
 "#)
     .spec();
     assert_eq!(spec.job.output_dir, Path::new("/home/ada/here/out"));
-    assert_eq!(spec.model.init_from.as_deref(), Some(Path::new("/home/ada/w.safetensors")));
+    assert_eq!(spec.model.init_from().unwrap(), Path::new("/home/ada/w.safetensors"));
     assert_eq!(spec.checkpoint.dir.as_deref(), Some("/home/ada/here/ckpt"));
     let old = PathBuf::from("/home/ada/jobs/old/step-00000003");
     assert_eq!(spec.checkpoint.resume, Resume::Path(old));
@@ -207,7 +242,7 @@ fn a_wrong_flag_is_named_as_it_was_typed() {
         .set("training.batch-size=x")
         .set("data=3")
         .check(&expect![[r#"
-            job.toml: data.kind: missing; expected `sine`, `synthetic-timeseries` or `csv`
+            job.toml: data.kind: missing; expected `sine`, `synthetic-timeseries`, `csv` or `digits`
             --set data=3: data = 3: expected a table
             --set training.batch-size=x: training.batch-size = "x": expected an integer from 1 to 1099511627776, found text
             --set training.epoch=3: training.epoch: unknown key; did you mean `epochs`?

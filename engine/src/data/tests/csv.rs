@@ -199,7 +199,7 @@ fn the_shipped_data_sets_load() {
             normalization: Normalization::Window,
             missing: Missing::Interpolate,
         };
-        load(&Data { window: 52, ..spec(source) }, 1).unwrap()
+        load(&Data { window: Some(52), ..spec(source) }, 1).unwrap()
     };
     let co2 = read("co2.csv", "co2");
     assert_eq!(co2.train.len(), 1599 - 52);

@@ -1,7 +1,7 @@
 use super::*;
 
 fn sine(samples: u32, validation_samples: u32, noise: f64) -> Data {
-    Data { window: 50, ..spec(DataSource::Sine { samples, validation_samples, noise }) }
+    Data { window: Some(50), ..spec(DataSource::Sine { samples, validation_samples, noise }) }
 }
 
 #[test]
@@ -102,6 +102,6 @@ fn impossible_settings_of_series_are_named() {
         refusal(&spec(huge)),
         "synthetic-timeseries: 4294967295 rows of 3 values exceed the limit of 1073741824 values"
     );
-    let windowless = Data { window: 0, ..sine(10, 1, 0.1) };
+    let windowless = Data { window: Some(0), ..sine(10, 1, 0.1) };
     assert_eq!(refusal(&windowless), "data.window = 0: expected at least 1");
 }
