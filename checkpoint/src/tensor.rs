@@ -14,10 +14,19 @@ const MAX_NAME_LEN: usize = 512;
 pub enum TensorKind {
     /// A weight, under torch's name.
     Parameter,
-    /// Adam's first moment of the parameter with the same name.
+    /// An optimizer's state of the parameter with the same name, under torch's word for it: the
+    /// mean of its gradients (Adam and kin, Lion),
     ExpAvg,
-    /// Adam's second moment of the parameter with the same name.
+    /// of their squares (Adam and kin),
     ExpAvgSq,
+    /// the velocity (SGD, RMSprop),
+    MomentumBuffer,
+    /// the sum of the squares (Adagrad),
+    Sum,
+    /// the mean of the squares (RMSprop),
+    SquareAvg,
+    /// and the mean (centered RMSprop).
+    GradAvg,
     /// State of the model that is not trained.
     Buffer,
     /// The parameter's weight at the best validation, where that is not the present one.
@@ -25,11 +34,25 @@ pub enum TensorKind {
 }
 
 impl TensorKind {
+    /// Every kind that an optimizer keeps.
+    pub const OPTIMIZER_STATES: [Self; 6] = [
+        Self::ExpAvg,
+        Self::ExpAvgSq,
+        Self::MomentumBuffer,
+        Self::Sum,
+        Self::SquareAvg,
+        Self::GradAvg,
+    ];
+
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Parameter => "parameter",
             Self::ExpAvg => "exp_avg",
             Self::ExpAvgSq => "exp_avg_sq",
+            Self::MomentumBuffer => "momentum_buffer",
+            Self::Sum => "sum",
+            Self::SquareAvg => "square_avg",
+            Self::GradAvg => "grad_avg",
             Self::Buffer => "buffer",
             Self::Best => "best",
         }

@@ -15,7 +15,7 @@ mod optimizer;
 mod scheduler;
 
 pub(crate) use check::Strictness;
-pub(crate) use optimizer::OptimizerBlock;
+pub(crate) use optimizer::{OptimizerBlock, OptimizerKind};
 pub(crate) use scheduler::{Kind as SchedulerKind, SchedulerBlock};
 
 /// What a configuration asks for; None where it is silent or says `"auto"`.

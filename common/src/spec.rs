@@ -315,22 +315,26 @@ pub enum BatchMismatch {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct Optimizer {
-    pub kind: OptimizerKind,
     pub learning_rate: f64,
-    pub betas: [f64; 2],
-    pub eps: f64,
     pub weight_decay: f64,
-    /// Decoupled decay (AdamW). DeepSpeed's "Adam" decays decoupled unless `adam_w_mode: false`.
-    pub decoupled_decay: bool,
-    pub bias_correction: bool,
+    pub rule: UpdateRule,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum OptimizerKind {
-    Adam,
+/// What becomes of a gradient, with the settings of its kind; in TOML and JSON an object with
+/// `kind`.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "kebab-case", rename_all_fields = "kebab-case")]
+#[serde(deny_unknown_fields)]
+pub enum UpdateRule {
+    Adam {
+        betas: [f64; 2],
+        eps: f64,
+        bias_correction: bool,
+        /// DeepSpeed's "Adam" decays decoupled unless `adam_w_mode: false`.
+        decoupled_decay: bool,
+    },
     #[serde(rename = "adamw")]
-    AdamW,
+    AdamW { betas: [f64; 2], eps: f64, bias_correction: bool },
 }
 
 /// Learning-rate schedules with DeepSpeed's timing: update k uses the value for t = k-1.

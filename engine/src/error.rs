@@ -62,6 +62,13 @@ pub enum Error {
         path.display()
     )]
     OtherModel { path: PathBuf, tensor: String, found: String, expected: String },
+    #[error(
+        "checkpoint `{}` is of another optimizer: its states are {found}, this job's optimizer \
+         keeps {expected}; keep the optimizer, or start from its weights alone with \
+         model.init-from",
+        path.display()
+    )]
+    OtherOptimizer { path: PathBuf, found: String, expected: String },
     #[error("read the training state of checkpoint `{}`", path.display())]
     TrainState { path: PathBuf, source: serde_json::Error },
     #[error("checkpoint `{}` changed or went away while it was being loaded", path.display())]
@@ -104,7 +111,9 @@ impl Error {
             Self::Plan(_) => FailureKind::Configuration,
             Self::Data(_) | Self::DifferentData { .. } | Self::DifferentValues => FailureKind::Data,
             Self::Wire(_) => FailureKind::Communication,
-            Self::RootNotShared { .. } | Self::OtherModel { .. } => FailureKind::Configuration,
+            Self::RootNotShared { .. } | Self::OtherModel { .. } | Self::OtherOptimizer { .. } => {
+                FailureKind::Configuration
+            }
             Self::Save { source, .. } if source.is_communication() => FailureKind::Communication,
             Self::Checkpoint { .. }
             | Self::TrainState { .. }

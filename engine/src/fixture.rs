@@ -50,13 +50,9 @@ struct File {
 
 #[derive(Deserialize)]
 struct Optimizer {
-    kind: spec::OptimizerKind,
     learning_rate: f64,
-    betas: [f64; 2],
-    eps: f64,
     weight_decay: f64,
-    decoupled_decay: bool,
-    bias_correction: bool,
+    rule: serde_json::Value,
 }
 
 #[derive(Deserialize)]
@@ -187,15 +183,11 @@ fn training(file: &File) -> spec::Training {
             mismatch: spec::BatchMismatch::Adapt,
         },
         optimizer: spec::Optimizer {
-            kind: optimizer.kind,
             learning_rate: optimizer.learning_rate,
-            betas: optimizer.betas,
-            eps: optimizer.eps,
             weight_decay: optimizer.weight_decay,
-            decoupled_decay: optimizer.decoupled_decay,
-            bias_correction: optimizer.bias_correction,
+            rule: in_kebab_case(&optimizer.rule),
         },
-        schedule: schedule(&file.schedule),
+        schedule: in_kebab_case(&file.schedule),
         gradient_clipping: file.gradient_clipping,
         precision: spec::Precision::FP32,
         steps_per_print: None,
@@ -203,7 +195,7 @@ fn training(file: &File) -> spec::Training {
 }
 
 /// The script writes snake_case, the specification reads kebab-case.
-fn schedule(written: &serde_json::Value) -> spec::Schedule {
+fn in_kebab_case<T: serde::de::DeserializeOwned>(written: &serde_json::Value) -> T {
     let fields = written.as_object().unwrap();
     let renamed = fields.iter().map(|(key, value)| (key.replace('_', "-"), value.clone()));
     serde_json::from_value(serde_json::Value::Object(renamed.collect())).unwrap()

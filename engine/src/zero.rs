@@ -1,7 +1,7 @@
-//! ZeRO stages 0, 1 and 2: who holds which part of parameters, gradients and moments, and the
-//! communication that this takes.
+//! ZeRO stages 0, 1 and 2: who holds which part of parameters, gradients and optimizer states, and
+//! the communication that this takes.
 //!
-//! | stage | gradients | moments | traffic of a step |
+//! | stage | gradients | optimizer states | traffic of a step |
 //! |---|---|---|---|
 //! | 0 | whole, all-reduced | whole | all-reduce of gradients |
 //! | 1 | whole, reduce-scattered once a step | sharded | reduce-scatter, all-gather of parameters |
@@ -21,7 +21,7 @@ use common::spec::JobSpec;
 use crate::error::Error;
 use crate::model::Model;
 use crate::native::GradientHooks;
-use crate::optimizer::{Adam, Shard, Update, sum_of_squares};
+use crate::optimizer::{Optimizer, Shard, StateName, Update, sum_of_squares};
 use crate::zero::layout::{Extent, Layout, Slice, bucket_size};
 use crate::zero::link::Link;
 use crate::zero::reducer::{GradientKinds, Reducer};
@@ -36,38 +36,28 @@ mod weights;
 pub(crate) use reducer::MicroStep;
 pub(crate) use weights::Snapshot;
 
-/// The state of one rank: parameters, moments, and its way to the others.
+/// The state of one rank: parameters, optimizer states, and its way to the others.
 pub(crate) struct Zero {
     stage: u8,
     rank: usize,
     layout: Layout,
-    adam: Adam,
+    optimizer: Optimizer,
     // They come off before the reducer goes.
     _hooks: GradientHooks,
     reducer: Rc<RefCell<Reducer>>,
     names: Vec<String>,
     shapes: Vec<Vec<i64>>,
     weights: Weights,
-    moments: Vec<Moments>,
-}
-
-/// Adam's moments of a bucket: whole at stage 0, this rank's shard else.
-#[derive(Debug, Clone)]
-struct Moments {
-    exp_avg: Vec<f32>,
-    exp_avg_sq: Vec<f32>,
+    /// By bucket, then in the order of [`Optimizer::states`]: whole at stage 0, this rank's shard
+    /// else.
+    states: Vec<Vec<Vec<f32>>>,
 }
 
 /// What a slice of the state belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum StateKind {
     Parameter,
-    ExpAvg,
-    ExpAvgSq,
-}
-
-impl StateKind {
-    pub(crate) const ALL: [Self; 3] = [Self::Parameter, Self::ExpAvg, Self::ExpAvgSq];
+    State(StateName),
 }
 
 impl Zero {
@@ -108,24 +98,19 @@ impl Zero {
         let leaves = model.parameters().iter().map(|p| p.tensor.shallow_clone()).collect();
         let hooks = GradientHooks::install(leaves, reducer.clone())?;
         let held = |len: usize| if stage == 0 { len } else { len / world };
-        let moments = layout
-            .buckets
-            .iter()
-            .map(|b| Moments {
-                exp_avg: vec![0.0; held(b.len)],
-                exp_avg_sq: vec![0.0; held(b.len)],
-            })
-            .collect();
+        let optimizer = Optimizer::new(&spec.training.optimizer);
+        let states_of = |len: usize| vec![vec![0.0; held(len)]; optimizer.states().len()];
+        let states = layout.buckets.iter().map(|bucket| states_of(bucket.len)).collect();
         Ok(Self {
             stage,
             rank,
-            adam: Adam::new(&spec.training.optimizer),
+            optimizer,
             _hooks: hooks,
             reducer,
             names: model.parameters().iter().map(|p| p.name.clone()).collect(),
             shapes: model.parameters().iter().map(|p| p.tensor.size()).collect(),
             weights,
-            moments,
+            states,
             layout,
         })
     }
@@ -185,11 +170,11 @@ impl Zero {
     pub(crate) fn update(&mut self, update: Update) -> Result<(), collectives::Error> {
         let mut reducer = self.reducer.borrow_mut();
         let mut scratch = Vec::new();
-        for (bucket, Moments { exp_avg, exp_avg_sq }) in self.moments.iter_mut().enumerate() {
+        for (bucket, states) in self.states.iter_mut().enumerate() {
             let sums = if self.stage == 0 { reducer.sums(bucket) } else { reducer.shard(bucket) };
             let gradients = sums.widened(&mut scratch);
             self.weights.update(bucket, |parameters| {
-                self.adam.apply(update, &mut Shard { parameters, gradients, exp_avg, exp_avg_sq });
+                self.optimizer.apply(update, &mut Shard { parameters, gradients, states });
             });
             if self.stage > 0 {
                 reducer.link.all_gather(self.weights.bytes_mut(bucket))?;
@@ -204,7 +189,7 @@ impl Zero {
     }
 
     /// Every part of the state that this rank holds: what loading a checkpoint must fill.
-    /// Parameters are whole on every rank, moments at stage 0.
+    /// Parameters are whole on every rank, optimizer states at stage 0.
     pub(crate) fn held(&self, kind: StateKind) -> Vec<Slice> {
         if kind != StateKind::Parameter && self.stage > 0 {
             return self.owned();
@@ -216,14 +201,12 @@ impl Zero {
     /// The elements of a slice of [`Zero::owned`], parameters in fp32.
     pub(crate) fn read(&self, kind: StateKind, slice: &Slice) -> &[f32] {
         let shard = self.layout.buckets[slice.bucket].shard(self.layout.world, self.rank);
-        let moments = &self.moments[slice.bucket];
         let values = match kind {
             StateKind::Parameter => {
                 let start = shard.start + slice.shard_offset;
                 return self.weights.read(slice.bucket, start..start + slice.len);
             }
-            StateKind::ExpAvg => &moments.exp_avg,
-            StateKind::ExpAvgSq => &moments.exp_avg_sq,
+            StateKind::State(name) => &self.states[slice.bucket][self.slot(name)],
         };
         let base = if self.stage == 0 { shard.start } else { 0 };
         &values[base + slice.shard_offset..][..slice.len]
@@ -238,13 +221,14 @@ impl Zero {
 
     /// Sets the elements of a slice of [`Zero::held`].
     pub(crate) fn write(&mut self, kind: StateKind, slice: &Slice, values: &[f32]) {
-        let moments = &mut self.moments[slice.bucket];
         let target = match kind {
             StateKind::Parameter => {
                 return self.weights.write(slice.bucket, slice.shard_offset, values);
             }
-            StateKind::ExpAvg => &mut moments.exp_avg,
-            StateKind::ExpAvgSq => &mut moments.exp_avg_sq,
+            StateKind::State(name) => {
+                let slot = self.slot(name);
+                &mut self.states[slice.bucket][slot]
+            }
         };
         target[slice.shard_offset..][..slice.len].copy_from_slice(values);
     }
@@ -252,6 +236,17 @@ impl Zero {
     /// Sets the elements of a slice of the parameters of [`Zero::held`] in a snapshot.
     pub(crate) fn write_to(&self, snapshot: &mut Snapshot, slice: &Slice, values: &[f32]) {
         self.weights.write_to(snapshot, slice.bucket, slice.shard_offset, values);
+    }
+
+    /// What this run's state is made of: the parameters and what its optimizer keeps.
+    pub(crate) fn kinds(&self) -> Vec<StateKind> {
+        let states = self.optimizer.states().iter().map(|name| StateKind::State(*name));
+        std::iter::once(StateKind::Parameter).chain(states).collect()
+    }
+
+    fn slot(&self, name: StateName) -> usize {
+        let states = self.optimizer.states();
+        states.iter().position(|it| *it == name).expect("asked for a kind of `Zero::kinds`")
     }
 
     /// A copy of all parameters, to come back to.

@@ -1,8 +1,17 @@
 //! The `optimizer` block: Adam and AdamW by DeepSpeed's rule.
 
 use crate::section::{FloatRange, Found, Section};
-use crate::spec::OptimizerKind;
 use crate::tree::{Node, Value};
+use serde::Serialize;
+
+/// Optimizers by name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum OptimizerKind {
+    Adam,
+    #[serde(rename = "adamw")]
+    AdamW,
+}
 
 /// What the block says; None where it is silent.
 #[derive(Debug, Default)]

@@ -1,8 +1,8 @@
 //! Optimizer and learning-rate schedule, from `[training]` and the DeepSpeed configuration.
 
-use crate::deepspeed::{SchedulerBlock, SchedulerKind};
+use crate::deepspeed::{OptimizerKind, SchedulerBlock, SchedulerKind};
 use crate::section::{FloatRange, Found, Section};
-use crate::spec::{Optimizer, OptimizerKind, Schedule, WarmupShape};
+use crate::spec::{Optimizer, Schedule, UpdateRule, WarmupShape};
 use crate::tree::number;
 
 use super::join::joined;
@@ -20,35 +20,33 @@ pub(super) fn read(section: &Section<'_>, context: &Context<'_>) -> (Optimizer, 
     let kind = section.choice("optimizer", words, later);
     let kind = joined(section, "optimizer", kind, theirs.kind.clone());
     let kind = section.settle("optimizer", kind, (OptimizerKind::AdamW, DEFAULT));
-    let decoupled = match kind {
-        OptimizerKind::AdamW => None,
-        OptimizerKind::Adam => theirs.adam_w_mode.clone(),
-    };
-    let decoupled_origin = match kind {
-        OptimizerKind::AdamW => "adamw always does",
-        OptimizerKind::Adam => {
-            "DeepSpeed default: adam decays decoupled unless adam_w_mode is false"
-        }
-    };
     let rate = section.float("learning-rate", FloatRange::POSITIVE);
     let rate = joined(section, "learning-rate", rate, theirs.learning_rate.clone());
     let (rate, schedule) = schedule(section, context, rate);
     let decay = section.float("weight-decay", FloatRange::NOT_NEGATIVE);
     let decay = joined(section, "weight-decay", decay, theirs.weight_decay.clone());
     let of = "DeepSpeed default";
-    let optimizer = Optimizer {
-        kind,
-        learning_rate: rate,
-        betas: section.settle("betas", theirs.betas.clone(), ([0.9, 0.999], of)),
-        eps: section.settle("eps", theirs.eps.clone(), (1e-8, of)),
-        weight_decay: section.settle("weight-decay", decay, (0.0, DEFAULT)),
-        decoupled_decay: section.settle("decoupled-decay", decoupled, (true, decoupled_origin)),
-        bias_correction: section.settle(
-            "bias-correction",
-            theirs.bias_correction.clone(),
-            (true, of),
-        ),
+    let betas = section.settle("betas", theirs.betas.clone(), ([0.9, 0.999], of));
+    let eps = section.settle("eps", theirs.eps.clone(), (1e-8, of));
+    let weight_decay = section.settle("weight-decay", decay, (0.0, DEFAULT));
+    let mode = match kind {
+        OptimizerKind::AdamW => None,
+        OptimizerKind::Adam => theirs.adam_w_mode.clone(),
     };
+    let origin = match kind {
+        OptimizerKind::AdamW => "adamw always does",
+        OptimizerKind::Adam => {
+            "DeepSpeed default: adam decays decoupled unless adam_w_mode is false"
+        }
+    };
+    let decoupled_decay = section.settle("decoupled-decay", mode, (true, origin));
+    let correction = theirs.bias_correction.clone();
+    let bias_correction = section.settle("bias-correction", correction, (true, of));
+    let rule = match kind {
+        OptimizerKind::Adam => UpdateRule::Adam { betas, eps, bias_correction, decoupled_decay },
+        OptimizerKind::AdamW => UpdateRule::AdamW { betas, eps, bias_correction },
+    };
+    let optimizer = Optimizer { learning_rate: rate, weight_decay, rule };
     (optimizer, schedule)
 }
 

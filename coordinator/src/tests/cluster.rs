@@ -171,9 +171,8 @@ pub(super) fn spec_json(name: &str, world: u32, output_dir: &Path) -> String {
                  "window": 5, "horizon": 1, "shuffle": true, "drop-last": true},
         "training": {"epochs": 1, "validate": "never",
             "batch": {"batch-size": {"value": 32, "origin": "test"}, "mismatch": "adapt"},
-            "optimizer": {"kind": "adamw", "learning-rate": 0.001, "betas": [0.9, 0.999],
-                          "eps": 1e-8, "weight-decay": 0.0, "decoupled-decay": true,
-                          "bias-correction": true},
+            "optimizer": {"learning-rate": 0.001, "weight-decay": 0.0, "rule":
+                {"kind": "adamw", "betas": [0.9, 0.999], "eps": 1e-8, "bias-correction": true}},
             "schedule": {"kind": "constant"}, "gradient-clipping": 1.0,
             "precision": {"asked": "fp32", "effective": "fp32"}},
         "zero": {"stage": 0, "overlap-comm": false, "reduce-bucket-size": 1,

@@ -1,17 +1,11 @@
-use common::spec::{Optimizer, OptimizerKind};
+use super::adam::Adam;
+use super::{Optimizer, Pass, Shard, Update, clip_coefficient, sum_of_squares};
 
-use super::{Adam, Shard, Update, apply_all, clip_coefficient, sum_of_squares};
+const RATE: f64 = 0.01;
 
-fn spec(decoupled: bool) -> Optimizer {
-    Optimizer {
-        kind: OptimizerKind::Adam,
-        learning_rate: 0.01,
-        betas: [0.9, 0.999],
-        eps: 1e-8,
-        weight_decay: 0.1,
-        decoupled_decay: decoupled,
-        bias_correction: true,
-    }
+fn adam(decoupled_decay: bool) -> Adam {
+    let (betas, eps) = ([0.9, 0.999], 1e-8);
+    Adam { betas, eps, weight_decay: 0.1, decoupled_decay, bias_correction: true }
 }
 
 fn wave(len: usize, scale: f32) -> Vec<f32> {
@@ -19,7 +13,7 @@ fn wave(len: usize, scale: f32) -> Vec<f32> {
 }
 
 /// The textbook in f64, for many elements and steps.
-fn textbook(spec: &Optimizer, start: &[f32], gradients: &[f32], updates: u64) -> Vec<f64> {
+fn textbook(spec: &Adam, start: &[f32], gradients: &[f32], updates: u64) -> Vec<f64> {
     let [b1, b2] = spec.betas;
     let decay = spec.weight_decay;
     start
@@ -30,14 +24,14 @@ fn textbook(spec: &Optimizer, start: &[f32], gradients: &[f32], updates: u64) ->
             for t in 1..=updates {
                 let mut g = f64::from(*g) * 0.5;
                 if spec.decoupled_decay {
-                    p *= 1.0 - spec.learning_rate * decay;
+                    p *= 1.0 - RATE * decay;
                 } else {
                     g += decay * p;
                 }
                 m = b1 * m + (1.0 - b1) * g;
                 v = b2 * v + (1.0 - b2) * g * g;
                 let (m, v) = (m / (1.0 - b1.powi(t as i32)), v / (1.0 - b2.powi(t as i32)));
-                p -= spec.learning_rate * m / (v.sqrt() + spec.eps);
+                p -= RATE * m / (v.sqrt() + spec.eps);
             }
             p
         })
@@ -47,19 +41,17 @@ fn textbook(spec: &Optimizer, start: &[f32], gradients: &[f32], updates: u64) ->
 #[test]
 fn both_kinds_of_decay_follow_the_textbook() {
     for decoupled in [true, false] {
-        let spec = spec(decoupled);
+        let adam = adam(decoupled);
         let (mut parameters, gradients) = (wave(131, 0.01), wave(131, 0.003));
-        let expected = textbook(&spec, &parameters, &gradients, 20);
-        let (mut exp_avg, mut exp_avg_sq) = (vec![0.0; 131], vec![0.0; 131]);
-        let adam = Adam::new(&spec);
+        let expected = textbook(&adam, &parameters, &gradients, 20);
+        let mut states = vec![vec![0.0; 131]; 2];
         for number in 1..=20 {
-            adam.apply(
-                Update { number, rate: spec.learning_rate, gradient_scale: 0.5 },
+            Optimizer::Adam(adam).apply(
+                Update { number, rate: RATE, gradient_scale: 0.5 },
                 &mut Shard {
                     parameters: &mut parameters,
                     gradients: &gradients,
-                    exp_avg: &mut exp_avg,
-                    exp_avg_sq: &mut exp_avg_sq,
+                    states: &mut states,
                 },
             );
         }
@@ -71,18 +63,19 @@ fn both_kinds_of_decay_follow_the_textbook() {
 
 #[test]
 fn the_vector_width_does_not_change_a_bit() {
-    let adam = Adam::new(&spec(true));
-    let update = Update { number: 3, rate: 0.01, gradient_scale: 0.7 };
+    let adam = adam(true);
+    let update = Update { number: 3, rate: RATE, gradient_scale: 0.7 };
     let gradients = wave(1003, 0.003);
     let run = |apply: &dyn Fn(&mut Shard<'_>)| {
-        let mut state = [wave(1003, 0.01), wave(1003, 0.02), wave(1003, 0.0)];
-        state[2].iter_mut().enumerate().for_each(|(i, v)| *v = i as f32 * 1e-5);
-        let [parameters, exp_avg, exp_avg_sq] = &mut state;
-        apply(&mut Shard { parameters, gradients: &gradients, exp_avg, exp_avg_sq });
-        state.map(|values| values.into_iter().map(f32::to_bits).collect::<Vec<_>>())
+        let mut parameters = wave(1003, 0.01);
+        let mut states = vec![wave(1003, 0.02), (0..1003).map(|i| i as f32 * 1e-5).collect()];
+        let states = states.as_mut_slice();
+        apply(&mut Shard { parameters: &mut parameters, gradients: &gradients, states });
+        let bits = |values: &[f32]| values.iter().map(|v| v.to_bits()).collect::<Vec<_>>();
+        (bits(&parameters), states.iter().map(|state| bits(state)).collect::<Vec<_>>())
     };
-    let widest = run(&|shard| adam.apply(update, shard));
-    assert_eq!(widest, run(&|shard| apply_all(adam.constants(update), shard)));
+    let widest = run(&|shard| Optimizer::Adam(adam).apply(update, shard));
+    assert_eq!(widest, run(&|shard| adam.pass(update).run(shard)));
 }
 
 #[test]

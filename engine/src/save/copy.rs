@@ -2,6 +2,7 @@
 
 use checkpoint::{DataType, SliceMeta, TensorKind};
 
+use crate::optimizer::StateName;
 use crate::zero::{Snapshot, StateKind, Zero};
 
 /// Slices with their values.
@@ -25,7 +26,7 @@ impl StateCopy {
                 };
                 slices.push((meta, values.to_vec()));
             };
-            for kind in StateKind::ALL {
+            for kind in zero.kinds() {
                 push(tensor_kind(kind), zero.read(kind, &slice));
             }
             if let Some(best) = best {
@@ -44,7 +45,9 @@ impl StateCopy {
 pub(super) fn tensor_kind(kind: StateKind) -> TensorKind {
     match kind {
         StateKind::Parameter => TensorKind::Parameter,
-        StateKind::ExpAvg => TensorKind::ExpAvg,
-        StateKind::ExpAvgSq => TensorKind::ExpAvgSq,
+        StateKind::State(name) => match name {
+            StateName::ExpAvg => TensorKind::ExpAvg,
+            StateName::ExpAvgSq => TensorKind::ExpAvgSq,
+        },
     }
 }

@@ -4,6 +4,7 @@
 //! Promise: rank 0 decides, after it has read every byte; all ranks load the same checkpoint.
 //! Refusal: a checkpoint of another model is an error that names the first tensor that differs.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use checkpoint::{DataType, Reader, Selected, TensorKind};
@@ -134,13 +135,14 @@ fn shard_hashes(reader: &Reader) -> Vec<String> {
     reader.manifest().shards.iter().map(|shard| shard.blake3.clone()).collect()
 }
 
-/// The checkpoint has this model's parameters and no others, each with its moments.
+/// The checkpoint has this model's parameters and no others, each with this optimizer's states.
 fn check_tensors(reader: &Reader, zero: &Zero) -> Result<(), Error> {
+    check_optimizer(reader, zero)?;
     let differs = |tensor: String, found: String, expected: String| {
         let path = reader.folder().to_owned();
         Err(Error::OtherModel { path, tensor, found, expected })
     };
-    for kind in StateKind::ALL.map(tensor_kind) {
+    for kind in zero.kinds().into_iter().map(tensor_kind) {
         for parameter in 0..zero.num_parameters() {
             let name = zero.name(parameter);
             let shape: Vec<u64> = zero.shape(parameter).iter().map(|d| *d as u64).collect();
@@ -160,6 +162,23 @@ fn check_tensors(reader: &Reader, zero: &Zero) -> Result<(), Error> {
         Some(row) => differs(format!("`{}`", row.name), "it".to_owned(), "none".to_owned()),
         None => Ok(()),
     }
+}
+
+/// Neither is a state of the checkpoint dropped nor one of the job's started from nothing.
+fn check_optimizer(reader: &Reader, zero: &Zero) -> Result<(), Error> {
+    let rows = reader.tensors();
+    let is_state = |kind: &TensorKind| TensorKind::OPTIMIZER_STATES.contains(kind);
+    let saved: BTreeSet<_> = rows.iter().map(|row| row.kind).filter(is_state).collect();
+    let needed: BTreeSet<_> = zero.kinds().into_iter().map(tensor_kind).filter(is_state).collect();
+    if saved == needed {
+        return Ok(());
+    }
+    let list = |kinds: &BTreeSet<TensorKind>| match kinds.is_empty() {
+        true => "none".to_owned(),
+        false => kinds.iter().map(|kind| kind.as_str()).collect::<Vec<_>>().join(", "),
+    };
+    let (found, expected) = (list(&saved), list(&needed));
+    Err(Error::OtherOptimizer { path: reader.folder().to_owned(), found, expected })
 }
 
 /// Where this rank gets tensors from.
@@ -206,7 +225,7 @@ impl Source<'_> {
 }
 
 fn load(zero: &mut Zero, source: &mut Source<'_>) -> Result<(), Error> {
-    for kind in StateKind::ALL {
+    for kind in zero.kinds() {
         let held = zero.held(kind);
         for parameter in 0..zero.num_parameters() {
             let len = zero.shape(parameter).iter().product::<i64>() as usize;

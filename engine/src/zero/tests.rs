@@ -4,7 +4,7 @@ use tch::{Device, Kind, Reduction, Tensor};
 
 use super::{MicroStep, StateKind, Zero};
 use crate::model::{self, Model, Pass, Plain};
-use crate::optimizer::Update;
+use crate::optimizer::{StateName, Update};
 use crate::tests::spec;
 
 const ONLY: MicroStep = MicroStep { is_first: true, is_last: true };
@@ -101,7 +101,7 @@ fn the_model_sees_every_update() {
     assert!(before.iter().zip(&after).all(|(b, a)| b != a));
     let slice = zero.owned().into_iter().find(|slice| slice.parameter == 0).unwrap();
     assert_eq!(zero.read(StateKind::Parameter, &slice), after);
-    assert!(zero.read(StateKind::ExpAvg, &slice).iter().any(|m| *m != 0.0));
+    assert!(zero.read(StateKind::State(StateName::ExpAvg), &slice).iter().any(|m| *m != 0.0));
     zero.swap(&mut saved);
     assert_eq!(now(), before);
     zero.swap(&mut saved);

@@ -234,8 +234,8 @@ const SPEC: &str = r#"{
             "batch-size": { "value": 32, "origin": "a test" }, "mismatch": "adapt"
         },
         "optimizer": {
-            "kind": "adamw", "learning-rate": 0.001, "betas": [0.9, 0.999], "eps": 1e-8,
-            "weight-decay": 0.0, "decoupled-decay": true, "bias-correction": true
+            "learning-rate": 0.001, "weight-decay": 0.0,
+            "rule": { "kind": "adamw", "betas": [0.9, 0.999], "eps": 1e-8, "bias-correction": true }
         },
         "schedule": { "kind": "constant" }, "gradient-clipping": 0.0,
         "precision": { "asked": "fp32", "effective": "fp32" }

@@ -22,7 +22,8 @@ fn in_job_file_words(leaf: &str) -> String {
         ("training.batch.batch-size.", "training.batch-size"),
         ("training.batch.micro-batch-size.", "training.micro-batch-size"),
         ("training.batch.gradient-accumulation.", "training.gradient-accumulation"),
-        ("training.optimizer.kind", "training.optimizer"),
+        ("training.optimizer.rule.kind", "training.optimizer"),
+        ("training.optimizer.rule.", "training."),
         ("training.optimizer.", "training."),
         ("training.precision.asked", "training.precision"),
         ("training.precision.effective", "training.effective-precision"),
@@ -30,7 +31,7 @@ fn in_job_file_words(leaf: &str) -> String {
         ("training.validate.every-steps", "training.validate-every-steps"),
     ] {
         if let Some(rest) = leaf.strip_prefix(effective) {
-            return match effective.ends_with("optimizer.") {
+            return match effective.ends_with('.') && effective.contains("optimizer") {
                 true => format!("{written}{rest}"),
                 false => written.to_owned(),
             };

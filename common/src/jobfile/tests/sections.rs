@@ -351,16 +351,17 @@ gradient-clipping = 0
     expect![[r#"
         ["precision: bf16 is asked for (job.toml:9), trained in fp32: this version has no other"]
         Optimizer {
-            kind: Adam,
             learning_rate: 0.01,
-            betas: [
-                0.9,
-                0.999,
-            ],
-            eps: 1e-8,
             weight_decay: 0.1,
-            decoupled_decay: true,
-            bias_correction: true,
+            rule: Adam {
+                betas: [
+                    0.9,
+                    0.999,
+                ],
+                eps: 1e-8,
+                bias_correction: true,
+                decoupled_decay: true,
+            },
         }"#]]
     .assert_eq(&format!("{:?}\n{:#?}", spec.notes, spec.training.optimizer));
 }
