@@ -97,7 +97,7 @@ fn save_whole(root: &Root, fence: &Fence, step: u64, data: &[u8]) -> Result<(), 
         offset: 0,
         len,
     };
-    let entry = shard::write(&root.folder(step), name, &[(slice, data)])?;
+    let entry = shard::write(&root.folder(step), name, fence, &[(slice, data)])?;
     root.commit(&Manifest {
         schema_version: SCHEMA_VERSION,
         job_id: fence.job_id.clone(),

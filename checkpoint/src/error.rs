@@ -5,6 +5,7 @@ use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use common::ids::JobId;
 use common::units::display_bytes;
 
 use crate::fence::Fence;
@@ -93,11 +94,9 @@ pub enum Error {
         #[source]
         defect: Defect,
     },
-    #[error(
-        "commit to `{}` refused: {mine} is superseded by {current}", path.display()
-    )]
+    #[error("checkpoint root `{}`: {mine} is superseded by {current}", path.display())]
     Superseded { path: PathBuf, mine: Fence, current: Fence },
-    #[error("commit to `{}` refused: its generation was never raised to {mine}", path.display())]
+    #[error("checkpoint root `{}`: its generation was never raised to {mine}", path.display())]
     NotRaised { path: PathBuf, mine: Fence },
     #[error("`{}` is already a whole checkpoint; checkpoints are never replaced", path.display())]
     AlreadyCommitted { path: PathBuf },
@@ -130,6 +129,13 @@ pub enum Error {
     NameTwice { name: String },
     #[error("no checkpoint `{asked}` under `{}`; there are: {have}", root.display())]
     NoSuchCheckpoint { asked: String, root: PathBuf, have: String },
+    #[error(
+        "checkpoint root `{}` holds newer checkpoints of job {job} ({tags}), which starting {from} \
+         would set aside: give this job a checkpoint.dir of its own (checkpoint.resume may name a \
+         path under another root), or continue from the newest with resume = \"latest\"",
+        root.display()
+    )]
+    OtherHistory { root: PathBuf, job: JobId, tags: String, from: String },
     #[error("folder `{}` does not exist", path.display())]
     NoFolder { path: PathBuf },
     #[error("checkpoint root `{}` has more than {limit} entries", path.display())]

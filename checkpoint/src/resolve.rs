@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use common::ids::JobId;
 use common::spec::Resume;
 
 use crate::error::{Defect, Error};
@@ -82,6 +83,28 @@ impl Root {
             },
             Resume::Path(path) => at_path(path).map(only),
         }
+    }
+
+    /// Refuses a start that would set aside whole checkpoints of another job, which may still count
+    /// on them: asked before this job takes the root, so that a running one is not disturbed.
+    pub fn check_history(&self, resume: &Resume, job_id: &JobId) -> Result<(), Error> {
+        let resolution = self.resolve(resume)?;
+        let start = match resolution.candidates.first() {
+            Some(found) if self.holds(found)? => Some(found.step),
+            _ => None,
+        };
+        let listing = match self.list() {
+            Err(Error::NoFolder { .. }) => return Ok(()),
+            other => other?,
+        };
+        let is_in_the_way =
+            |found: &&Found| found.job_id != *job_id && start.is_none_or(|s| found.step > s);
+        let mut in_the_way = listing.whole.iter().filter(is_in_the_way).peekable();
+        let Some(first) = in_the_way.peek() else { return Ok(()) };
+        let (root, job) = (self.path().to_owned(), first.job_id.clone());
+        let from = start.map_or_else(|| "anew".to_owned(), |step| format!("at {}", tag(step)));
+        let tags = names(in_the_way.map(|found| found.tag.clone()));
+        Err(Error::OtherHistory { root, job, tags, from })
     }
 
     fn pick(

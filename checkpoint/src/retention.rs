@@ -5,6 +5,8 @@ use std::collections::BTreeSet;
 
 use serde::Serialize;
 
+use common::status::CheckpointRow;
+
 use crate::disk;
 use crate::error::{Defect, Error};
 use crate::fence::{Fence, Locked};
@@ -49,25 +51,57 @@ impl Plan {
     }
 }
 
-/// Better first: by validation loss, where none was taken by training loss, then the newer. One
-/// with a validation loss beats one without: their losses are not alike.
+/// What retention looks at.
+#[derive(Debug, Clone, Copy)]
+pub struct Candidate<'a> {
+    tag: &'a str,
+    step: u64,
+    loss: Option<f64>,
+    val_loss: Option<f64>,
+}
+
+impl<'a> From<&'a Found> for Candidate<'a> {
+    fn from(found: &'a Found) -> Self {
+        let Found { tag, step, loss, val_loss, .. } = found;
+        Self { tag, step: *step, loss: *loss, val_loss: *val_loss }
+    }
+}
+
+impl<'a> From<&'a CheckpointRow> for Candidate<'a> {
+    fn from(row: &'a CheckpointRow) -> Self {
+        let CheckpointRow { tag, step, loss, val_loss, .. } = row;
+        Self { tag, step: *step, loss: *loss, val_loss: *val_loss }
+    }
+}
+
+impl Candidate<'_> {
+    /// Better first: by validation loss, where none was taken by training loss, then the newer.
+    /// One with a validation loss beats one without: their losses are not alike.
+    fn by_quality(&self, other: &Self) -> Ordering {
+        let rank = |one: &Self| match (one.val_loss, one.loss) {
+            (Some(loss), _) if loss.is_finite() => (0, loss),
+            (_, Some(loss)) if loss.is_finite() => (1, loss),
+            _ => (2, 0.0),
+        };
+        let ((class_a, loss_a), (class_b, loss_b)) = (rank(self), rank(other));
+        class_a.cmp(&class_b).then(loss_a.total_cmp(&loss_b)).then(other.step.cmp(&self.step))
+    }
+}
+
 pub(crate) fn by_quality(a: &Found, b: &Found) -> Ordering {
-    let rank = |found: &Found| match (found.val_loss, found.loss) {
-        (Some(loss), _) if loss.is_finite() => (0, loss),
-        (_, Some(loss)) if loss.is_finite() => (1, loss),
-        _ => (2, 0.0),
-    };
-    let ((class_a, loss_a), (class_b, loss_b)) = (rank(a), rank(b));
-    class_a.cmp(&class_b).then(loss_a.total_cmp(&loss_b)).then(b.step.cmp(&a.step))
+    Candidate::from(a).by_quality(&b.into())
 }
 
 /// Decides over whole checkpoints only; the newest always stays.
-pub fn plan(found: &[Found], keep: Keep) -> Plan {
-    let mut newest: Vec<&Found> = found.iter().collect();
+pub fn plan<'a, C: 'a>(found: &'a [C], keep: Keep) -> Plan
+where
+    Candidate<'a>: From<&'a C>,
+{
+    let mut newest: Vec<Candidate<'a>> = found.iter().map(Candidate::from).collect();
     newest.sort_by_key(|found| std::cmp::Reverse(found.step));
     let mut best = newest.clone();
-    best.sort_by(|a, b| by_quality(a, b));
-    let first = |list: &[&Found], count: u32| -> BTreeSet<u64> {
+    best.sort_by(Candidate::by_quality);
+    let first = |list: &[Candidate<'_>], count: u32| -> BTreeSet<u64> {
         list.iter().take(count as usize).map(|found| found.step).collect()
     };
     let (last, best) = (first(&newest, keep.last), first(&best, keep.best));
@@ -83,7 +117,7 @@ pub fn plan(found: &[Found], keep: Keep) -> Plan {
         if best.contains(&found.step) {
             reasons.insert(Reason::Best);
         }
-        let tag = found.tag.clone();
+        let tag = found.tag.to_owned();
         if reasons.is_empty() {
             plan.remove.push(tag);
         } else {

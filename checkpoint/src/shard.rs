@@ -13,7 +13,7 @@ use common::ids::Generation;
 
 use crate::disk::{self, CHUNK, Existing, Staged};
 use crate::error::{Defect, Error};
-use crate::fence::Locked;
+use crate::fence::{Fence, Locked};
 use crate::header::{self, MAX_HEADER};
 use crate::manifest::{MANIFEST_FILE, ShardEntry};
 use crate::tensor::{SliceMeta, SliceProblem};
@@ -136,14 +136,15 @@ impl<'a> Encoded<'a> {
     }
 
     /// Writes the file whole, synced, and hashed on the way. `folder` is made where it is missing
-    /// (its parent must be there).
-    pub fn write(&self, folder: &Path) -> Result<ShardEntry, Error> {
+    /// (its parent, the root, must be there). Refused as superseded once another attempt has the
+    /// root: what that one has voted for is not replaced (A6).
+    pub fn write(&self, folder: &Path, fence: &Fence) -> Result<ShardEntry, Error> {
         let mut staged = stage(folder, self.name, self.bytes)?;
         for chunk in self.chunks() {
             staged.write(chunk)?;
         }
         let blake3 = staged.hash().to_hex().to_string();
-        finish(staged, folder)?;
+        finish(staged, folder, fence)?;
         Ok(ShardEntry { file: self.name, bytes: self.bytes, blake3 })
     }
 }
@@ -152,9 +153,10 @@ impl<'a> Encoded<'a> {
 pub fn write(
     folder: &Path,
     name: ShardName,
+    fence: &Fence,
     slices: &[(SliceMeta, &[u8])],
 ) -> Result<ShardEntry, Error> {
-    Encoded::new(name, slices)?.write(folder)
+    Encoded::new(name, slices)?.write(folder, fence)
 }
 
 /// A shard that arrives as a stream, where its rank cannot write to the root itself. Dropped
@@ -182,14 +184,15 @@ impl Incoming {
         self.staged.write(bytes)
     }
 
-    /// Publishes the file if size and hash are what the sender had.
-    pub fn finish(self) -> Result<ShardEntry, Error> {
+    /// Publishes the file if size and hash are what the sender had and the root is still this
+    /// attempt's.
+    pub fn finish(self, fence: &Fence) -> Result<ShardEntry, Error> {
         let found = self.staged.hash().to_hex();
         let written = self.staged.written();
         if written != self.expected.bytes || found.as_str() != self.expected.blake3 {
             return Err(self.differs(written));
         }
-        finish(self.staged, &self.folder)?;
+        finish(self.staged, &self.folder, fence)?;
         Ok(self.expected)
     }
 
@@ -212,13 +215,16 @@ fn stage(folder: &Path, name: ShardName, bytes: u64) -> Result<Staged, Error> {
     Staged::create(folder, &name.to_string(), bytes)
 }
 
-fn finish(staged: Staged, folder: &Path) -> Result<(), Error> {
+fn finish(staged: Staged, folder: &Path, fence: &Fence) -> Result<(), Error> {
     staged.sync()?;
-    // Generations count within a job: another one that took the root over may have committed the
-    // same names since `stage`. A commit holds this lock.
+    // Generations count within a job: another one that took the root over may have written, and
+    // voted for, the same names since `stage`, or even have committed them. A commit and a raise
+    // hold this lock, so from here on the shard is either there before them, or refused.
     let locked = Locked::take(folder.parent().unwrap_or(folder))?;
+    locked.check(fence)?;
     refuse_committed(folder)?;
-    // What it replaces is not committed: mostly this rank's own earlier try at the same step.
+    // What it replaces is not committed: this rank's own earlier try at the same step, or what an
+    // attempt that lost the root had left.
     staged.publish(Existing::Replace)?;
     drop(locked);
     disk::sync_folder(folder)

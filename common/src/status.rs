@@ -210,6 +210,13 @@ pub struct Summary {
     pub steps: u64,
     pub epochs: u32,
     pub samples: u64,
+    /// The step at which the last attempt continued a checkpoint; None where it started anew.
+    /// Steps, epochs, samples, losses and the duration are those of the whole history.
+    #[serde(default)]
+    pub resumed_at_step: Option<u64>,
+    /// Steps that the last attempt made itself, which the rate, the memory and the stall are of.
+    #[serde(default)]
+    pub attempt_steps: u64,
     pub samples_per_second: f64,
     pub duration_seconds: f64,
     pub world_size: u32,

@@ -13,7 +13,7 @@ use crate::report::{Report, peak_resident_bytes};
 use crate::save::{self, SaveThread, Saver, Start};
 use crate::schedule::Schedule;
 use crate::summary::{Measured, summarise};
-use crate::train::{End, Pace, Plan, Trainer};
+use crate::train::{End, Pace, Plan, State, Trainer};
 use crate::zero::Zero;
 use crate::{Outcome, RankContext, native, output};
 
@@ -99,14 +99,17 @@ fn prepare(context: RankContext) -> Result<Prepared, Error> {
     state.continue_with(spec.training.early_stopping);
     let best_is_lost = data.test.is_some() && state.best.is_some() && best_weights.is_none();
     plan.continue_from(&state);
+    let resumed_at = (state.step > 0).then_some(state.step);
+    let nothing_left = resumed_at.and_then(|_| nothing_left(&plan, &state));
     let schedule = Schedule::new(&spec.training, plan.total_steps);
     let notes = root.note().into_iter().chain(resumed.notes);
     let notes = notes.chain(best_is_lost.then(|| LOST_BEST.to_owned()));
+    let notes = notes.chain(nothing_left);
     notes.chain(schedule.warning(plan.total_steps)).for_each(|note| report.note(note));
     let from = Position { step: state.step, samples: state.samples };
     report.open_files(&run_dir, &spec.monitor, from)?;
     let saver = Saver::start(
-        SaveThread::new(root, votes),
+        SaveThread::new(root, votes, resumed.gone),
         spec.checkpoint.asynchronous,
         spec.job.collective_timeout,
         resumed.is_from_root.then_some(state.step),
@@ -127,10 +130,29 @@ fn prepare(context: RankContext) -> Result<Prepared, Error> {
         stop,
         pace,
         started,
+        resumed_at,
         spec,
     };
     trainer.report.progress(trainer.live());
     Ok(Prepared { trainer, run_dir })
+}
+
+/// A run that continues from its own end makes no step; that must not look like training.
+fn nothing_left(plan: &Plan, state: &State) -> Option<String> {
+    if !plan.is_done(state) {
+        return None;
+    }
+    let State { step, epoch, stopped_early, .. } = state;
+    let (total, epochs) = (plan.total_steps, plan.epochs);
+    let (why, more) = if *stopped_early {
+        (", where it stopped early", "give training.early-stopping more patience")
+    } else {
+        ("", "raise training.epochs or training.max-steps")
+    };
+    Some(format!(
+        "nothing left to train: at step {step} of {total}, after epoch {epoch} of {epochs}{why}; to \
+         go on, {more}; to start anew, set checkpoint.resume = \"never\""
+    ))
 }
 
 /// Ranks that read different files would train on nonsense without a word.
@@ -174,6 +196,7 @@ fn finish(prepared: &mut Prepared, end: End) -> Result<Outcome, Error> {
         precision: trainer.spec.training.precision.effective.word().to_owned(),
         trained_samples: trainer.pace.trained_samples,
         trained_seconds: trainer.pace.trained_seconds,
+        resumed_at_step: trainer.resumed_at,
         duration_seconds: trainer.state.seconds_before + trainer.started.elapsed().as_secs_f64(),
         peak_rss_bytes,
         checkpoint_stall_seconds: trainer.saver.stall().as_secs_f64(),

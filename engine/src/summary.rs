@@ -15,6 +15,8 @@ pub(crate) struct Measured {
     /// Samples of all ranks, and the seconds that their steps took (no validation, no saving).
     pub(crate) trained_samples: u64,
     pub(crate) trained_seconds: f64,
+    /// Where it continued a checkpoint.
+    pub(crate) resumed_at_step: Option<u64>,
     pub(crate) duration_seconds: f64,
     pub(crate) peak_rss_bytes: Vec<u64>,
     pub(crate) checkpoint_stall_seconds: f64,
@@ -41,6 +43,8 @@ pub(crate) fn summarise(state: &State, measured: Measured) -> Summary {
         steps: state.step,
         epochs: state.epoch,
         samples: state.samples,
+        resumed_at_step: measured.resumed_at_step,
+        attempt_steps: state.step - measured.resumed_at_step.unwrap_or(0),
         // An attempt that resumed a finished run trained nothing.
         samples_per_second: if per_second.is_finite() { per_second } else { 0.0 },
         duration_seconds: measured.duration_seconds,

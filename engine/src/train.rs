@@ -49,6 +49,8 @@ pub(crate) struct Trainer {
     pub(crate) stop: Arc<AtomicBool>,
     pub(crate) pace: Pace,
     pub(crate) started: Instant,
+    /// The step of the checkpoint that this attempt continued from.
+    pub(crate) resumed_at: Option<u64>,
 }
 
 /// How the loop ended.
@@ -112,8 +114,7 @@ impl Trainer {
     }
 
     fn is_done(&self) -> bool {
-        let State { step, epoch, stopped_early, .. } = self.state;
-        step >= self.plan.total_steps || epoch >= self.plan.epochs || stopped_early
+        self.plan.is_done(&self.state)
     }
 
     /// Also after the last step, whatever the interval: its checkpoint tells the loss and, if it is

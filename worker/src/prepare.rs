@@ -37,6 +37,13 @@ pub(crate) enum Error {
         #[source]
         source: io::Error,
     },
+    #[error("checkpoint.dir `{}` cannot be written on worker `{worker}`", .path.display())]
+    CheckpointDir {
+        path: PathBuf,
+        worker: String,
+        #[source]
+        source: io::Error,
+    },
     #[error("upload of `{path}` for worker `{worker}`")]
     Upload {
         path: String,
@@ -50,12 +57,21 @@ impl Error {
     /// Whether the job itself asks for what cannot be; such a job is never retried.
     pub(crate) fn is_configuration(&self) -> bool {
         use io::ErrorKind::{
-            IsADirectory, NotADirectory, NotFound, PermissionDenied, ReadOnlyFilesystem,
+            AlreadyExists, IsADirectory, NotADirectory, NotFound, PermissionDenied,
+            ReadOnlyFilesystem,
         };
         match self {
-            Self::Input { source, .. } | Self::Output { source, .. } => matches!(
+            Self::Input { source, .. }
+            | Self::Output { source, .. }
+            | Self::CheckpointDir { source, .. } => matches!(
                 source.kind(),
-                NotFound | PermissionDenied | NotADirectory | IsADirectory | ReadOnlyFilesystem
+                // That is a file where a folder should be.
+                AlreadyExists
+                    | NotFound
+                    | PermissionDenied
+                    | NotADirectory
+                    | IsADirectory
+                    | ReadOnlyFilesystem
             ),
             Self::Spec { .. } | Self::NoTrainer { .. } | Self::Upload { .. } => false,
         }
@@ -94,9 +110,13 @@ pub(crate) async fn prepare(order: &StartTrainers, config: &Config) -> Result<Pr
     let job_toml = order.ranks.iter().any(|r| r.rank == 0).then(|| order.job_toml.clone());
     let blocking = {
         let (spec, run_dir, name) = (spec.clone(), run_dir.clone(), worker());
+        let has_rank_0 = job_toml.is_some();
         // Disks can be slow and network disks can hang: not on a thread that others share.
         tokio::task::spawn_blocking(move || {
             check_inputs(&spec, &name)?;
+            if has_rank_0 {
+                check_checkpoint_dir(spec.checkpoint.dir.as_deref(), &name)?;
+            }
             make_run_dir(&run_dir, job_toml.as_deref()).map_err(|source| Error::Output {
                 path: run_dir,
                 worker: name,
@@ -154,6 +174,19 @@ fn check_inputs(spec: &JobSpec, worker: &str) -> Result<(), Error> {
         })?;
     }
     Ok(())
+}
+
+/// Rank 0's node alone must be able to write there: where the others cannot, it writes for them.
+/// The folder is made, and a file in it, because permissions alone do not tell (read-only mounts,
+/// root, quotas).
+fn check_checkpoint_dir(dir: Option<&str>, worker: &str) -> Result<(), Error> {
+    let Some(dir) = dir else { return Ok(()) };
+    let path = PathBuf::from(dir.strip_prefix("file://").unwrap_or(dir));
+    let trial = path.join(format!(".trial-{}", std::process::id()));
+    fs::create_dir_all(&path)
+        .and_then(|()| fs::write(&trial, b"trial"))
+        .and_then(|()| fs::remove_file(&trial))
+        .map_err(|source| Error::CheckpointDir { path, worker: worker.to_owned(), source })
 }
 
 fn make_run_dir(run_dir: &Path, job_toml: Option<&str>) -> io::Result<()> {

@@ -344,7 +344,7 @@ fn a_shard_is_not_written_into_a_committed_checkpoint() {
     let found = fixture.save(1, 1);
     let before = fs_err::read(shard_path(&found, 0)).unwrap();
     let name = ShardName { rank: 0, world: 1, generation: fixture.fence.generation };
-    let error = shard::write(&found.path, name, &[]).unwrap_err();
+    let error = shard::write(&found.path, name, &fixture.fence, &[]).unwrap_err();
     assert!(matches!(error, Error::AlreadyCommitted { .. }));
     assert_eq!(fs_err::read(shard_path(&found, 0)).unwrap(), before);
 }

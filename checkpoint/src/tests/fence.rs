@@ -45,7 +45,15 @@ fn both_generations_shards_lie_side_by_side_and_the_newer_commits() {
 fn a_commit_before_the_generation_was_raised_is_refused() {
     let fixture = Fixture::new();
     let next = fence("job-a", 2);
-    let manifest = write(&fixture.root, &next, 1, 1).unwrap();
+    let error = write(&fixture.root, &next, 1, 1).unwrap_err();
+    assert!(matches!(error, Error::NotRaised { .. }), "{error}");
+    let manifest = Manifest { generation: next.generation, ..fixture.write(1, 1) };
+    let manifest = Manifest { shards: renamed(manifest.shards, 2), ..manifest };
+    fs_err::copy(
+        fixture.root.folder(1).join("rank-00000-of-00001.g1.safetensors"),
+        fixture.root.folder(1).join("rank-00000-of-00001.g2.safetensors"),
+    )
+    .unwrap();
     let error = fixture.root.commit(&manifest).unwrap_err();
     assert!(matches!(error, Error::NotRaised { .. }), "{error}");
 }
@@ -54,10 +62,12 @@ fn a_commit_before_the_generation_was_raised_is_refused() {
 fn another_job_takes_a_root_over() {
     let fixture = Fixture::new();
     fixture.save(1, 1);
+    let late = fixture.write(2, 1);
     let other = fence("job-b", 1);
     fixture.root.raise_generation(&other).unwrap();
-    let late = fixture.write(2, 1);
     assert!(fixture.root.commit(&late).unwrap_err().is_superseded());
+    let too_late = write(&fixture.root, &fixture.fence, 2, 1);
+    assert!(too_late.unwrap_err().is_superseded());
     let own = write(&fixture.root, &other, 3, 1).unwrap();
     fixture.root.commit(&own).unwrap();
     assert_eq!(fixture.tags(), ["step-00000003", "step-00000001"]);
@@ -167,7 +177,36 @@ fn a_committed_step_cannot_be_committed_again() {
     assert_eq!(fs_err::read(shard_path(&found, 0)).unwrap(), bytes);
 }
 
-/// Both jobs are at their first generation, so their shards have the same names.
+fn renamed(mut shards: Vec<crate::ShardEntry>, generation: u64) -> Vec<crate::ShardEntry> {
+    for shard in &mut shards {
+        shard.file.generation = common::ids::Generation(generation);
+    }
+    shards
+}
+
+/// Both jobs are at their first generation, so their shards have the same names: the job before
+/// renames its shard between the next job's vote and its commit.
+#[test]
+fn a_shard_of_the_job_before_does_not_replace_one_that_the_next_job_has_voted_for() {
+    let fixture = Fixture::new();
+    let owned = cut(1, 0);
+    let slices: Vec<_> = owned.iter().map(|(meta, data)| (meta.clone(), &data[..])).collect();
+    let file = ShardName { rank: 0, world: 1, generation: fixture.fence.generation };
+    let folder = fixture.root.folder(5);
+    let late = Encoded::new(file, &slices[1..]).unwrap();
+    let mut incoming = Incoming::create(&folder, late.entry()).unwrap();
+    late.chunks().for_each(|chunk| incoming.write(chunk).unwrap());
+
+    let other = fence("job-b", 1);
+    fixture.root.raise_generation(&other).unwrap();
+    let voted = write(&fixture.root, &other, 5, 1).unwrap();
+    assert!(incoming.finish(&fixture.fence).unwrap_err().is_superseded());
+    assert!(late.write(&folder, &fixture.fence).unwrap_err().is_superseded());
+    let found = fixture.root.commit(&voted).unwrap();
+    assert!(crate::verify(&found.path).unwrap().is_sound());
+    assert_eq!(names(&found.path).len(), 2, "nothing temporary is left");
+}
+
 #[test]
 fn a_shard_of_the_job_before_does_not_replace_one_that_the_next_job_committed() {
     let fixture = Fixture::new();
@@ -182,8 +221,7 @@ fn a_shard_of_the_job_before_does_not_replace_one_that_the_next_job_committed() 
     fixture.root.raise_generation(&other).unwrap();
     let manifest = write(&fixture.root, &other, 5, 1).unwrap();
     let found = fixture.root.commit(&manifest).unwrap();
-    let error = incoming.finish().unwrap_err();
-    assert!(matches!(error, Error::AlreadyCommitted { .. }), "{error}");
+    assert!(incoming.finish(&fixture.fence).unwrap_err().is_superseded());
     assert!(crate::verify(&found.path).unwrap().is_sound());
     assert_eq!(names(&found.path).len(), 2, "nothing temporary is left");
 }

@@ -109,19 +109,29 @@ pub(super) fn write(root: &Root, fence: &Fence, step: u64, world: u32) -> Result
     let shards = (0..world)
         .map(|rank| {
             let name = ShardName { rank, world, generation: fence.generation };
-            write_shard(&folder, name, &cut(world, rank))
+            write_shard_as(fence, &folder, name, &cut(world, rank))
         })
         .collect::<Result<Vec<_>, _>>()?;
     Ok(manifest(fence, step, shards))
 }
 
+/// By the job of [`Fixture::new`].
 pub(super) fn write_shard(
     folder: &Path,
     name: ShardName,
     owned: &Owned,
 ) -> Result<ShardEntry, Error> {
+    write_shard_as(&fence("job-a", name.generation.0), folder, name, owned)
+}
+
+fn write_shard_as(
+    fence: &Fence,
+    folder: &Path,
+    name: ShardName,
+    owned: &Owned,
+) -> Result<ShardEntry, Error> {
     let slices: Vec<_> = owned.iter().map(|(meta, bytes)| (meta.clone(), &bytes[..])).collect();
-    shard::write(folder, name, &slices)
+    shard::write(folder, name, fence, &slices)
 }
 
 pub(super) fn manifest(fence: &Fence, step: u64, shards: Vec<ShardEntry>) -> Manifest {

@@ -120,9 +120,9 @@ fn a_streamed_shard_equals_a_written_one() {
     for chunk in encoded.chunks() {
         chunk.chunks(100).for_each(|piece| incoming.write(piece).unwrap());
     }
-    let received = incoming.finish().unwrap();
+    let received = incoming.finish(&fixture.fence).unwrap();
     let bytes = fs_err::read(folder.join(received.file.to_string())).unwrap();
-    assert_eq!(received, encoded.write(&fixture.root.folder(4)).unwrap());
+    assert_eq!(received, encoded.write(&fixture.root.folder(4), &fixture.fence).unwrap());
     let written = fixture.root.folder(4).join(received.file.to_string());
     assert_eq!(bytes, fs_err::read(written).unwrap());
 }
@@ -140,7 +140,7 @@ fn a_stream_that_differs_is_refused_and_leaves_no_file() {
     let folder = fixture.root.folder(1);
     for stream in [&whole[..whole.len() - 1], &flipped, &longer] {
         let mut incoming = Incoming::create(&folder, encoded.entry()).unwrap();
-        let result = incoming.write(stream).and_then(|()| incoming.finish());
+        let result = incoming.write(stream).and_then(|()| incoming.finish(&fixture.fence));
         assert!(matches!(result, Err(Error::Transfer { .. })), "{result:?}");
         assert!(super::fixture::names(&folder).is_empty());
     }

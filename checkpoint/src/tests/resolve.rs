@@ -106,3 +106,31 @@ fn damage_to_what_was_asked_for_is_an_error() {
     }
     assert_eq!(chosen(&fixture.root, &Resume::Step(1)), Some(tag(1)));
 }
+
+/// The other job may be running, and its catalogue counts on what it saved.
+#[test]
+fn a_start_that_would_set_another_jobs_checkpoints_aside_is_refused_and_changes_nothing() {
+    let fixture = Fixture::new();
+    for (step, val_loss) in [(1, 0.5), (2, 0.1), (3, 0.9)] {
+        fixture.save_with(step, None, Some(val_loss));
+    }
+    let (root, other) = (&fixture.root, super::fixture::fence("job-b", 1).job_id);
+    for resume in [Resume::Best, Resume::Step(1), Resume::Never] {
+        let error = root.check_history(&resume, &other).unwrap_err();
+        assert!(matches!(error, Error::OtherHistory { .. }), "{resume:?}: {error}");
+        let said = error.to_string();
+        assert!(said.contains("job-a") && said.contains("step-00000003"), "{said}");
+        root.check_history(&resume, &fixture.fence.job_id).unwrap();
+    }
+    let newest = Resume::Path(fixture.root.folder(3));
+    for resume in [Resume::Auto, Resume::Latest, Resume::Step(3), newest] {
+        root.check_history(&resume, &other).unwrap();
+    }
+    let elsewhere = Fixture::new();
+    elsewhere.save(9, 1);
+    let resume = Resume::Path(elsewhere.root.folder(9));
+    let error = root.check_history(&resume, &other).unwrap_err();
+    assert!(error.to_string().contains("starting anew"), "{error}");
+    assert_eq!(root.generation().unwrap().as_ref(), Some(&fixture.fence));
+    assert_eq!(fixture.tags().len(), 3);
+}

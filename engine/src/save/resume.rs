@@ -26,6 +26,8 @@ pub(crate) struct Resumed {
     pub(crate) best_weights: Option<Snapshot>,
     /// The checkpoint lies under the root: its step need not be saved again.
     pub(crate) is_from_root: bool,
+    /// Tags of this job's own checkpoints that are out of the way now.
+    pub(crate) gone: Vec<String>,
     pub(crate) notes: Vec<String>,
 }
 
@@ -39,6 +41,7 @@ struct Choice {
     hashes: Vec<String>,
     has_best: bool,
     is_from_root: bool,
+    gone: Vec<String>,
     notes: Vec<String>,
 }
 
@@ -51,7 +54,7 @@ pub(crate) fn resume(
 ) -> Result<Resumed, Error> {
     let choice = if root.rank == 0 { Some(choose(root, resume, zero)?) } else { None };
     let choice: Choice = wire::broadcast(communicator, choice.as_ref())?;
-    let Choice { folder, state, hashes, has_best, is_from_root, mut notes } = choice;
+    let Choice { folder, state, hashes, has_best, is_from_root, gone, mut notes } = choice;
     let mut best_weights = None;
     if let Some(folder) = folder {
         let reader = Reader::open(&folder).ok().filter(|reader| shard_hashes(reader) == hashes);
@@ -74,7 +77,7 @@ pub(crate) fn resume(
         let from = folder.display();
         notes.push(format!("resumed at step {} from `{from}`", state.step));
     }
-    Ok(Resumed { state, best_weights, is_from_root, notes })
+    Ok(Resumed { state, best_weights, is_from_root, gone, notes })
 }
 
 fn choose(root: &Root, resume: &Resume, zero: &Zero) -> Result<Choice, Error> {
@@ -102,6 +105,7 @@ fn choose(root: &Root, resume: &Resume, zero: &Zero) -> Result<Choice, Error> {
             hashes: Vec::new(),
             has_best: false,
             is_from_root,
+            gone: Vec::new(),
             notes: Vec::new(),
         },
         Some(found) => {
@@ -116,10 +120,14 @@ fn choose(root: &Root, resume: &Resume, zero: &Zero) -> Result<Choice, Error> {
                 has_best: reader.tensor(TensorKind::Best, zero.name(0)).is_some(),
                 folder: Some(found.path),
                 is_from_root,
+                gone: Vec::new(),
                 notes: Vec::new(),
             }
         }
     };
+    let newer = root.root.list().map_err(Error::checkpoint("look at the checkpoint root"))?.whole;
+    let newer = newer.iter().filter(|found| step.is_none_or(|step| found.step > step));
+    let gone = newer.map(|found| found.tag.clone()).collect();
     let aside = root
         .root
         .set_aside_newer(step, &root.fence)
@@ -128,7 +136,7 @@ fn choose(root: &Root, resume: &Resume, zero: &Zero) -> Result<Choice, Error> {
         let names = aside.iter().map(|path| path.display().to_string()).collect::<Vec<_>>();
         notes.push(format!("checkpoints of another history were set aside: {}", names.join(", ")));
     }
-    Ok(Choice { notes, ..choice })
+    Ok(Choice { gone, notes, ..choice })
 }
 
 fn shard_hashes(reader: &Reader) -> Vec<String> {

@@ -25,7 +25,7 @@ pub enum SaveError {
     #[error("send a shard to rank 0")]
     Stream(#[from] collectives::Error),
     #[error("{failures}")]
-    NotWritten { failures: String },
+    NotWritten { failures: String, is_superseded: bool },
     #[error("{failure}")]
     NotCommitted { failure: String, is_superseded: bool },
 }
@@ -34,7 +34,11 @@ impl SaveError {
     /// The ranks no longer speak to each other, or a newer attempt owns the root: no later save
     /// can succeed.
     pub(crate) fn ends_the_run(&self) -> bool {
-        let is_superseded = matches!(self, Self::NotCommitted { is_superseded: true, .. });
+        let is_superseded = matches!(
+            self,
+            Self::NotCommitted { is_superseded: true, .. }
+                | Self::NotWritten { is_superseded: true, .. }
+        );
         is_superseded || self.is_communication()
     }
 
@@ -55,6 +59,9 @@ pub(crate) struct Saved {
 pub(crate) struct SaveThread {
     root: Root,
     communicator: Communicator,
+    /// Tags that the resume set aside, told with the first commit: who catalogues this job's
+    /// checkpoints must not offer them any more.
+    gone: Vec<String>,
 }
 
 /// One rank's shard is synced and hashed, or why not.
@@ -62,6 +69,7 @@ pub(crate) struct SaveThread {
 struct Vote {
     entry: Option<ShardEntry>,
     failure: Option<String>,
+    is_superseded: bool,
 }
 
 /// Rank 0's commit.
@@ -72,8 +80,8 @@ struct Verdict {
 }
 
 impl SaveThread {
-    pub(crate) fn new(root: Root, communicator: Communicator) -> Self {
-        Self { root, communicator }
+    pub(crate) fn new(root: Root, communicator: Communicator, gone: Vec<String>) -> Self {
+        Self { root, communicator, gone }
     }
 
     /// Serves until the training thread has gone.
@@ -101,7 +109,8 @@ impl SaveThread {
             .collect();
         if !failures.is_empty() {
             self.discard(step, notes);
-            return Err(SaveError::NotWritten { failures: failures.join("; ") });
+            let is_superseded = votes.iter().any(|vote| vote.is_superseded);
+            return Err(SaveError::NotWritten { failures: failures.join("; "), is_superseded });
         }
         let shards = votes.into_iter().filter_map(|vote| vote.entry).collect();
         let verdict = (self.root.rank == 0).then(|| self.commit(&request.state, shards, notes));
@@ -121,7 +130,7 @@ impl SaveThread {
         let slices = request.copy.as_bytes();
         let folder = self.root.root.folder(request.state.step);
         let written = if sights[rank as usize].reaches {
-            shard::write(&folder, name, &slices)
+            shard::write(&folder, name, fence, &slices)
         } else {
             self.send_shard(Encoded::new(name, &slices))?
         };
@@ -130,8 +139,10 @@ impl SaveThread {
             let blind = (0_u32..).zip(&self.root.sights).filter(|(_, sight)| !sight.reaches);
             let senders: Vec<u32> = blind.map(|(sender, _)| sender).collect();
             for sender in senders {
-                if let Some(failure) = self.receive_shard(sender, &folder)? {
-                    vote.failure.get_or_insert(failure);
+                if let Some(error) = self.receive_shard(sender, &folder)? {
+                    vote.is_superseded |= error.is_superseded();
+                    let why = chain(&error);
+                    vote.failure.get_or_insert(format!("the shard of rank {sender}: {why}"));
                 }
             }
         }
@@ -143,8 +154,8 @@ impl SaveThread {
         encoded: Result<Encoded<'_>, checkpoint::Error>,
     ) -> Result<Result<ShardEntry, checkpoint::Error>, SaveError> {
         let vote = match &encoded {
-            Ok(encoded) => Vote { entry: Some(encoded.entry()), failure: None },
-            Err(error) => Vote { entry: None, failure: Some(chain(error)) },
+            Ok(encoded) => Vote::written(encoded.entry()),
+            Err(error) => Vote::failed(error),
         };
         let offer = serde_json::to_vec(&vote).expect("a vote has only plain fields");
         self.communicator.send(0, &(offer.len() as u64).to_le_bytes())?;
@@ -177,7 +188,7 @@ impl SaveThread {
         &mut self,
         sender: u32,
         folder: &std::path::Path,
-    ) -> Result<Option<String>, SaveError> {
+    ) -> Result<Option<checkpoint::Error>, SaveError> {
         /// A vote is a few hundred bytes.
         const MAX_OFFER: u64 = 1 << 20;
         let mut len = [0; 8];
@@ -200,11 +211,16 @@ impl SaveThread {
             left -= len as u64;
             incoming = incoming.and_then(|mut file| file.write(&piece[..len]).map(|()| file));
         }
-        let finished = incoming.and_then(Incoming::finish);
-        Ok(finished.err().map(|error| format!("the shard of rank {sender}: {}", chain(&error))))
+        let finished = incoming.and_then(|file| file.finish(&self.root.fence));
+        Ok(finished.err())
     }
 
-    fn commit(&self, state: &State, shards: Vec<ShardEntry>, notes: &mut Vec<String>) -> Verdict {
+    fn commit(
+        &mut self,
+        state: &State,
+        shards: Vec<ShardEntry>,
+        notes: &mut Vec<String>,
+    ) -> Verdict {
         let Root { root, fence, facts, .. } = &self.root;
         let manifest = Manifest {
             schema_version: SCHEMA_VERSION,
@@ -238,7 +254,7 @@ impl SaveThread {
 
     /// Removes what no setting keeps, and tells of the new one. A checkpoint that cannot be
     /// removed costs disk, not the run.
-    fn retain(&self, new: &Found, notes: &mut Vec<String>) {
+    fn retain(&mut self, new: &Found, notes: &mut Vec<String>) {
         let Root { root, fence, facts, .. } = &self.root;
         let removed = root.list().and_then(|listing| {
             let plan = checkpoint::retention::plan(&listing.whole, facts.keep);
@@ -250,6 +266,8 @@ impl SaveThread {
             (Vec::new(), true)
         });
         tracing::info!(step = new.step, bytes = new.bytes, "committed checkpoint");
+        let mut removed = removed;
+        removed.append(&mut self.gone);
         self.root.reporter.checkpoint(new.row(is_pinned, self.root.holder()), removed);
     }
 
@@ -266,8 +284,17 @@ impl SaveThread {
 impl Vote {
     fn of(written: Result<ShardEntry, checkpoint::Error>) -> Self {
         match written {
-            Ok(entry) => Self { entry: Some(entry), failure: None },
-            Err(error) => Self { entry: None, failure: Some(chain(&error)) },
+            Ok(entry) => Self::written(entry),
+            Err(error) => Self::failed(&error),
         }
+    }
+
+    fn written(entry: ShardEntry) -> Self {
+        Self { entry: Some(entry), failure: None, is_superseded: false }
+    }
+
+    fn failed(error: &checkpoint::Error) -> Self {
+        let is_superseded = error.is_superseded();
+        Self { entry: None, failure: Some(chain(error)), is_superseded }
     }
 }

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use collectives::{Communicator, Listener, Mesh, MeshConfig, PeerAddress, Transport};
-use common::ids::{AttemptId, Generation, Rank};
+use common::ids::{AttemptId, Generation, JobId, Rank};
 use common::spec::JobSpec;
 use common::status::{CheckpointRow, Live, MetricPoint};
 
@@ -55,6 +55,7 @@ type Change = fn(&mut JobSpec);
 #[derive(Debug, Clone)]
 pub(crate) struct Attempt {
     pub(crate) spec: JobSpec,
+    pub(crate) job_id: JobId,
     pub(crate) world: u32,
     pub(crate) generation: u64,
     /// One folder for all ranks, or one each (nodes that share no disk).
@@ -77,6 +78,7 @@ impl Attempt {
         let run_dirs = vec![run_dir.to_owned(); world as usize];
         Self {
             spec,
+            job_id: "test-abc123".parse().unwrap(),
             world,
             generation: 1,
             run_dirs,
@@ -124,7 +126,7 @@ impl Attempt {
         }
         let outcome = crate::run(RankContext {
             spec,
-            job_id: "test-abc123".parse().unwrap(),
+            job_id: self.job_id.clone(),
             attempt: AttemptId(self.generation as u32),
             generation: Generation(self.generation),
             rank: Rank(rank),

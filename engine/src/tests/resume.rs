@@ -47,6 +47,8 @@ fn timeless(summary: &Summary) -> Summary {
         checkpoint_stall_seconds: 0.0,
         world_size: 0,
         zero_stage: 0,
+        resumed_at_step: None,
+        attempt_steps: 0,
         ..summary.clone()
     }
 }
@@ -203,7 +205,13 @@ fn a_finished_run_resumes_to_its_summary_without_a_step() {
     let again = Attempt::new(job().build(), 2, dir.path()).generation(2);
     let (second, heard) = again.run().unwrap();
     assert!(losses(&heard).is_empty());
-    assert_eq!(timeless(&second.summary.unwrap()), timeless(&first.summary.unwrap()));
+    let (first, second) = (first.summary.unwrap(), second.summary.unwrap());
+    assert_eq!(timeless(&second), timeless(&first));
+    let steps = first.steps;
+    assert_eq!((first.resumed_at_step, first.attempt_steps), (None, steps));
+    assert_eq!((second.resumed_at_step, second.attempt_steps), (Some(steps), 0));
+    let said = format!("nothing left to train: at step {steps} of {steps}, after epoch 4 of 4;");
+    assert!(notes(&heard).contains(&said), "{heard:?}");
 }
 
 /// 20 does not divide what 14 left of the epoch; the run goes on with the samples that are left.
@@ -314,4 +322,47 @@ fn a_run_that_stopped_early_goes_on_with_more_patience() {
         assert_eq!(summary.epochs, epochs, "with a patience of {patience:?}");
         assert_eq!(summary.stopped_early, patience.is_some());
     }
+}
+
+/// The root's other job may be running, or be resumed from what it saved.
+#[test]
+fn another_jobs_newer_checkpoints_refuse_a_start_before_the_root_is_taken() {
+    let dir = tempfile::tempdir().unwrap();
+    let root = dir.path().join("root");
+    let builder = || {
+        job().with(|spec| {
+            spec.checkpoint.dir = Some(root.display().to_string());
+            spec.checkpoint.every_steps = Some(2);
+        })
+    };
+    let first = Attempt::new(builder().build(), 1, &dir.path().join("a"));
+    first.run().unwrap();
+    let before = checkpoint::Root::at(&root).generation().unwrap().unwrap();
+    let spec = builder().with(|spec| spec.checkpoint.resume = Resume::Never).build();
+    let mut other = Attempt::new(spec, 1, &dir.path().join("b"));
+    other.job_id = "test-bbbbbb".parse().unwrap();
+    let error = other.run().outcomes.into_iter().next().unwrap().unwrap_err();
+    let message = error.failure().message;
+    assert!(message.contains("checkpoint.dir of its own"), "{message}");
+    assert_eq!(checkpoint::Root::at(&root).generation().unwrap(), Some(before));
+}
+
+#[test]
+fn what_a_resume_set_aside_is_told_as_removed_with_the_next_commit() {
+    let dir = tempfile::tempdir().unwrap();
+    let builder = || job().with(|spec| spec.checkpoint.every_steps = Some(2));
+    let mut attempt = Attempt::new(builder().build(), 1, dir.path());
+    attempt.stop_after = Some(4);
+    attempt.run().unwrap();
+    let root = checkpoint::Root::at(&dir.path().join("checkpoints"));
+    let gone: Vec<_> = root.list().unwrap().whole.into_iter().map(|found| found.tag).collect();
+    assert!(!gone.is_empty());
+    let again = builder().with(|spec| spec.checkpoint.resume = Resume::Never).build();
+    let mut attempt = Attempt::new(again, 1, dir.path()).generation(2);
+    attempt.stop_after = Some(2);
+    let (_, heard) = attempt.run().unwrap();
+    let rows = heard.checkpoints.lock().unwrap();
+    let (first, removed) = &rows[0];
+    assert_eq!(first.step, 2);
+    assert_eq!(*removed, gone);
 }

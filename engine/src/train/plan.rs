@@ -77,6 +77,12 @@ impl Plan {
         self.total_steps = total.min(self.max_steps);
     }
 
+    /// Whether no step is left to make.
+    pub(crate) fn is_done(&self, state: &State) -> bool {
+        let State { step, epoch, stopped_early, .. } = *state;
+        step >= self.total_steps || epoch >= self.epochs || stopped_early
+    }
+
     /// Steps of an epoch from sample `from` of its order on.
     fn steps_from(&self, from: u64, size: u64) -> u64 {
         let left = self.train_samples.saturating_sub(from);

@@ -12,8 +12,10 @@ const HEALTHY: std::ops::RangeInclusive<f64> = 0.01..=1.0;
 const EXPLODING: f64 = 10.0;
 const VANISHING: f64 = 0.001;
 
+///
+/// Fields are only added, each with `#[serde(default)]`: an older build must be able to pass over
+/// what a newer one saved (docs/checkpoints.md).
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub(crate) struct State {
     /// Optimizer steps done; also the index of the next update of the schedule.
     pub(crate) step: u64,

@@ -32,6 +32,10 @@ pub(crate) struct Args {
     command: Command,
 }
 
+/// What `prune` keeps unless it is told otherwise, and what `list` calls pinned: a job's own rules
+/// have done their work already when its checkpoints are listed.
+const KEEP: Keep = Keep { last: 2, best: 1 };
+
 #[derive(Debug, clap::Subcommand)]
 enum Command {
     List(ListArgs),
@@ -55,6 +59,8 @@ struct FromArgs {
 /// List whole checkpoints, newest first
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
+Pinned are those that `prune` without --keep-last and --keep-best would keep.
+
 Examples:
   rsctl checkpoints list co2
   rsctl checkpoints list runs/co2-lstm-x7k2p9 --json | jq -r '.[0].path'")]
@@ -107,16 +113,20 @@ struct ExportArgs {
 #[command(after_help = "\
 Examples:
   rsctl checkpoints prune runs/co2-lstm-x7k2p9 --keep-last 1 --keep-best 1 --dry-run
+  rsctl checkpoints prune runs/co2-lstm-x7k2p9 --set-aside
   rsctl checkpoints prune co2 --keep-last 3")]
 struct PruneArgs {
     #[command(flatten)]
     from: FromArgs,
     /// Keep the newest N
-    #[arg(long, value_name = "N", default_value_t = 2)]
+    #[arg(long, value_name = "N", default_value_t = KEEP.last)]
     keep_last: u32,
     /// Keep the best N by validation loss
-    #[arg(long, value_name = "N", default_value_t = 1)]
+    #[arg(long, value_name = "N", default_value_t = KEEP.best)]
     keep_best: u32,
+    /// Also remove what a resume from an older checkpoint set aside (`aside-step-...`)
+    #[arg(long)]
+    set_aside: bool,
     /// Only say what would be removed
     #[arg(long)]
     dry_run: bool,
@@ -136,7 +146,7 @@ async fn list(from: &FromArgs) -> Outcome {
     let mut rows = match Place::read(&from.from) {
         Place::Job { job, tag } => {
             let (mut coordinator, id) = of_job(from, &job).await?;
-            let rows = coordinator.checkpoints(&id).await?;
+            let rows = pinned(coordinator.checkpoints(&id).await?);
             match tag {
                 Some(tag) => vec![place::choose(&rows, Some(&tag), &format!("job {id}"))?.clone()],
                 None => rows,
@@ -152,11 +162,11 @@ async fn list(from: &FromArgs) -> Outcome {
     rows.sort_by_key(|row| std::cmp::Reverse(row.step));
     if from.json {
         render::json(&rows)?;
-    } else {
+    } else if !rows.is_empty() {
         render::data(show::list(&rows))?;
     }
     if rows.is_empty() {
-        render::talk(format_args!("{} has no whole checkpoint", from.from));
+        render::talk(format_args!("no whole checkpoint in {}", from.from));
     }
     Ok(ExitCode::Done)
 }
@@ -172,7 +182,13 @@ fn local_rows(root: &Root) -> Result<Vec<CheckpointRow>, Failure> {
         let path = path.display();
         render::talk(format_args!("note: {path} belongs to a history that a resume left"));
     }
-    Ok(listing.whole.iter().map(|found| found.row(false, None)).collect())
+    Ok(pinned(listing.whole.iter().map(|found| found.row(false, None)).collect()))
+}
+
+fn pinned(mut rows: Vec<CheckpointRow>) -> Vec<CheckpointRow> {
+    let plan = retention::plan(&rows, KEEP);
+    rows.iter_mut().for_each(|row| row.pinned = plan.is_pinned(&row.tag));
+    rows
 }
 
 async fn show(args: &ShowArgs) -> Outcome {
@@ -240,9 +256,11 @@ async fn prune(args: &PruneArgs) -> Outcome {
             check_kept(&root, &kept.tag)?;
         }
     }
-    let removed =
+    let mut removed =
         if args.dry_run { plan.remove.clone() } else { root.prune(&plan, None).map_err(failed)? };
-    let kept: Vec<&str> = plan.keep.iter().map(|kept| kept.tag.as_str()).collect();
+    if args.set_aside {
+        removed.extend(remove_set_aside(&root, &listing.set_aside, args.dry_run)?);
+    }
     if args.from.json {
         render::json(&serde_json::json!({
             "root": root.path(), "dry_run": args.dry_run, "removed": removed, "kept": plan.keep,
@@ -251,8 +269,28 @@ async fn prune(args: &PruneArgs) -> Outcome {
     }
     let word = if args.dry_run { "would remove" } else { "removed" };
     removed.iter().try_for_each(|tag| render::data(format_args!("{word} {tag}")))?;
-    render::talk(format_args!("kept {}", kept.join(", ")));
+    let kept: Vec<&str> = plan.keep.iter().map(|kept| kept.tag.as_str()).collect();
+    match kept[..] {
+        [] => render::talk(format_args!("no whole checkpoint in {}", root.path().display())),
+        _ => render::talk(format_args!("kept {}", kept.join(", "))),
+    }
+    if !args.set_aside && !listing.set_aside.is_empty() {
+        let count = listing.set_aside.len();
+        render::talk(format_args!("note: {count} set aside by resumes; --set-aside removes them"));
+    }
     Ok(ExitCode::Done)
+}
+
+/// Returns the names of the folders.
+fn remove_set_aside(root: &Root, all: &[PathBuf], dry_run: bool) -> Result<Vec<String>, Failure> {
+    let mut removed = Vec::new();
+    for path in all {
+        if dry_run || root.remove_set_aside(path).map_err(failed)? {
+            let name = path.file_name().unwrap_or_default();
+            removed.push(name.to_string_lossy().into_owned());
+        }
+    }
+    Ok(removed)
 }
 
 /// Sizes alone would let a damaged checkpoint outlive the good ones that it would replace.

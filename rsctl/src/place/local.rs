@@ -24,7 +24,10 @@ pub(super) fn is_checkpoints(path: &Path) -> bool {
         let is_checkpoint = |entry: fs_err::DirEntry| entry.path().join(MANIFEST_FILE).is_file();
         fs_err::read_dir(path).is_ok_and(|entries| entries.flatten().any(is_checkpoint))
     };
-    path.join(MANIFEST_FILE).is_file() || path.join(FOLDER_OF_RUN).is_dir() || is_root()
+    // An empty folder is no job either: its user is told that it is empty.
+    let is_empty = || fs_err::read_dir(path).is_ok_and(|mut entries| entries.next().is_none());
+    let is_one = path.join(MANIFEST_FILE).is_file();
+    is_one || path.join(FOLDER_OF_RUN).is_dir() || is_root() || is_empty()
 }
 
 impl Local {

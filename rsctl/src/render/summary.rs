@@ -97,13 +97,14 @@ fn effort(text: &mut String, summary: &Summary) {
         clock::short(took)
     };
     let early = if summary.stopped_early { ", stopped early" } else { "" };
-    let _ = writeln!(
-        text,
-        "Trained: {} steps, {} epochs in {took}, {} samples/s{early}",
-        summary.steps,
-        summary.epochs,
-        rate(summary.samples_per_second)
-    );
+    let Summary { steps, epochs, attempt_steps: here, .. } = summary;
+    let rate = rate(summary.samples_per_second);
+    let pace = match summary.resumed_at_step {
+        None => format!("{rate} samples/s"),
+        Some(at) if *here == 0 => format!("resumed at step {at} with nothing left to train"),
+        Some(at) => format!("{here} of them since the resume at step {at}, at {rate} samples/s"),
+    };
+    let _ = writeln!(text, "Trained: {steps} steps, {epochs} epochs in {took}, {pace}{early}");
     let _ = writeln!(
         text,
         "Ranks: {}, ZeRO stage {}, {}",

@@ -57,3 +57,20 @@ fn the_run_folder_holds_the_job_as_written() {
     assert_eq!(fs::read_to_string(run_dir.join("job.toml")).unwrap(), "x = 1");
     assert!(run_dir.join("logs").is_dir());
 }
+
+#[test]
+fn a_checkpoint_folder_that_cannot_be_written_is_found_before_any_rank_starts() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("file");
+    fs::write(&file, "").unwrap();
+    for path in [file.clone(), file.join("below")] {
+        let error = check_checkpoint_dir(path.to_str(), "node-1").unwrap_err();
+        assert!(error.is_configuration(), "{error}");
+        let text = error.to_string();
+        assert!(text.contains("checkpoint.dir") && text.contains("node-1"), "{text}");
+    }
+    let good = folder.path().join("a/b");
+    check_checkpoint_dir(Some(&format!("file://{}", good.display())), "node-1").unwrap();
+    assert_eq!(fs::read_dir(&good).unwrap().count(), 0, "the trial is gone");
+    check_checkpoint_dir(None, "node-1").unwrap();
+}

@@ -54,3 +54,18 @@ fn the_state_survives_json_bit_for_bit() {
     let text = serde_json::to_string(&value).unwrap();
     assert_eq!(serde_json::from_str::<State>(&text).unwrap(), state);
 }
+
+/// docs/checkpoints.md promises that fields are only added: what a newer build saved must resume
+/// here, and what is damaged must not look like a start.
+#[test]
+fn a_field_of_a_newer_build_is_passed_over_and_a_missing_one_is_not() {
+    let mut state = State::default();
+    state.on_step(4, 1.0, 0.5);
+    let mut json = serde_json::to_value(&state).unwrap();
+    json["of_a_newer_build"] = serde_json::json!({"x": 1});
+    assert_eq!(serde_json::from_value::<State>(json.clone()).unwrap(), state);
+    json.as_object_mut().unwrap().remove("epoch_samples");
+    assert!(
+        serde_json::from_value::<State>(json).unwrap_err().to_string().contains("epoch_samples")
+    );
+}
