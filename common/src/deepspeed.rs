@@ -7,11 +7,12 @@ use std::path::{Path, PathBuf};
 use crate::report::Report;
 use crate::section::{Dialect, FloatRange, Found, IntegerRange, Section};
 use crate::spec::PrecisionKind;
-use crate::tree::{Node, Table, Value};
+use crate::tree::Table;
 
 mod check;
 pub(crate) mod keys;
 mod optimizer;
+mod rename;
 mod scheduler;
 
 pub(crate) use check::Strictness;
@@ -42,7 +43,6 @@ pub(crate) struct ZeroBlock {
     pub(crate) stage: Option<Found<u8>>,
     pub(crate) overlap_comm: Option<Found<bool>>,
     pub(crate) reduce_bucket_size: Option<Found<u64>>,
-    pub(crate) allgather_bucket_size: Option<Found<u64>>,
 }
 
 /// How to read.
@@ -58,9 +58,9 @@ const COUNT: IntegerRange = IntegerRange::new(1, 1 << 40);
 /// Reads `root`; mistakes and warnings go to `report`.
 pub(crate) fn read(root: Option<&Table>, settings: Settings<'_>, report: &Report) -> DeepSpeed {
     let empty = Table::default();
-    let table = root.unwrap_or(&empty);
-    check::check(table, settings.strictness, report);
-    let top = Section::root(table, Dialect::DeepSpeed, report);
+    let table = rename::modernise(root.unwrap_or(&empty), report);
+    check::check(&table, settings.strictness, report);
+    let top = Section::root(&table, Dialect::DeepSpeed, report);
     DeepSpeed {
         is_given: root.is_some(),
         batch_size: top.integer("train_batch_size", COUNT),
@@ -93,7 +93,6 @@ fn precision(top: &Section<'_>) -> Option<Found<PrecisionKind>> {
     let all = [
         switch("fp16", PrecisionKind::Fp16),
         switch("bf16", PrecisionKind::Bf16),
-        switch("bfloat16", PrecisionKind::Bf16),
         switch("torch_autocast", autocast_kind),
     ];
     let all: Vec<(&str, Found<PrecisionKind>)> = all.into_iter().flatten().collect();
@@ -117,22 +116,16 @@ const AUTOCAST_TYPES: &[(&str, PrecisionKind)] = &[
 ];
 
 fn zero(top: &Section<'_>) -> ZeroBlock {
-    // A bare `true` is the oldest way to write stage 1.
-    if let Some(Node { value: Value::Bool(is_on), .. }) = top.lookup("zero_optimization") {
-        let stage = top.boolean("zero_optimization").map(|found| found.map(|_| u8::from(*is_on)));
-        return ZeroBlock { stage, ..ZeroBlock::default() };
-    }
     let block = top.sub("zero_optimization");
     let stage = block.integer::<u8>("stage", IntegerRange::new(0, 3));
     if stage.as_ref().is_some_and(|found| found.value == 3) {
-        block.refuse("stage", "not supported yet: ZeRO stage 3; this version has 0, 1 and 2");
+        block.refuse("stage", "not supported: ZeRO stage 3; this version has 0, 1 and 2");
     }
     const BUCKET: IntegerRange = IntegerRange::new(1, 1 << 40);
     ZeroBlock {
         stage,
         overlap_comm: block.boolean("overlap_comm"),
         reduce_bucket_size: block.integer("reduce_bucket_size", BUCKET),
-        allgather_bucket_size: block.integer("allgather_bucket_size", BUCKET),
     }
 }
 

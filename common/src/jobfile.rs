@@ -172,12 +172,11 @@ pub fn load(input: &Input<'_>) -> Result<Loaded, Mistakes> {
     let collected = report.collected();
     match spec {
         Some(mut spec) if collected.mistakes.is_empty() => {
+            let mut explain = explain::in_order(collected.effective);
             spec.notes = collected.notes;
-            Ok(Loaded {
-                spec,
-                warnings: collected.warnings,
-                explain: explain::in_order(collected.effective),
-            })
+            spec.notes.extend(explain::auto_note(&collected.deepspeed, &explain));
+            explain.extend(explain::deepspeed_rows(collected.deepspeed, &explain));
+            Ok(Loaded { spec, warnings: collected.warnings, explain })
         }
         _ => Err(Mistakes { mistakes: collected.mistakes, warnings: collected.warnings }),
     }

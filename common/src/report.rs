@@ -6,7 +6,7 @@ use std::fmt;
 
 use serde::Serialize;
 
-use crate::explain::Effective;
+use crate::explain::{Effective, Written};
 use crate::tree::{Place, Value};
 
 /// One thing that is wrong.
@@ -63,6 +63,7 @@ pub(crate) struct Report {
     warnings: RefCell<Vec<String>>,
     notes: RefCell<Vec<String>>,
     effective: RefCell<Vec<Effective>>,
+    deepspeed: RefCell<Vec<Written>>,
 }
 
 /// What was collected.
@@ -72,6 +73,7 @@ pub(crate) struct Collected {
     pub(crate) warnings: Vec<String>,
     pub(crate) notes: Vec<String>,
     pub(crate) effective: Vec<Effective>,
+    pub(crate) deepspeed: Vec<Written>,
 }
 
 /// A value longer than this is cut in a message.
@@ -116,7 +118,12 @@ impl Report {
     }
 
     pub(crate) fn effective(&self, key: &str, value: String, origin: String) {
-        self.effective.borrow_mut().push(Effective { key: key.to_owned(), value, origin });
+        self.effective.borrow_mut().push(Effective::new(key, value, origin));
+    }
+
+    /// A key of the DeepSpeed configuration, for `config explain`.
+    pub(crate) fn deepspeed(&self, written: Written) {
+        self.deepspeed.borrow_mut().push(written);
     }
 
     pub(crate) fn collected(self) -> Collected {
@@ -127,11 +134,12 @@ impl Report {
             warnings: self.warnings.into_inner(),
             notes: self.notes.into_inner(),
             effective: self.effective.into_inner(),
+            deepspeed: self.deepspeed.into_inner(),
         }
     }
 }
 
-fn shown(value: &Value) -> String {
+pub(crate) fn shown(value: &Value) -> String {
     let text = value.to_string();
     if text.chars().count() <= SHOWN_CHARS {
         return text;

@@ -12,7 +12,9 @@ use crate::tree::{self, Node, Place, Table, Value};
 
 mod read;
 
-pub(crate) use read::{FloatRange, IntegerRange, absolute, or_list};
+pub(crate) use read::{
+    FloatRange, IntegerRange, absolute, boolean_in_text, integer_in_text, or_list,
+};
 
 /// A value that someone wrote.
 #[derive(Debug, Clone, PartialEq)]

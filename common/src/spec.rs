@@ -377,8 +377,6 @@ pub struct Zero {
     pub overlap_comm: bool,
     /// Elements; capped to the model.
     pub reduce_bucket_size: u64,
-    /// Elements; capped to the model.
-    pub allgather_bucket_size: u64,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

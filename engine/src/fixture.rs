@@ -91,7 +91,6 @@ pub(crate) fn load(name: &'static str) -> Fixture {
             stage: 0,
             overlap_comm: false,
             reduce_bucket_size: 500_000_000,
-            allgather_bucket_size: 500_000_000,
         },
         checkpoint: spec::Checkpoint {
             dir: None,

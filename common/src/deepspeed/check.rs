@@ -1,11 +1,13 @@
-//! Walks a DeepSpeed configuration along the table of keys: says what is unknown, ignored, gone
-//! or not supported yet. What is implemented is read elsewhere.
+//! Walks a DeepSpeed configuration along the table of keys: says what is unknown, misformed,
+//! ignored, gone or not supported, and records every key for `config explain`. What is implemented
+//! is read elsewhere.
 
-use crate::report::Report;
+use crate::explain::Written;
+use crate::report::{Report, shown};
 use crate::section::nearest;
 use crate::tree::{Entry, Table, Value};
 
-use super::keys::{self, Harmless, Row, Status};
+use super::keys::{self, Fate, Form, Harmless, Key};
 
 /// How much is forgiven.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,66 +30,106 @@ struct Walk<'a> {
 impl Walk<'_> {
     fn block(&self, path: &str, table: &Table) {
         for entry in &table.entries {
-            let name = entry.key.as_str();
-            let full = if path.is_empty() { name.to_owned() } else { format!("{path}.{name}") };
-            match keys::find(path, name) {
+            let full = keys::path_of(path, &entry.key);
+            match keys::find(path, &entry.key) {
                 None => self.unknown(path, &full, entry),
-                Some(row) => self.known(row, &full, entry),
+                Some(key) => self.known(path, key, &full, entry),
             }
         }
     }
 
-    fn known(&self, row: &Row, full: &str, entry: &Entry) {
-        self.judge(row, full, entry);
-        // The scheduler's parameters depend on its type, which its reader knows.
-        let Value::Table(inner) = &entry.node.value else { return };
-        if full == "scheduler.params" || keys::names_of(full).is_empty() {
+    fn known(&self, path: &str, key: &Key, full: &str, entry: &Entry) {
+        let fits = has_form(key.form, &entry.node.value);
+        // What is implemented is read by a reader, which knows ranges too.
+        if !fits && keys::is_validated(path) && !matches!(key.fate, Fate::Implemented(_)) {
+            let message =
+                format!("expected {}, found {}", in_words(key.form), entry.node.value.kind());
+            self.report.wrong_value(&entry.node.place, full, &entry.node.value, message);
             return;
         }
-        if row.status == Status::Implemented {
-            self.block(full, inner);
-        } else {
-            // The block was judged as a whole; only misspelt keys are left to find.
-            for entry in &inner.entries {
-                if keys::find(full, &entry.key).is_none() {
-                    self.unknown(full, &format!("{full}.{}", entry.key), entry);
+        self.judge(key, full, entry);
+        // The scheduler's parameters depend on its type, which its reader knows.
+        let knows = full != "scheduler.params" && !keys::names_of(full).is_empty();
+        match &entry.node.value {
+            Value::Table(inner) if knows => self.inside(key, full, inner),
+            Value::Table(inner) if key.form == Form::Block => self.list(full, inner, key),
+            value => self.explain(key, full, entry, value),
+        }
+    }
+
+    fn inside(&self, key: &Key, full: &str, inner: &Table) {
+        if matches!(key.fate, Fate::Implemented(_)) && !is_switched_off(inner) {
+            return self.block(full, inner);
+        }
+        // The block was judged as a whole; only misspelt keys are left to find.
+        for entry in &inner.entries {
+            let path = keys::path_of(full, &entry.key);
+            match keys::find(full, &entry.key) {
+                None => self.unknown(full, &path, entry),
+                Some(known) => {
+                    let is_read = matches!(key.fate, Fate::Implemented(_));
+                    let fate = if is_read { known.fate } else { key.fate };
+                    self.explain(&Key { fate, ..*known }, &path, entry, &entry.node.value);
                 }
             }
         }
     }
 
-    fn judge(&self, row: &Row, full: &str, entry: &Entry) {
-        let value = &entry.node.value;
-        let harmless = match row.harmless {
-            Harmless::Any => true,
-            Harmless::Off => is_off(value),
-            Harmless::Is(texts) => is_one_of(value, texts),
+    /// A block whose keys have no lines of their own.
+    fn list(&self, full: &str, inner: &Table, key: &Key) {
+        for entry in &inner.entries {
+            let path = keys::path_of(full, &entry.key);
+            let known = keys::find(full, &entry.key).unwrap_or(key);
+            self.explain(known, &path, entry, &entry.node.value);
+        }
+    }
+
+    fn explain(&self, key: &Key, full: &str, entry: &Entry, value: &Value) {
+        let Key { meaning, .. } = key;
+        let (what, decides) = match key.fate {
+            Fate::Implemented("") => ((*meaning).to_owned(), None),
+            Fate::Implemented(decides) => (format!("{meaning}; see {decides}"), Some(decides)),
+            Fate::Ignored(_, why) => (format!("{meaning}; ignored because {why}"), None),
+            Fate::NotSupported(_, why) => (format!("{meaning}; not supported: {why}"), None),
+            Fate::Removed(_, why) => {
+                (format!("{meaning}; newer DeepSpeed rejects it: {why}"), None)
+            }
+            Fate::Alias(new) | Fate::Deprecated(new) => (format!("another name of {new}"), None),
         };
+        self.report.deepspeed(Written {
+            key: full.to_owned(),
+            value: shown(value),
+            is_auto: matches!(value, Value::Text(text) if text == "auto"),
+            place: entry.node.place.to_string(),
+            meaning: what,
+            decides,
+        });
+    }
+
+    fn judge(&self, key: &Key, full: &str, entry: &Entry) {
+        let value = &entry.node.value;
         let Entry { place, node, .. } = entry;
-        match (row.status, harmless) {
-            (Status::Implemented, _) | (Status::Later, true) => {}
-            // A value that is always ignored is worth a word only where every one counts.
-            (Status::Ignored, true)
-                if self.strictness == Strictness::Strict
-                    && matches!(row.harmless, Harmless::Any)
-                    && !is_off(value) =>
-            {
-                self.doubt(full, entry, &format!("ignored: {}", row.why));
+        match key.fate {
+            Fate::Implemented(_) | Fate::Alias(_) | Fate::Deprecated(_) => {}
+            Fate::NotSupported(harmless, _) if is_harmless(harmless, value) => {}
+            Fate::Ignored(harmless, why) if is_harmless(harmless, value) => {
+                // A value that is always ignored is worth a word only where every one counts.
+                let counts = self.strictness == Strictness::Strict && harmless == Harmless::Any;
+                if counts && !is_off(value) {
+                    self.doubt(full, entry, &format!("ignored because {why}"));
+                }
             }
-            (Status::Ignored, true) => {}
-            (Status::Ignored, false) => {
-                self.doubt(full, entry, &format!("ignored: {}", row.why));
-            }
-            (Status::Later, false) => {
-                let message = format!("not supported yet: {}", row.why);
+            Fate::Ignored(_, why) => self.doubt(full, entry, &format!("ignored because {why}")),
+            Fate::NotSupported(_, why) => {
+                let message = format!("not supported: {why}");
                 self.report.wrong_value(&node.place, full, value, message);
             }
-            (Status::Removed, true) => {
-                let message = format!("newer DeepSpeed rejects this key ({})", row.why);
+            Fate::Removed(harmless, why) if is_harmless(harmless, value) => {
+                let message = format!("newer DeepSpeed rejects this key ({why})");
                 self.report.warn(format!("{place}: {full}: {message}"));
             }
-            (Status::Removed, false) => {
-                let message = format!("not supported, and newer DeepSpeed rejects it: {}", row.why);
+            Fate::Removed(_, why) => {
+                let message = format!("not supported, and newer DeepSpeed rejects it: {why}");
                 self.report.wrong_value(&node.place, full, value, message);
             }
         }
@@ -102,7 +144,7 @@ impl Walk<'_> {
         if full == "optimizer.params.max_grad_norm" {
             let message = "DeepSpeed rejects this; use the top-level `gradient_clipping`";
             self.report.wrong_key(&entry.place, full, message);
-        } else if keys::VALIDATED.contains(&block) {
+        } else if keys::is_validated(block) {
             self.report.wrong_key(&entry.place, full, hint);
         } else {
             self.doubt(full, entry, &format!("{hint} (ignored)"));
@@ -116,6 +158,14 @@ impl Walk<'_> {
                 self.report.warn(format!("{}: {full}: {message}", entry.place));
             }
         }
+    }
+}
+
+fn is_harmless(harmless: Harmless, value: &Value) -> bool {
+    match harmless {
+        Harmless::Any => true,
+        Harmless::Off => is_off(value),
+        Harmless::Is(texts) => is_one_of(value, texts),
     }
 }
 
@@ -134,11 +184,20 @@ fn is_off(value: &Value) -> bool {
 
 /// A block asks for nothing when it is not enabled, offloads to `none`, or every value is off.
 fn is_block_off(table: &Table) -> bool {
-    let switch = ["enabled", "device", "deepcompile"].iter().find_map(|key| table.get(key));
-    match switch {
-        Some(node) => is_off(&node.value),
+    match switch(table) {
+        Some(value) => is_off(value),
         None => table.entries.iter().all(|entry| is_off(&entry.node.value)),
     }
+}
+
+/// It has a switch, and that is off: whatever else it says is of no consequence.
+fn is_switched_off(table: &Table) -> bool {
+    switch(table).is_some_and(is_off)
+}
+
+fn switch(table: &Table) -> Option<&Value> {
+    let keys = ["enabled", "device", "deepcompile"];
+    keys.iter().find_map(|key| table.get(key)).map(|node| &node.value)
 }
 
 /// One of `texts`, or nothing at all.
@@ -150,4 +209,41 @@ fn is_one_of(value: &Value, texts: &[&str]) -> bool {
         other => other.to_string(),
     };
     text == "auto" || texts.contains(&text.as_str())
+}
+
+/// As DeepSpeed's validation takes it: numbers and booleans may be text, whole numbers may be
+/// written as floats.
+fn has_form(form: Form, value: &Value) -> bool {
+    let is_auto = matches!(value, Value::Text(text) if text == "auto");
+    if is_auto || *value == Value::Null {
+        return true;
+    }
+    match (form, value) {
+        (Form::Other, _)
+        | (Form::Bool, Value::Bool(_) | Value::Integer(0 | 1))
+        | (Form::Integer, Value::Integer(_))
+        | (Form::Number, Value::Integer(_) | Value::Float(_))
+        | (Form::Text, Value::Text(_))
+        | (Form::List, Value::Array(_))
+        | (Form::Block, Value::Table(_)) => true,
+        (Form::Integer, Value::Float(value)) => value.fract() == 0.0,
+        (Form::Bool, Value::Text(text)) => crate::section::boolean_in_text(text).is_some(),
+        (Form::Integer, Value::Text(text)) => crate::section::integer_in_text(text).is_some(),
+        (Form::Number, Value::Text(text)) => text.trim().parse::<f64>().is_ok(),
+        // Some blocks may be switched off by a plain false.
+        (Form::Block, Value::Bool(_)) => true,
+        _ => false,
+    }
+}
+
+fn in_words(form: Form) -> &'static str {
+    match form {
+        Form::Bool => "true or false",
+        Form::Integer => "a whole number",
+        Form::Number => "a number",
+        Form::Text => "text",
+        Form::List => "a list",
+        Form::Block => "a table",
+        Form::Other => "a value",
+    }
 }

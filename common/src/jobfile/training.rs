@@ -254,9 +254,7 @@ pub(super) fn read_zero(context: &Context<'_>) -> Zero {
     let of = "DeepSpeed default, capped to the model";
     let (reduce, origin) = value_and_origin(zero.reduce_bucket_size.as_ref(), BUCKET, of);
     settle("reduce-bucket-size", reduce.to_string(), origin);
-    let (gather, origin) = value_and_origin(zero.allgather_bucket_size.as_ref(), BUCKET, of);
-    settle("allgather-bucket-size", gather.to_string(), origin);
-    Zero { stage, overlap_comm, reduce_bucket_size: reduce, allgather_bucket_size: gather }
+    Zero { stage, overlap_comm, reduce_bucket_size: reduce }
 }
 
 fn value_and_origin<T: Copy>(found: Option<&Found<T>>, default: T, of: &str) -> (T, String) {

@@ -117,7 +117,7 @@ impl<'a> Section<'a> {
             {
                 Some(*value as i64)
             }
-            (Value::Text(text), Dialect::DeepSpeed) => text.trim().parse().ok(),
+            (Value::Text(text), Dialect::DeepSpeed) => integer_in_text(text),
             _ => None,
         }
     }
@@ -153,11 +153,7 @@ impl<'a> Section<'a> {
         let node = self.lookup(key)?;
         let value = match (&node.value, self.dialect) {
             (Value::Bool(value), _) => Some(*value),
-            (Value::Text(text), Dialect::DeepSpeed) => match text.to_ascii_lowercase().as_str() {
-                "true" | "1" | "on" | "yes" => Some(true),
-                "false" | "0" | "off" | "no" => Some(false),
-                _ => None,
-            },
+            (Value::Text(text), Dialect::DeepSpeed) => boolean_in_text(text),
             (Value::Integer(0), Dialect::DeepSpeed) => Some(false),
             (Value::Integer(1), Dialect::DeepSpeed) => Some(true),
             _ => None,
@@ -278,6 +274,24 @@ impl<'a> Section<'a> {
             }
         }
         texts
+    }
+}
+
+/// A whole number as DeepSpeed's validation finds it in text: `8`, `8.0`.
+pub(crate) fn integer_in_text(text: &str) -> Option<i64> {
+    let text = text.trim();
+    let whole = text.split_once('.').map_or(Some(text), |(whole, fraction)| {
+        (!fraction.is_empty() && fraction.chars().all(|c| c == '0')).then_some(whole)
+    });
+    whole?.parse().ok()
+}
+
+/// A boolean as DeepSpeed's validation finds it in text.
+pub(crate) fn boolean_in_text(text: &str) -> Option<bool> {
+    match text.to_ascii_lowercase().as_str() {
+        "true" | "t" | "1" | "on" | "yes" | "y" => Some(true),
+        "false" | "f" | "0" | "off" | "no" | "n" => Some(false),
+        _ => None,
     }
 }
 

@@ -175,8 +175,7 @@ pub(super) fn spec_json(name: &str, world: u32, output_dir: &Path) -> String {
                 {"kind": "adamw", "betas": [0.9, 0.999], "eps": 1e-8, "bias-correction": true}},
             "schedule": {"kind": "constant"}, "gradient-clipping": 1.0,
             "precision": {"asked": "fp32", "effective": "fp32"}},
-        "zero": {"stage": 0, "overlap-comm": false, "reduce-bucket-size": 1,
-                 "allgather-bucket-size": 1},
+        "zero": {"stage": 0, "overlap-comm": false, "reduce-bucket-size": 1},
         "checkpoint": {"keep-last": 2, "keep-best": 1, "async": false, "resume": "never",
                        "layout": "auto"},
         "monitor": {"tensorboard": false, "csv": false}

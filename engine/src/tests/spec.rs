@@ -45,7 +45,6 @@ pub(crate) fn job() -> Builder {
             stage: 0,
             overlap_comm: false,
             reduce_bucket_size: 500_000_000,
-            allgather_bucket_size: 500_000_000,
         },
         checkpoint: Checkpoint {
             dir: None,

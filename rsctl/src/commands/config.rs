@@ -150,20 +150,13 @@ fn explain(args: &ExplainArgs) -> Outcome {
 
 /// The batch triad as this world resolves it, after the values that were asked for.
 fn plan_rows(plan: &batch::BatchPlan) -> Vec<Effective> {
-    let row = |key: &str, value: &common::spec::Sourced<u64>| Effective {
-        key: format!("batch of {} ranks: {key}", plan.world),
-        value: value.value.to_string(),
-        origin: value.origin.clone(),
+    let row = |key: &str, value: &common::spec::Sourced<u64>| {
+        let key = format!("batch.{key}");
+        Effective::new(&key, value.value.to_string(), value.origin.clone())
     };
-    let mut rows = vec![
+    vec![
         row("batch-size", &plan.batch_size),
         row("micro-batch-size", &plan.micro_batch_size),
         row("gradient-accumulation", &plan.gradient_accumulation),
-    ];
-    rows.extend(plan.note.as_ref().map(|note| Effective {
-        key: format!("batch of {} ranks: note", plan.world),
-        value: note.clone(),
-        origin: "inferred".to_owned(),
-    }));
-    rows
+    ]
 }

@@ -241,8 +241,7 @@ const SPEC: &str = r#"{
         "precision": { "asked": "fp32", "effective": "fp32" }
     },
     "zero": {
-        "stage": 0, "overlap-comm": false, "reduce-bucket-size": 500000,
-        "allgather-bucket-size": 500000
+        "stage": 0, "overlap-comm": false, "reduce-bucket-size": 500000
     },
     "checkpoint": {
         "keep-last": 1, "keep-best": 1, "async": true, "resume": "never", "layout": "auto"

@@ -201,7 +201,7 @@ const SPEC: &str = r#"{
         "precision": { "asked": "fp32", "effective": "fp32" }
     },
     "zero": {
-        "stage": 0, "overlap-comm": false, "reduce-bucket-size": 1, "allgather-bucket-size": 1
+        "stage": 0, "overlap-comm": false, "reduce-bucket-size": 1
     },
     "checkpoint": {
         "keep-last": 1, "keep-best": 1, "async": true, "resume": "never", "layout": "auto"

@@ -66,6 +66,9 @@ fn every_value_of_the_effective_job_is_explained() {
             }
             assert!(loaded.explain.iter().any(|row| row.key == key), "{key} of:\n{text}");
         }
+        for row in &loaded.explain {
+            assert!(!row.meaning.is_empty(), "explain/meaning.rs does not know {}", row.key);
+        }
         let keys: Vec<_> = loaded.explain.iter().map(|row| &row.key).collect();
         let mut unique = keys.clone();
         unique.sort();

@@ -63,7 +63,6 @@ fn sine_has_the_defaults_of_the_basic_lstm_example() {
             zero.stage = 0  # default
             zero.overlap-comm = true  # default (DeepSpeed: false below stage 3; the result is the same)
             zero.reduce-bucket-size = 500000000  # DeepSpeed default, capped to the model
-            zero.allgather-bucket-size = 500000000  # DeepSpeed default, capped to the model
             checkpoint.every-steps = -  # default: not by steps
             checkpoint.every-epochs = 1  # default
             checkpoint.resume = "auto"  # default

@@ -310,20 +310,20 @@ fn strict_makes_every_doubt_a_mistake() {
     with_deepspeed(json).check(&expect![[r#"
         ok
         note: gradient_clipping is not given: 1.0 holds, DeepSpeed's default since 0.19.3 (0, off, before)
-        warning: ds.json:1: wall_clock_breakdown: ignored: `train/step-seconds` is always measured
-        warning: ds.json:2: prescale_gradients: ignored: gradients are weighted by their samples; the mean is the same
+        warning: ds.json:1: wall_clock_breakdown: ignored because steps are always timed: `train/step-seconds`
+        warning: ds.json:2: prescale_gradients: ignored because gradients are weighted by their samples and summed in fp32; the mean is the same
         warning: ds.json:3: gradient_cliping: unknown key; did you mean `gradient_clipping`? (ignored)
-        warning: ds.json:4: zero_optimization.reduce_scatter: ignored: always so: gradients lie in flat buffers, a real reduce-scatter and all-gather move them
+        warning: ds.json:4: zero_optimization.reduce_scatter: ignored because always so: gradients lie in flat buffers, which a real reduce-scatter and all-gather move
     "#]]);
     let fp16 = "{fp16: {enabled: true, loss_scale: 0,\n loss_scale_window: 1000}}";
     with_deepspeed(fp16).strict().check(&expect![[r#"
-        ds.json:2: fp16.loss_scale_window: ignored: training is in fp32 for now, which needs no loss scaling
+        ds.json:2: fp16.loss_scale_window: ignored because training is in fp32, which needs no loss scaling
     "#]]);
     with_deepspeed(json).strict().check(&expect![[r#"
-        ds.json:1: wall_clock_breakdown: ignored: `train/step-seconds` is always measured
-        ds.json:2: prescale_gradients: ignored: gradients are weighted by their samples; the mean is the same
+        ds.json:1: wall_clock_breakdown: ignored because steps are always timed: `train/step-seconds`
+        ds.json:2: prescale_gradients: ignored because gradients are weighted by their samples and summed in fp32; the mean is the same
         ds.json:3: gradient_cliping: unknown key; did you mean `gradient_clipping`? (ignored)
-        ds.json:4: zero_optimization.reduce_scatter: ignored: always so: gradients lie in flat buffers, a real reduce-scatter and all-gather move them
+        ds.json:4: zero_optimization.reduce_scatter: ignored because always so: gradients lie in flat buffers, which a real reduce-scatter and all-gather move
     "#]]);
 }
 
@@ -346,17 +346,17 @@ fn what_this_version_cannot_do_is_refused_by_name() {
 }"#,
     )
     .check(&expect![[r#"
-        ds.json:2: zero_optimization.stage = 3: not supported yet: ZeRO stage 3; this version has 0, 1 and 2
-        ds.json:3: zero_optimization.offload_optimizer = { device = "cpu" }: not supported yet: offload to host memory
-        ds.json:5: zero_optimization.cpu_offload = true: not supported yet: deprecated name of `offload_optimizer` and `offload_param`: offload to host memory
-        ds.json:6: zero_optimization.zero_quantized_weights = true: not supported yet: ZeRO++
-        ds.json:7: gradient_allreduce_op = "sum": not supported yet: gradients are averaged over the global batch
-        ds.json:8: optimizer.params.amsgrad = true: not supported yet: AMSGrad
-        ds.json:9: elasticity = { enabled = true }: not supported, and newer DeepSpeed rejects it: a job's world may change between attempts without it: the global batch is kept
-        ds.json:12: autotuning = { enabled = true }: not supported yet: the tuner
+        ds.json:2: zero_optimization.stage = 3: not supported: ZeRO stage 3; this version has 0, 1 and 2
+        ds.json:3: zero_optimization.offload_optimizer.device = "cpu": not supported: offload to host memory
+        ds.json:5: zero_optimization.cpu_offload = true: says what `offload_optimizer` at ds.json:3 says; give one of them
+        ds.json:7: gradient_allreduce_op = "sum": not supported: gradients are averaged over the global batch
+        ds.json:8: optimizer.params.amsgrad = true: not supported: AMSGrad
+        ds.json:9: elasticity = { enabled = true }: not supported, and newer DeepSpeed rejects it: a job's world may change between attempts without it: the global batch is kept; give train_batch_size
         ds.json:13: bf16.enabled: fp16 and bf16 are both enabled, the other one at ds.json:13 fp16.enabled
-        warning: ds.json:10: compression_training: newer DeepSpeed rejects this key (quantisation and pruning)
-        warning: ds.json:11: amp: newer DeepSpeed rejects this key (NVIDIA Apex)
+        warning: ds.json:6: zero_optimization.zero_quantized_weights: ignored because ZeRO++ only moves fewer bytes; they travel whole here, with the same or a better result
+        warning: ds.json:10: compression_training: newer DeepSpeed rejects this key (weights are trained whole)
+        warning: ds.json:11: amp: newer DeepSpeed rejects this key (use the `bf16` or the `fp16` block)
+        warning: ds.json:12: autotuning: ignored because the tuner runs only by DeepSpeed's launcher flag `--autotuning`
     "#]]);
 }
 
