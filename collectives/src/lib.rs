@@ -1,9 +1,11 @@
 //! Collective operations between the ranks of one attempt, over byte buffers.
 //!
 //! Promises: sums run in rank order 0..W-1 on every transport and for every size, so all ranks
-//! hold the same bits; every call returns within its deadline, within 100 ms of an abort, and
-//! quickly after a peer's death, with an error that names who and where; ranks that disagree about
-//! what comes next are told so instead of exchanging garbage (A5, A7).
+//! hold the same bits; every wait for a peer ends at the operation's deadline, within 100 ms of an
+//! abort, and quickly after a peer's death, with an error that names who and where; ranks that
+//! disagree about what comes next are told so instead of exchanging garbage (A5, A7). The deadline
+//! counts from the moment that the operation begins - a queued one begins when those before it have
+//! ended - and bounds what is waited for, not the summing and copying of what has come.
 //!
 //! Refuses: tensors (this room sees bytes), names and placement (the coordinator hands out the
 //! rank table), and async runtimes: calls block, and [`AsyncCommunicator`] is a plain thread.

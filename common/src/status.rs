@@ -1,6 +1,8 @@
 //! What is known about jobs, ranks, workers and checkpoints. The serde form of these types is the
 //! `--json` contract (snake_case; additive changes only).
 
+mod end;
+
 use std::cmp::Ordering;
 use std::fmt;
 
@@ -125,6 +127,9 @@ pub struct RankStatus {
     /// `waiting`, `ready`, `running` or the end in words.
     pub state: String,
     pub end: Option<TrainerEnd>,
+    /// What it computes with, such as `2.11.0, AVX512`; empty before it has said so.
+    #[serde(default)]
+    pub libtorch: String,
 }
 
 /// How a trainer process ended. `worker::trainer` is the only place that tells them apart.
@@ -179,6 +184,8 @@ pub enum FailureKind {
     Engine,
     /// Before training: rendezvous, missing library.
     Start,
+    /// Told to stop, it had not finished its step and its save when its grace was over.
+    CutOff,
 }
 
 /// Why a job failed: the first guilty rank.
@@ -312,4 +319,7 @@ pub struct WorkerRow {
     pub jobs: Vec<JobId>,
     pub version: String,
     pub last_seen: UnixMillis,
+    /// What its trainers compute with; empty before the first has said so.
+    #[serde(default)]
+    pub libtorch: String,
 }

@@ -41,5 +41,11 @@ pub fn display_bytes(bytes: u64) -> String {
     if unit == 0 { format!("{bytes} B") } else { format!("{value:.1} {}", UNITS[unit]) }
 }
 
+/// `1 step`, `2 steps`: a number of things whose name takes an s.
+pub fn count(number: u64, thing: &str) -> String {
+    let s = if number == 1 { "" } else { "s" };
+    format!("{number} {thing}{s}")
+}
+
 #[cfg(test)]
 mod tests;

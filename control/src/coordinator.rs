@@ -10,6 +10,7 @@ mod config;
 mod effect;
 mod event;
 mod guilt;
+mod leaving;
 mod ledger;
 mod live;
 mod membership;
@@ -33,7 +34,7 @@ use common::ids::JobId;
 pub use self::config::Config;
 pub use self::effect::{Answer, Effect, RankTable, Refusal, StartOrder, StopOrder};
 pub use self::event::{
-    Chance, ConnectionId, EndReport, Event, Now, Peer, RankKey, RunningTrainer, Ticket,
+    Chance, ConnectionId, EndReport, Event, Now, Peer, RankKey, RunningTrainer, Ticket, Withdrawal,
     WorkerHello, WorkerMessage,
 };
 pub use self::ledger::{Attempt, Job, Ledger, PlacedRank, RankEnd, WorkerIdentity};

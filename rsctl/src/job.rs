@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use common::exit::ExitCode;
 use common::ids::JobId;
 use common::jobfile::{self, InvalidOverride, Loaded, Mistakes, Override};
+use common::status::JobStatus;
 use service::exit::Failure;
 
 use crate::coordinator::Coordinator;
@@ -137,6 +138,33 @@ pub(crate) async fn find(coordinator: &mut Coordinator, text: &str) -> Result<Jo
         Ok(id) if ids.contains(&id) => Ok(id),
         _ => choose(text, &ids),
     }
+}
+
+/// Refuses a rank that the job does not have: an empty answer would say that it was silent.
+pub(crate) async fn check_rank(
+    coordinator: &mut Coordinator,
+    id: &JobId,
+    rank: u32,
+) -> Result<(), Failure> {
+    let status = coordinator.job(id).await?;
+    match no_such_rank(&status, rank) {
+        Some(failure) => Err(failure),
+        None => Ok(()),
+    }
+}
+
+/// A job that has not been placed yet may still get any number of ranks.
+pub(crate) fn no_such_rank(status: &JobStatus, rank: u32) -> Option<Failure> {
+    let world = status.ranks.len();
+    if world == 0 || (rank as usize) < world {
+        return None;
+    }
+    let ranks = match world {
+        1 => "rank 0 only".to_owned(),
+        _ => format!("ranks 0 to {}", world - 1),
+    };
+    let job = &status.row.job_id;
+    Some(Failure::new(ExitCode::Usage, anyhow::anyhow!("--rank {rank}: job {job} has {ranks}")))
 }
 
 /// The only job whose id starts with `text`.

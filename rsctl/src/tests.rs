@@ -4,4 +4,4 @@ mod help;
 mod job;
 mod master;
 mod render;
-mod statuses;
+pub(crate) mod statuses;

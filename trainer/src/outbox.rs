@@ -1,7 +1,8 @@
 //! What the rank has to tell, on its way to the worker. The training thread puts things in and
 //! never waits; when the worker does not keep up, progress is replaced by newer progress and
-//! metrics beyond a bound are dropped and counted. Sentences, checkpoints and the last word are
-//! never dropped.
+//! metrics beyond a bound are dropped and counted. Sentences and checkpoints have a bound that no
+//! sound run reaches; what exceeds it is dropped with a line in the rank's log. The last word has a
+//! place of its own and is never dropped.
 
 use std::collections::BTreeMap;
 use std::sync::Mutex;
@@ -45,7 +46,8 @@ struct Inner {
 }
 
 impl Outbox {
-    /// Something that is sent at once and never dropped.
+    /// Something that is sent at once; dropped, and told so in the log, only beyond
+    /// [`MAX_EVENTS`].
     pub(crate) fn event(&self, kind: Kind) {
         let mut inner = self.lock();
         if inner.events.len() < MAX_EVENTS {

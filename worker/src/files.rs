@@ -1,5 +1,6 @@
-//! Answers fetch orders: files of a job's run folder on their way to the user. Serves nothing
-//! outside that folder, whatever the order or a link in the folder says.
+//! Answers fetch orders: files of a job's run folder, or of one of its checkpoints elsewhere, on
+//! their way to the user. Serves nothing outside that folder, whatever the order or a link in the
+//! folder says.
 
 use std::io::{self, Read};
 use std::path::{Component, Path, PathBuf};
@@ -24,15 +25,15 @@ const TRANSFER_DEADLINE: Duration = Duration::from_secs(3600);
 
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
-    #[error("`{}` is not the run folder of job `{job}`", .root.display())]
+    #[error("`{}` is neither the run folder nor a whole checkpoint of job `{job}`", .root.display())]
     Root { root: PathBuf, job: String },
-    #[error("run folder `{}` is not on this node", .root.display())]
+    #[error("folder `{}` is not on this node", .root.display())]
     NoRoot {
         root: PathBuf,
         #[source]
         source: io::Error,
     },
-    #[error("`{path}` leads out of the run folder")]
+    #[error("`{path}` leads out of the folder")]
     Outside { path: String },
     #[error("read `{path}`")]
     Read {
@@ -110,10 +111,10 @@ fn read_all(order: &FetchOrder, chunks: &mpsc::Sender<PutFilesChunk>) -> Result<
 /// in them; an order without paths means the whole run folder.
 fn resolve(order: &FetchOrder) -> Result<Vec<(String, PathBuf)>, Error> {
     let root = PathBuf::from(&order.root);
-    let is_of_job = root.is_absolute()
-        && root.file_name().is_some_and(|name| name == order.job_id.as_str())
-        && proto::convert::job_id(&order.job_id).is_ok();
-    if !is_of_job {
+    let is_run_folder = || root.file_name().is_some_and(|name| name == order.job_id.as_str());
+    let is_of_job = || is_run_folder() || is_checkpoint_of(&root, &order.job_id);
+    let is_job = proto::convert::job_id(&order.job_id).is_ok();
+    if !root.is_absolute() || !is_job || !is_of_job() {
         return Err(Error::Root { root, job: order.job_id.clone() });
     }
     let root = fs::canonicalize(&root)
@@ -129,6 +130,17 @@ fn resolve(order: &FetchOrder) -> Result<Vec<(String, PathBuf)>, Error> {
         collect(&root, relative, &mut files)?;
     }
     Ok(files)
+}
+
+/// A checkpoint names its job in its manifest.
+fn is_checkpoint_of(folder: &Path, job_id: &str) -> bool {
+    #[derive(serde::Deserialize)]
+    struct Manifest {
+        job_id: String,
+    }
+    let text = fs::read_to_string(folder.join("manifest.json"));
+    let manifest = text.ok().and_then(|text| serde_json::from_str::<Manifest>(&text).ok());
+    manifest.is_some_and(|manifest| manifest.job_id == job_id)
 }
 
 fn collect(root: &Path, relative: &Path, files: &mut Vec<(String, PathBuf)>) -> Result<(), Error> {

@@ -12,6 +12,7 @@ mod files;
 mod identity;
 mod inventory;
 mod local_job;
+mod memory;
 mod node;
 mod outcomes;
 mod prepare;

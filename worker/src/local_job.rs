@@ -46,6 +46,8 @@ pub(crate) struct LocalRank {
     pub(crate) orders: Option<mpsc::Sender<Order>>,
     pub(crate) peer: Option<Peer>,
     pub(crate) is_running: bool,
+    /// What it computes with; empty before it has said so.
+    pub(crate) libtorch: String,
     pub(crate) has_ended: bool,
 }
 
@@ -99,6 +101,7 @@ impl LocalJob {
             pid: rank.pid,
             peer: rank.peer.clone(),
             is_running: rank.is_running,
+            libtorch: rank.libtorch.clone(),
         })
     }
 

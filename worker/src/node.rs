@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use common::exit::ExitCode;
 use common::ids::WorkerId;
-use proto::v1::{TrainerEnded, WorkerHello, WorkerMessage, worker_message::Kind};
+use proto::v1::{TrainerEnded, Withdrawing, WorkerHello, WorkerMessage, worker_message::Kind};
 use service::exit::Failure;
 use service::lock::FolderLock;
 use service::shutdown::{Reason, Shutdown};
@@ -69,6 +69,10 @@ pub(crate) struct Node {
     told: mpsc::Sender<Told>,
     prepared: mpsc::Sender<PreparedJob>,
     is_leaving: bool,
+    /// Why it leaves, once the coordinator is to know: all later hellos say it too.
+    withdrawing: Option<Withdrawing>,
+    /// What trainers of this node compute with; empty before the first has said so.
+    libtorch: String,
     /// Why the coordinator does not want this worker.
     refused: Option<String>,
     background: Vec<JoinHandle<()>>,
@@ -135,6 +139,8 @@ impl Node {
             told,
             prepared,
             is_leaving: false,
+            withdrawing: None,
+            libtorch: String::new(),
             refused: None,
             background,
             _lock: lock,
@@ -210,6 +216,8 @@ impl Node {
             hostname: inventory::hostname(),
             running: self.jobs.values().flat_map(LocalJob::running).collect(),
             unacknowledged: self.ends.values().cloned().collect(),
+            withdrawing: self.withdrawing.clone(),
+            libtorch: self.libtorch.clone(),
         }
     }
 }

@@ -22,7 +22,7 @@ use tracing::{info, warn};
 
 use crate::capture::{self, Line};
 use crate::cores::Claim;
-use crate::inventory;
+use crate::memory::Kills;
 use crate::rank_log::{LogWriter, Tail};
 use crate::spawner::{Launch, Process, Spawned, Spawner};
 use crate::spool::{Key, Spool};
@@ -87,7 +87,13 @@ pub(crate) enum Order {
 /// What becomes known of a trainer, in order. `Ended` comes once and last.
 #[derive(Debug)]
 pub(crate) enum News {
-    Started { pid: u32 },
+    Started {
+        pid: u32,
+    },
+    /// It is up, and what it computes with.
+    Hello {
+        libtorch: String,
+    },
     Listening(Listening),
     Running,
     Progress(Progress),
@@ -168,7 +174,8 @@ struct Trainer {
     /// When to kill, and why.
     deadline: (Instant, KillReason),
     dropped_upstream: u64,
-    out_of_memory_kills: Option<u64>,
+    /// Where the kernel counts kills for lack of memory, and how many there were at the start.
+    kills: Option<Kills>,
     _claim: Claim,
 }
 
@@ -195,7 +202,7 @@ impl Trainer {
         commands
             .try_send(WorkerCommand { kind: Some(first) })
             .expect("a new channel has room for one message");
-        let out_of_memory_kills = inventory::out_of_memory_kills();
+        let kills = Kills::now();
         let launch = Launch {
             program: plan.program.clone(),
             env: plan.env,
@@ -228,7 +235,7 @@ impl Trainer {
             killed: None,
             deadline: (Instant::now() + HELLO_DEADLINE, KillReason::NoHello(HELLO_DEADLINE)),
             dropped_upstream: 0,
-            out_of_memory_kills,
+            kills,
             _claim: plan.claim,
         };
         Ok((trainer, Streams { ended, lines, messages }))
@@ -278,12 +285,12 @@ impl Trainer {
     async fn on_message(&mut self, message: TrainerMessage, news: &Teller) {
         use trainer_message::Kind;
         let told = match message.kind {
-            Some(Kind::Hello(_)) => {
+            Some(Kind::Hello(hello)) => {
                 self.said_hello = true;
                 if matches!(self.deadline.1, KillReason::NoHello(_)) {
                     self.deadline = (far_future(), KillReason::Order);
                 }
-                return;
+                News::Hello { libtorch: hello.libtorch }
             }
             Some(Kind::Metrics(metrics)) => return self.on_metrics(metrics),
             Some(Kind::Failed(failure)) => return self.on_last_word(end::failed(failure)),
@@ -354,7 +361,7 @@ impl Trainer {
             Order::StopGracefully { grace } => {
                 self.is_stop_asked = true;
                 self.command(Kind::StopGracefully(proto::v1::Empty {}));
-                self.kill_by(Instant::now() + grace, KillReason::Order);
+                self.kill_by(Instant::now() + grace, KillReason::StopGrace(grace));
             }
             Order::Abort { reason } => {
                 self.is_stop_asked = true;
@@ -417,17 +424,12 @@ impl Trainer {
     }
 
     fn ended(&mut self, status: Option<ExitStatus>) -> Ended {
-        let has_memory_run_out = match (self.out_of_memory_kills, inventory::out_of_memory_kills())
-        {
-            (Some(before), Some(after)) => after > before,
-            _ => false,
-        };
         let evidence = Evidence {
             status,
             said: self.said.take(),
             is_stop_asked: self.is_stop_asked,
             killed: self.killed,
-            has_memory_run_out,
+            memory_ran_out: self.kills.as_ref().and_then(Kills::since),
         };
         let end = end::classify(evidence, self.tail.stderr());
         let (job, generation) = (&self.key.0, self.key.1);

@@ -119,7 +119,7 @@ impl Machine {
         if is_told {
             return;
         }
-        let grace = self.config.grace(stop.mode);
+        let grace = self.config.grace(&stop);
         let until = now.uptime + grace + self.config.confirm_margin;
         live.stop = Some(LiveStop { until, mode: stop.mode });
         live.witness_until = None;
@@ -140,7 +140,7 @@ impl Machine {
             generation: attempt.generation,
             reason: stop.reason.clone(),
             mode: stop.mode,
-            grace: self.config.grace(stop.mode),
+            grace: self.config.grace(stop),
         };
         self.effect(Effect::StopJob { to, order });
     }
@@ -240,10 +240,16 @@ fn ending(job: &Job, attempt: &Attempt) -> Ending {
         };
         return Ending { state: JobState::Succeeded, reason: reason.to_owned(), failure: None };
     }
-    let failure = match job.cancel {
+    let mut failure = match job.cancel {
         Some(_) => guilt::cause(attempt),
         None => guilt::verdict(attempt),
     };
+    if let Some(failure) = failure.as_mut().filter(|_| guilt::was_cut_off(attempt)) {
+        failure.message.push_str(&match job.latest_checkpoint() {
+            Some(whole) => format!("; the newest whole checkpoint is {}", whole.tag),
+            None => "; no whole checkpoint was saved".to_owned(),
+        });
+    }
     match (job.cancel, failure) {
         (Some(mode), failure) => {
             let reason = match (mode, &failure) {

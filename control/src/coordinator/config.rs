@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::coordinator::record::StopMode;
+use crate::coordinator::record::{StopDecision, StopMode};
 
 /// Deadlines and bounds.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,11 +39,11 @@ pub struct Config {
 
 impl Config {
     /// How long a stop may take before trainers are killed.
-    pub fn grace(&self, mode: StopMode) -> Duration {
-        match mode {
+    pub fn grace(&self, stop: &StopDecision) -> Duration {
+        stop.grace.unwrap_or(match stop.mode {
             StopMode::Gracefully => self.cancel_grace,
             StopMode::Abort => self.abort_grace,
-        }
+        })
     }
 }
 

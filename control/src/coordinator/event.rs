@@ -87,8 +87,20 @@ pub struct WorkerHello {
     pub memory_bytes: u64,
     pub version: String,
     pub hostname: String,
+    /// What its trainers compute with; empty before the first has said so.
+    pub libtorch: String,
+    /// None: it stays.
+    pub withdrawing: Option<Withdrawal>,
     pub running: Vec<RunningTrainer>,
     pub unacknowledged: Vec<EndReport>,
+}
+
+/// A worker was told to leave.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Withdrawal {
+    pub reason: String,
+    /// After this its trainers are killed.
+    pub grace: Duration,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -99,6 +111,8 @@ pub struct RunningTrainer {
     pub peer: Option<Peer>,
     /// Connected to all peers.
     pub is_running: bool,
+    /// What it computes with; empty before it has said so.
+    pub libtorch: String,
 }
 
 /// A rank's place in the rank table.
@@ -131,6 +145,8 @@ pub enum WorkerMessage {
         key: RankKey,
         peer: Peer,
         pid: u32,
+        /// What it computes with, such as `2.11.0, AVX512`.
+        libtorch: String,
     },
     /// The trainer is connected to all peers.
     TrainerRunning {
@@ -161,6 +177,8 @@ pub enum WorkerMessage {
         generation: Generation,
         notes: Vec<String>,
     },
+    /// It was told to leave: its trainers save and stop, and nothing new starts there.
+    Withdrawing(Withdrawal),
     /// A clean leave: its trainers are gone.
     Leaving {
         reason: String,

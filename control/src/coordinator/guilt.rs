@@ -44,6 +44,13 @@ pub(super) fn cause(attempt: &Attempt) -> Option<Failure> {
     judge(attempt, Evidence::Cause)
 }
 
+/// A trainer was killed before it had finished its last save.
+pub(super) fn was_cut_off(attempt: &Attempt) -> bool {
+    attempt.ranks.iter().filter_map(|rank| rank.end.as_ref()).any(|end| {
+        matches!(&end.end, TrainerEnd::Failed { failure } if failure.kind == FailureKind::CutOff)
+    })
+}
+
 fn judge(attempt: &Attempt, weakest: Evidence) -> Option<Failure> {
     let mut ends: Vec<(Evidence, &RankEnd, u32, &PlacedRank)> = (0..)
         .zip(&attempt.ranks)
@@ -61,6 +68,12 @@ fn judge(attempt: &Attempt, weakest: Evidence) -> Option<Failure> {
         (Some((Evidence::Cause, end, rank, placed)), _) if !end.is_after_stop => {
             Some(failure(Rank(*rank), placed, end))
         }
+        // One that came after it is told beside it.
+        (Some((Evidence::Cause, end, rank, placed)), Some(decided)) => {
+            let later = failure(Rank(*rank), placed, end);
+            let message = format!("{}; then {}", decided.message, later.message);
+            Some(Failure { message, last_lines: later.last_lines, ..decided })
+        }
         (_, Some(decided)) => Some(decided),
         (Some((_, end, rank, placed)), None) => Some(failure(Rank(*rank), placed, end)),
         (None, None) => None,
@@ -75,7 +88,10 @@ fn failure(rank: Rank, placed: &PlacedRank, end: &RankEnd) -> Failure {
             let why = end.last_lines.first().map_or("its worker is gone", String::as_str);
             format!("rank {rank} on worker `{worker}` was lost: {why}")
         }
-        other => format!("rank {rank} on worker `{worker}` {}", describe(other)),
+        TrainerEnd::Stopped => {
+            format!("rank {rank} on worker `{worker}` stopped although nobody had asked it to")
+        }
+        other => format!("rank {rank} on worker `{worker}` {other}"),
     };
     let kind = match &end.end {
         TrainerEnd::Failed { failure } => Some(failure.kind),
@@ -86,48 +102,4 @@ fn failure(rank: Rank, placed: &PlacedRank, end: &RankEnd) -> Failure {
         _ => end.last_lines.clone(),
     };
     Failure { rank: Some(rank), worker: Some(worker.clone()), kind, message, last_lines }
-}
-
-/// An end as the rest of a sentence about its rank.
-pub(super) fn describe(end: &TrainerEnd) -> String {
-    match end {
-        TrainerEnd::Finished => "finished".to_owned(),
-        TrainerEnd::Stopped => "stopped".to_owned(),
-        TrainerEnd::Failed { failure } => match failure.step {
-            Some(step) => format!("failed at step {step}: {}", failure.message),
-            None => format!("failed: {}", failure.message),
-        },
-        TrainerEnd::Panicked { message, place } => format!("panicked at {place}: {message}"),
-        TrainerEnd::Killed { signal, core_dumped } => {
-            let core = if *core_dumped { ", core dumped" } else { "" };
-            match signal_name(*signal) {
-                Some(name) => format!("was killed by signal {signal} ({name}){core}"),
-                None => format!("was killed by signal {signal}{core}"),
-            }
-        }
-        TrainerEnd::Exited { code } => format!("exited with code {code} without a word"),
-        TrainerEnd::Lost => "was lost".to_owned(),
-    }
-}
-
-fn signal_name(signal: i32) -> Option<&'static str> {
-    Some(match signal {
-        1 => "SIGHUP",
-        2 => "SIGINT",
-        3 => "SIGQUIT",
-        4 => "SIGILL",
-        6 => "SIGABRT",
-        7 => "SIGBUS",
-        8 => "SIGFPE",
-        9 => "SIGKILL",
-        10 => "SIGUSR1",
-        11 => "SIGSEGV",
-        12 => "SIGUSR2",
-        13 => "SIGPIPE",
-        14 => "SIGALRM",
-        15 => "SIGTERM",
-        24 => "SIGXCPU",
-        31 => "SIGSYS",
-        _ => return None,
-    })
 }

@@ -226,7 +226,10 @@ impl Job {
             }
             Record::StopDecided { generation, stop, .. } => {
                 let Some(attempt) = self.current(*generation) else { return };
-                attempt.stop = Some(stop.clone());
+                // A graceful stop that became an abort keeps the cause that was decided first.
+                let decided = attempt.stop.take().and_then(|stop| stop.failure);
+                let failure = decided.or_else(|| stop.failure.clone());
+                attempt.stop = Some(StopDecision { failure, ..stop.clone() });
                 self.reason.clone_from(&stop.reason);
             }
             Record::TrainerEnded { .. } => self.end_rank(record),

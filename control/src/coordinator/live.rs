@@ -41,6 +41,10 @@ pub(super) struct LiveWorker {
     pub(super) device: String,
     pub(super) memory_bytes: u64,
     pub(super) version: String,
+    /// What its trainers compute with; empty before the first has said so.
+    pub(super) libtorch: String,
+    /// It was told to leave: nothing new starts there.
+    pub(super) is_withdrawing: bool,
     pub(super) last_heard: Duration,
     pub(super) last_heard_unix: UnixMillis,
     /// End of the lease; of a lost or departed worker: when it is forgotten.
@@ -66,7 +70,10 @@ pub(super) enum Standing {
 
 impl LiveWorker {
     pub(super) fn is_placeable(&self) -> bool {
-        self.standing == Standing::Ready && self.connection.is_some() && self.stragglers.is_empty()
+        self.standing == Standing::Ready
+            && !self.is_withdrawing
+            && self.connection.is_some()
+            && self.stragglers.is_empty()
     }
 }
 
@@ -86,6 +93,7 @@ pub(super) struct LiveRank {
     pub(super) pid: Option<u32>,
     pub(super) peer: Option<Peer>,
     pub(super) is_running: bool,
+    pub(super) libtorch: String,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -57,7 +57,7 @@ impl Machine {
         let mut live = LiveAttempt::new(attempt.generation, attempt.ranks.len(), phase);
         live.stop = attempt.stop.as_ref().map(|stop| LiveStop {
             mode: stop.mode,
-            until: back_by + self.config.cancel_grace + self.config.confirm_margin,
+            until: back_by + self.config.grace(stop) + self.config.confirm_margin,
         });
         for (index, rank) in live.ranks.iter_mut().enumerate() {
             rank.is_running = attempt.running_at.is_some() || attempt.ranks[index].end.is_some();
@@ -74,6 +74,8 @@ impl Machine {
                 device: "cpu".to_owned(),
                 memory_bytes: 0,
                 version: String::new(),
+                libtorch: String::new(),
+                is_withdrawing: false,
                 last_heard: now.uptime,
                 last_heard_unix: now.unix,
                 deadline: back_by,
@@ -99,8 +101,13 @@ impl Machine {
             let name = hello.name.clone();
             self.record(Record::WorkerSeen { id, name, at: now.unix });
         }
-        let WorkerHello { running, unacknowledged, .. } = self.attach(from, *hello, now);
+        let WorkerHello { running, unacknowledged, withdrawing, .. } =
+            self.attach(from, *hello, now);
         self.effect(Effect::Welcome { to: from });
+        // Before the ends: it says why they came.
+        if let Some(withdrawal) = withdrawing {
+            self.on_withdrawing(&id.uuid, withdrawal, now);
+        }
         for report in unacknowledged {
             self.on_ended(&id.uuid, report, now);
         }
@@ -169,6 +176,8 @@ impl Machine {
             device: mem::take(&mut hello.device),
             memory_bytes: hello.memory_bytes,
             version: mem::take(&mut hello.version),
+            libtorch: mem::take(&mut hello.libtorch),
+            is_withdrawing: false,
             last_heard: now.uptime,
             last_heard_unix: now.unix,
             deadline: now.uptime + self.config.lease,
@@ -273,6 +282,7 @@ impl Machine {
             rank.pid = Some(trainer.pid);
             rank.peer = trainer.peer.or(rank.peer.take());
             rank.is_running |= trainer.is_running;
+            rank.libtorch = trainer.libtorch;
         }
     }
 
@@ -315,44 +325,5 @@ impl Machine {
             self.out.is_schedule_due = true;
             self.out.workers_changed = true;
         }
-    }
-
-    pub(super) fn on_leaving(&mut self, uuid: &Uuid, from: ConnectionId, reason: &str, now: Now) {
-        self.depart(uuid, Standing::Left, &format!("its worker has left: {reason}"), now);
-        self.live.connections.remove(&from);
-    }
-
-    /// The lease is over: everything that ran there is lost (A10).
-    pub(super) fn on_lease_over(&mut self, uuid: &Uuid, now: Now) {
-        let Some(worker) = self.live.workers.get(uuid) else { return };
-        let silent = now.uptime.saturating_sub(worker.last_heard).as_secs_f64();
-        let why = format!("worker `{}` gave no sign of life for {silent:.1} s", worker.name);
-        if let Some(connection) = worker.connection {
-            self.live.connections.remove(&connection);
-            self.effect(Effect::Disconnect { connection, reason: "the lease is over".to_owned() });
-        }
-        self.depart(uuid, Standing::Lost, &why, now);
-    }
-
-    fn depart(&mut self, uuid: &Uuid, standing: Standing, why: &str, now: Now) {
-        let Some(worker) = self.live.workers.get_mut(uuid) else { return };
-        worker.standing = standing;
-        worker.connection = None;
-        worker.stragglers.clear();
-        worker.resend_at = None;
-        worker.deadline = now.uptime + self.config.forget_worker_after;
-        let jobs: Vec<JobId> = self.live.attempts.keys().cloned().collect();
-        for job_id in jobs {
-            let keys = self.unfinished_keys(uuid, &job_id);
-            if keys.is_empty() {
-                continue;
-            }
-            for key in keys {
-                self.end_rank(key, TrainerEnd::Lost, why.to_owned(), now);
-            }
-            self.review(&job_id, now);
-        }
-        self.out.is_schedule_due = true;
-        self.out.workers_changed = true;
     }
 }

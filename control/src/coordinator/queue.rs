@@ -81,7 +81,9 @@ impl Machine {
     /// What live workers have. A worker that is only out of reach counts for what the cluster could
     /// do, and has nothing idle.
     fn offers(&self) -> Vec<Offer> {
-        let ready = self.live.workers.values().filter(|w| w.standing == Standing::Ready);
+        // One that is leaving has nothing to give, now or later.
+        let stays = |w: &&LiveWorker| w.standing == Standing::Ready && !w.is_withdrawing;
+        let ready = self.live.workers.values().filter(stays);
         ready
             .map(|worker| Offer {
                 id: worker.id,

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -149,18 +150,21 @@ pub struct StopDecision {
     pub mode: StopMode,
     pub reason: String,
     pub failure: Option<Failure>,
+    /// How long trainers may take; None: as configured for the mode.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub grace: Option<Duration>,
 }
 
 impl StopDecision {
     /// The ends of the trainers tell why.
     pub(super) fn abort(reason: String) -> Self {
-        Self { mode: StopMode::Abort, reason, failure: None }
+        Self { mode: StopMode::Abort, reason, failure: None, grace: None }
     }
 
     /// No trainer's end tells why; `failure` does.
     pub(super) fn failed(failure: Failure) -> Self {
         let reason = failure.message.clone();
-        Self { mode: StopMode::Abort, reason, failure: Some(failure) }
+        Self { mode: StopMode::Abort, reason, failure: Some(failure), grace: None }
     }
 }
 

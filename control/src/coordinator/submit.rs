@@ -72,7 +72,11 @@ impl Machine {
                     CancelMode::Save | CancelMode::Now => StopMode::Abort,
                 };
                 let reason = "cancelled".to_owned();
-                self.stop_attempt(job_id, StopDecision { mode, reason, failure: None }, now);
+                self.stop_attempt(
+                    job_id,
+                    StopDecision { mode, reason, failure: None, grace: None },
+                    now,
+                );
             } else {
                 let reason = "cancelled while it was queued".to_owned();
                 self.end_job(

@@ -2,6 +2,7 @@
 
 mod cancel;
 mod failure;
+mod leaving;
 mod membership;
 mod placement;
 mod queue;

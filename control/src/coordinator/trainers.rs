@@ -20,8 +20,8 @@ impl Machine {
         self.renew_lease(&uuid, now);
         match message {
             WorkerMessage::Heartbeat => {}
-            WorkerMessage::TrainerReady { key, peer, pid } => {
-                self.on_ready(&uuid, &key, (peer, pid), now);
+            WorkerMessage::TrainerReady { key, peer, pid, libtorch } => {
+                self.on_ready(&uuid, &key, (peer, pid, libtorch), now);
             }
             WorkerMessage::TrainerRunning { key } => self.on_running(&uuid, &key, now),
             WorkerMessage::Progress { job_id, generation, live } => {
@@ -41,6 +41,7 @@ impl Machine {
             WorkerMessage::Notes { job_id, generation, notes } => {
                 self.on_notes(&uuid, job_id, generation, notes);
             }
+            WorkerMessage::Withdrawing(withdrawal) => self.on_withdrawing(&uuid, withdrawal, now),
             WorkerMessage::Leaving { reason } => self.on_leaving(&uuid, from, &reason, now),
         }
     }
@@ -69,10 +70,23 @@ impl Machine {
         self.live.attempts.get_mut(&key.job_id)?.ranks.get_mut(key.rank.0 as usize)
     }
 
-    fn on_ready(&mut self, uuid: &Uuid, key: &RankKey, (peer, pid): (Peer, u32), now: Now) {
+    fn on_ready(
+        &mut self,
+        uuid: &Uuid,
+        key: &RankKey,
+        (peer, pid, libtorch): (Peer, u32, String),
+        now: Now,
+    ) {
         let Some(rank) = self.live_rank(uuid, key) else { return };
         rank.pid = Some(pid);
         rank.peer = Some(peer);
+        rank.libtorch.clone_from(&libtorch);
+        if let Some(worker) = self.live.workers.get_mut(uuid)
+            && worker.libtorch != libtorch
+        {
+            worker.libtorch = libtorch;
+            self.out.workers_changed = true;
+        }
         self.advance(&key.job_id, now);
     }
 

@@ -9,7 +9,6 @@ use common::status::{
 
 use crate::coordinator::Machine;
 use crate::coordinator::event::Now;
-use crate::coordinator::guilt;
 use crate::coordinator::ledger::{Attempt, Job};
 use crate::coordinator::live::{LiveAttempt, LiveRank, LiveWorker, Phase, Standing};
 
@@ -86,6 +85,7 @@ impl Machine {
             .filter(|job_id| !self.unfinished_keys(&worker.id.uuid, job_id).is_empty())
             .collect();
         let state = match (worker.standing, worker.connection) {
+            (Standing::Ready, Some(_)) if worker.is_withdrawing => "draining",
             (Standing::Ready, Some(_)) => "ready",
             // Its lease still runs.
             (Standing::Ready, None) => "disconnected",
@@ -105,6 +105,7 @@ impl Machine {
             jobs: jobs.into_iter().cloned().collect(),
             version: worker.version.clone(),
             last_seen: worker.last_heard_unix,
+            libtorch: worker.libtorch.clone(),
         }
     }
 }
@@ -150,7 +151,7 @@ fn rank_statuses(attempt: &Attempt, live: Option<&LiveAttempt>) -> Vec<RankStatu
             let live = live.and_then(|l| l.ranks.get(rank as usize)).unwrap_or(&default);
             let end = placed.end.as_ref().map(|end| end.end.clone());
             let state = match (&end, live.is_running, &live.peer) {
-                (Some(end), _, _) => guilt::describe(end),
+                (Some(end), _, _) => end.to_string(),
                 (None, true, _) => "running".to_owned(),
                 (None, false, Some(_)) => "ready".to_owned(),
                 (None, false, None) => "waiting".to_owned(),
@@ -162,6 +163,7 @@ fn rank_statuses(attempt: &Attempt, live: Option<&LiveAttempt>) -> Vec<RankStatu
                 pid: live.pid,
                 state,
                 end,
+                libtorch: live.libtorch.clone(),
             }
         })
         .collect()

@@ -1,8 +1,12 @@
 //! Wire → meaning, with bounds on every text.
 
+use std::time::Duration;
+
 use common::ids::{Generation, JobId, Rank};
 use common::status::{CheckpointRow, Summary};
-use control::coordinator::{EndReport, Peer, RankKey, RunningTrainer, WorkerHello, WorkerMessage};
+use control::coordinator::{
+    EndReport, Peer, RankKey, RunningTrainer, Withdrawal, WorkerHello, WorkerMessage,
+};
 use proto::convert::{self, Error};
 use proto::v1;
 use proto::v1::worker_message::Kind;
@@ -15,6 +19,9 @@ const MAX_TEXT: usize = 4096;
 const MAX_LAST_LINES: usize = 50;
 const MAX_NOTES: usize = 64;
 const MAX_REMOVED: usize = 1000;
+
+/// No save takes longer; a worker that says so would hold its slots for ever.
+const MAX_STOP_GRACE: Duration = Duration::from_secs(3600);
 
 /// Slots of one worker; a node with more does not exist, a typing error does.
 const MAX_SLOTS: u32 = 4096;
@@ -91,7 +98,13 @@ fn running(trainer: v1::RunningTrainer) -> Result<RunningTrainer, Error> {
         pid: trainer.pid,
         peer: trainer.peer.map(peer).transpose()?,
         is_running: trainer.is_running,
+        libtorch: cut(trainer.libtorch, MAX_NAME),
     })
+}
+
+fn withdrawal(leaving: v1::Withdrawing) -> Withdrawal {
+    let grace = Duration::from_millis(leaving.grace_ms).min(MAX_STOP_GRACE);
+    Withdrawal { reason: cut(leaving.reason, MAX_TEXT), grace }
 }
 
 /// The first message of a worker's stream.
@@ -112,6 +125,8 @@ pub(crate) fn hello(hello: v1::WorkerHello) -> Result<WorkerHello, Error> {
         memory_bytes: hello.memory_bytes,
         version: cut(hello.version, MAX_NAME),
         hostname: cut(hello.hostname, MAX_NAME),
+        libtorch: cut(hello.libtorch, MAX_NAME),
+        withdrawing: hello.withdrawing.map(withdrawal),
         running: hello.running.into_iter().map(running).collect::<Result<_, _>>()?,
         unacknowledged: hello
             .unacknowledged
@@ -134,7 +149,8 @@ pub(crate) fn worker_message(message: v1::WorkerMessage) -> Result<WorkerMessage
         Kind::TrainerReady(ready) => {
             let peer = peer(ready.peer.ok_or_else(|| missing("trainer_ready.peer"))?)?;
             let key = key(&ready.job_id, ready.generation, peer.rank.0)?;
-            WorkerMessage::TrainerReady { key, peer, pid: ready.pid }
+            let libtorch = cut(ready.libtorch, MAX_NAME);
+            WorkerMessage::TrainerReady { key, peer, pid: ready.pid, libtorch }
         }
         Kind::TrainerRunning(running) => WorkerMessage::TrainerRunning {
             key: key(&running.job_id, running.generation, running.rank)?,
@@ -159,6 +175,7 @@ pub(crate) fn worker_message(message: v1::WorkerMessage) -> Result<WorkerMessage
                 message: cut(failed.message, MAX_TEXT),
             }
         }
+        Kind::Withdrawing(leaving) => WorkerMessage::Withdrawing(withdrawal(leaving)),
         Kind::Leaving(leaving) => WorkerMessage::Leaving { reason: cut(leaving.reason, MAX_TEXT) },
         Kind::Notes(notes) => {
             let (job_id, generation) = job(&notes.job_id, notes.generation)?;

@@ -8,7 +8,7 @@ use tokio::sync::{mpsc, oneshot};
 use tonic::{Response, Status, Streaming};
 use tracing::warn;
 
-use common::status::JobStatus;
+use common::status::{CheckpointRow, JobStatus};
 use proto::convert::{self, FetchWhat};
 use proto::v1;
 
@@ -29,6 +29,8 @@ struct Wanted {
     worker: String,
     root: String,
     paths: Vec<String>,
+    /// Where the caller gets them, in front of their paths.
+    under: String,
 }
 
 impl Front {
@@ -163,6 +165,7 @@ impl Front {
             worker: worker.to_owned(),
             root: root.clone(),
             paths: paths.iter().map(|path| (*path).to_owned()).collect(),
+            under: String::new(),
         };
         let with_logs = |first: Wanted| {
             let others = workers.iter().skip(1).map(|worker| of(worker, &["logs"]));
@@ -173,8 +176,15 @@ impl Front {
             FetchWhat::Tensorboard => vec![of(first, &["tensorboard"])],
             FetchWhat::Metrics => vec![of(first, &["metrics"])],
             FetchWhat::Logs => with_logs(of(first, &["logs"])),
-            // No paths: the whole run folder.
-            FetchWhat::All => with_logs(of(first, &[])),
+            FetchWhat::All => {
+                // No paths: the whole run folder.
+                let mut all: Vec<Wanted> = with_logs(of(first, &[]));
+                let rows = self.core.views().checkpoints(job_id).unwrap_or_default();
+                let whole = rows.iter().filter(|row| row.durable);
+                let outside = whole.filter(|row| !Path::new(&row.path).starts_with(&root));
+                all.extend(outside.map(|row| of_checkpoint(row, &root, first)));
+                all
+            }
         })
     }
 
@@ -200,15 +210,7 @@ impl Front {
             )));
         };
         let root = status.output_dir.clone().unwrap_or_default();
-        let worker = row.worker.clone().unwrap_or_else(|| rank_0.to_owned());
-        // Workers hand out what is in the run folder, and nothing else on their disks.
-        let Ok(inside) = Path::new(&row.path).strip_prefix(&root) else {
-            return Err(Status::failed_precondition(format!(
-                "checkpoint `{}` is outside of the run folder: take it from `{}` (worker `{worker}`)",
-                row.tag, row.path
-            )));
-        };
-        Ok(Wanted { worker, paths: vec![inside.display().to_string()], root })
+        Ok(of_checkpoint(row, &root, rank_0))
     }
 
     async fn fetch_from(
@@ -224,7 +226,7 @@ impl Front {
             root: wanted.root,
             paths: wanted.paths,
         };
-        let worker = wanted.worker;
+        let (worker, under) = (wanted.worker, wanted.under);
         let ordered =
             |reply: oneshot::Sender<bool>| Input::Order { worker: worker.clone(), order, reply };
         if !self.core.ask(ordered).await? {
@@ -245,7 +247,8 @@ impl Front {
                 }
                 Ok(Some(Part::Failed(status))) => return Err(status),
                 Ok(Some(Part::Done)) => return Ok(()),
-                Ok(Some(Part::Chunk(chunk))) => {
+                Ok(Some(Part::Chunk(mut chunk))) => {
+                    chunk.path.insert_str(0, &under);
                     // The client left: dropping the fetch stops the worker.
                     if sender.send(Ok(chunk)).await.is_err() {
                         return Ok(());
@@ -253,5 +256,24 @@ impl Front {
                 }
             }
         }
+    }
+}
+
+/// A checkpoint, wherever it is. One outside of the run folder arrives as if it were inside.
+fn of_checkpoint(row: &CheckpointRow, run_folder: &str, rank_0: &str) -> Wanted {
+    let worker = row.worker.clone().unwrap_or_else(|| rank_0.to_owned());
+    match Path::new(&row.path).strip_prefix(run_folder) {
+        Ok(inside) => Wanted {
+            worker,
+            root: run_folder.to_owned(),
+            paths: vec![inside.display().to_string()],
+            under: String::new(),
+        },
+        Err(_) => Wanted {
+            worker,
+            root: row.path.clone(),
+            paths: Vec::new(),
+            under: format!("checkpoints/{}/", row.tag),
+        },
     }
 }

@@ -148,6 +148,8 @@ pub(super) fn hello(name: &str, slots: u32) -> v1::WorkerHello {
         hostname: "host".to_owned(),
         running: vec![],
         unacknowledged: vec![],
+        withdrawing: None,
+        libtorch: String::new(),
     }
 }
 
@@ -272,6 +274,7 @@ pub(super) fn ready(order: &v1::StartTrainers, rank: u32, worker: &str) -> Kind 
             worker: worker.to_owned(),
         }),
         pid: 100 + rank,
+        libtorch: "2.11.0, AVX2".to_owned(),
     })
 }
 

@@ -80,12 +80,17 @@ fn uploads_that_no_job_names_go_after_a_day() {
 
 /// A job that ran on worker `a` and has a checkpoint.
 async fn with_files(cluster: &Cluster) -> (Peer, String) {
+    with_checkpoint_in(cluster, "runs/JOB/checkpoints").await
+}
+
+/// The same, with the checkpoint below this folder; `JOB` is the job's id.
+async fn with_checkpoint_in(cluster: &Cluster, folder: &str) -> (Peer, String) {
     let mut a = cluster.join("a", 1).await;
     let job_id = cluster.submit("job", 1).await;
     let start = a.start_order().await;
     a.train(&start).await;
-    let path =
-        format!("{}/runs/{job_id}/checkpoints/step-00000007", cluster.folder.path().display());
+    let root = cluster.folder.path().join(folder.replace("JOB", &job_id));
+    let path = root.join("step-00000007").display().to_string();
     let checkpoint = v1::Checkpoint {
         tag: "step-00000007".to_owned(),
         step: 7,
@@ -134,7 +139,7 @@ async fn fetch(
     let mut stream = cluster.client().await.fetch(request).await?.into_inner();
     let mut paths = Vec::new();
     while let Some(chunk) = soon("a chunk", stream.message()).await? {
-        assert_eq!(chunk.data, chunk.path.as_bytes());
+        assert!(chunk.path.as_bytes().ends_with(&chunk.data));
         paths.push(chunk.path);
     }
     Ok(paths)
@@ -160,6 +165,26 @@ async fn files_come_from_the_worker_that_has_them() {
     );
     assert_eq!(order.paths, ["checkpoints/step-00000007"]);
     assert_eq!(fetched.unwrap().len(), 1);
+    cluster.stop().await;
+}
+
+#[tokio::test]
+async fn a_checkpoint_outside_of_the_run_folder_arrives_as_if_it_were_inside() {
+    let cluster = Cluster::start().await;
+    let (mut a, job_id) = with_checkpoint_in(&cluster, "shared/co2").await;
+    let (order, fetched) = tokio::join!(
+        serve_fetch(&cluster, &mut a, &["manifest.json"]),
+        fetch(&cluster, &job_id, "checkpoint", "")
+    );
+    assert!(order.root.ends_with("shared/co2/step-00000007"), "{order:?}");
+    assert_eq!(fetched.unwrap(), ["checkpoints/step-00000007/manifest.json"]);
+    let serving = async {
+        serve_fetch(&cluster, &mut a, &["summary.json"]).await;
+        serve_fetch(&cluster, &mut a, &["manifest.json"]).await
+    };
+    let (_, fetched) = tokio::join!(serving, fetch(&cluster, &job_id, "all", ""));
+    let all = ["summary.json", "checkpoints/step-00000007/manifest.json"];
+    assert_eq!(fetched.unwrap(), all);
     cluster.stop().await;
 }
 

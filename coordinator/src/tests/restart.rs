@@ -38,6 +38,7 @@ async fn a_running_job_goes_on_and_ends_that_were_not_acknowledged_count() {
         pid: 100,
         peer: None,
         is_running: true,
+        libtorch: String::new(),
     }];
     truth.unacknowledged = vec![ended(&start, 1, finished())];
     let mut a = cluster.say_hello(truth).await;

@@ -124,6 +124,7 @@ impl TryFrom<v1::RankStatus> for RankStatus {
             pid: rank.pid,
             state: rank.state,
             end: rank.end.map(TryInto::try_into).transpose()?,
+            libtorch: rank.libtorch,
         })
     }
 }
@@ -137,6 +138,7 @@ impl From<RankStatus> for v1::RankStatus {
             pid: rank.pid,
             state: rank.state,
             end: rank.end.map(Into::into),
+            libtorch: rank.libtorch,
         }
     }
 }
@@ -167,53 +169,43 @@ impl From<Failure> for v1::Failure {
     }
 }
 
-impl From<v1::Progress> for Live {
-    fn from(progress: v1::Progress) -> Self {
-        Self {
-            step: progress.step,
-            max_steps: progress.max_steps,
-            epoch: progress.epoch,
-            epochs: progress.epochs,
-            samples: progress.samples,
-            loss: progress.loss,
-            val_loss: progress.val_loss,
-            learning_rate: progress.learning_rate,
-            grad_norm: progress.grad_norm,
-            samples_per_second: progress.samples_per_second,
-            eta_seconds: progress.eta_seconds,
+/// Both ways between a message and a type that differ in their names alone.
+macro_rules! same_fields {
+    ($wire:ty, $meaning:ty { $($ours:ident = $theirs:ident),* $(,)? }) => {
+        impl From<$wire> for $meaning {
+            fn from(wire: $wire) -> Self {
+                Self { $($ours: wire.$theirs),* }
+            }
         }
-    }
-}
 
-impl From<Live> for v1::Progress {
-    fn from(live: Live) -> Self {
-        Self {
-            step: live.step,
-            max_steps: live.max_steps,
-            epoch: live.epoch,
-            epochs: live.epochs,
-            samples: live.samples,
-            loss: live.loss,
-            val_loss: live.val_loss,
-            learning_rate: live.learning_rate,
-            grad_norm: live.grad_norm,
-            samples_per_second: live.samples_per_second,
-            eta_seconds: live.eta_seconds,
+        impl From<$meaning> for $wire {
+            fn from(meaning: $meaning) -> Self {
+                Self { $($theirs: meaning.$ours),* }
+            }
         }
-    }
+    };
 }
 
-impl From<v1::MetricPoint> for MetricPoint {
-    fn from(point: v1::MetricPoint) -> Self {
-        Self { step: point.step, samples: point.samples, value: point.value, time: point.time_ms }
-    }
-}
+same_fields!(v1::Progress, Live {
+    step = step,
+    max_steps = max_steps,
+    epoch = epoch,
+    epochs = epochs,
+    samples = samples,
+    loss = loss,
+    val_loss = val_loss,
+    learning_rate = learning_rate,
+    grad_norm = grad_norm,
+    samples_per_second = samples_per_second,
+    eta_seconds = eta_seconds,
+});
 
-impl From<MetricPoint> for v1::MetricPoint {
-    fn from(point: MetricPoint) -> Self {
-        Self { step: point.step, samples: point.samples, value: point.value, time_ms: point.time }
-    }
-}
+same_fields!(v1::MetricPoint, MetricPoint {
+    step = step,
+    samples = samples,
+    value = value,
+    time = time_ms,
+});
 
 /// Leaves out `removed`: it belongs to the commit, not to the checkpoint.
 impl TryFrom<v1::Checkpoint> for CheckpointRow {
@@ -275,6 +267,7 @@ impl TryFrom<v1::WorkerRow> for WorkerRow {
             jobs: row.jobs.iter().map(|id| job_id(id)).collect::<Result<_, _>>()?,
             version: row.version,
             last_seen: row.last_seen_ms,
+            libtorch: row.libtorch,
         })
     }
 }
@@ -294,6 +287,7 @@ impl From<WorkerRow> for v1::WorkerRow {
             jobs: row.jobs.into_iter().map(Into::into).collect(),
             version: row.version,
             last_seen_ms: row.last_seen,
+            libtorch: row.libtorch,
         }
     }
 }

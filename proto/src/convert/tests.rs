@@ -57,6 +57,7 @@ fn status() -> JobStatus {
             pid: Some(4242),
             state: "killed".to_owned(),
             end: Some(TrainerEnd::Killed { signal: 9, core_dumped: false }),
+            libtorch: "2.11.0, AVX2".to_owned(),
         }],
         goodput: Some(0.75),
         live: Some(Live { step: 17, loss: Some(0.25), eta_seconds: Some(1.5), ..Live::default() }),
@@ -154,6 +155,7 @@ fn rows_and_points_survive_the_wire() {
         jobs: vec!["co2-lstm-ab12cd".parse().unwrap()],
         version: "0.1.0".to_owned(),
         last_seen: 77,
+        libtorch: "2.11.0, AVX2".to_owned(),
     });
 }
 

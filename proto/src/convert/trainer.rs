@@ -22,6 +22,7 @@ impl TryFrom<v1::FailureKind> for FailureKind {
             v1::FailureKind::OutOfMemory => Self::OutOfMemory,
             v1::FailureKind::Engine => Self::Engine,
             v1::FailureKind::Start => Self::Start,
+            v1::FailureKind::CutOff => Self::CutOff,
         })
     }
 }
@@ -37,6 +38,7 @@ impl From<FailureKind> for v1::FailureKind {
             FailureKind::OutOfMemory => Self::OutOfMemory,
             FailureKind::Engine => Self::Engine,
             FailureKind::Start => Self::Start,
+            FailureKind::CutOff => Self::CutOff,
         }
     }
 }

@@ -37,6 +37,12 @@ pub(crate) enum Error {
     TooSmall { world: u32, threads: u32, workers: u32, slots: u32, room: u32 },
     #[error("resources.workers = {bound} allows fewer workers than `--workers {asked}`")]
     TooManyWorkers { asked: u32, bound: u32 },
+    #[error(
+        "{workers} workers with one rank of {threads} slot{} each want more than the {cores} core{} \
+         of this machine, and nothing says that they shall share them",
+        plural(.threads), plural(.cores)
+    )]
+    TooFewCores { workers: u32, threads: u32, cores: u32 },
 }
 
 impl From<Error> for Failure {
@@ -47,6 +53,10 @@ impl From<Error> for Failure {
                 format!("give each worker more: --slots {per_worker}, or leave --slots out")
             }
             Error::TooManyWorkers { bound, .. } => format!("use --workers {bound}"),
+            Error::TooFewCores { threads, cores, .. } => format!(
+                "use --workers {}, or share the cores: --slots {threads}",
+                (cores / threads).max(1)
+            ),
         };
         Self::new(ExitCode::BadConfiguration, error).hint(hint)
     }
@@ -92,12 +102,36 @@ pub(crate) fn plan(resources: &Resources, asked: Asked, cores: u32) -> Result<Pl
             (Slots::Auto, "all local devices: the job gives no world-size".to_owned())
         }
         (None, None) => {
-            let slots = (cores / workers).max(threads);
+            let slots = cores / workers;
+            if slots < threads {
+                return Err(Error::TooFewCores { workers, threads, cores });
+            }
             let why = "the job gives no world-size";
             (Slots::Exactly(slots), format!("all of {}: {why}", cluster(slots)))
         }
     };
+    let ranks = match (resources.world_size, slots) {
+        (Some(world), _) => world,
+        (None, Slots::Exactly(slots)) => workers.saturating_mul(slots / threads.max(1)),
+        (None, Slots::Auto) => 0,
+    };
+    let choice = choice + &crowding(ranks, workers, threads, cores);
     Ok(Plan { workers, slots, choice })
+}
+
+/// What a person should know who asks for more than the machine has.
+fn crowding(ranks: u32, workers: u32, threads: u32, cores: u32) -> String {
+    let wanted = u64::from(ranks) * u64::from(threads);
+    let mut text = String::new();
+    if wanted > u64::from(cores) {
+        let s = plural(&cores);
+        text += &format!("; they share {cores} core{s} and take turns: expect it to be slow");
+    }
+    if ranks > 0 && workers > ranks {
+        let idle = workers - ranks;
+        text += &format!("; {idle} worker{} will have nothing to do", plural(&idle));
+    }
+    text
 }
 
 #[cfg(test)]

@@ -51,6 +51,9 @@ struct Line {
 pub(crate) async fn execute(args: Args) -> Outcome {
     let mut coordinator = connect(&args.master).await?;
     let id = job::find(&mut coordinator, &args.job).await?;
+    if let Some(rank) = args.rank {
+        job::check_rank(&mut coordinator, &id, rank).await?;
+    }
     let query =
         LogQuery { rank: args.rank, follow: args.follow, tail: args.tail.unwrap_or_default() };
     let mut batches = pin!(coordinator.logs(&id, query).await?);

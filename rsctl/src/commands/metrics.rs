@@ -98,6 +98,7 @@ fn known_tag(text: &str) -> Result<String, String> {
 pub(crate) async fn execute(args: Args) -> Outcome {
     let mut coordinator = connect(&args.master).await?;
     let id = job::find(&mut coordinator, &args.job).await?;
+    job::check_rank(&mut coordinator, &id, args.rank).await?;
     if args.follow {
         return follow(&mut coordinator, &id, &args).await;
     }

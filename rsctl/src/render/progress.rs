@@ -18,7 +18,7 @@ const LINE_EVERY: Duration = Duration::from_secs(2);
 
 /// The view that fits where stderr goes.
 pub(crate) fn for_people() -> Box<dyn View> {
-    if render::is_terminal() { Box::new(Bar::new()) } else { Box::new(Lines::new()) }
+    if render::is_terminal() { Box::new(Bar::new()) } else { Box::new(Lines::default()) }
 }
 
 /// What was said already, so that each thing is said once.
@@ -78,33 +78,35 @@ impl Said {
 }
 
 /// For a pipe or a log file.
+#[derive(Debug, Default)]
 struct Lines {
     said: Said,
+    /// The step of the last line, and when that was.
     last: Option<(Instant, u64)>,
 }
 
 impl Lines {
-    fn new() -> Self {
-        Self { said: Said::default(), last: None }
-    }
-}
-
-impl View for Lines {
-    fn status(&mut self, status: &JobStatus) -> Result<(), Failure> {
-        for line in self.said.news(status) {
-            render::talk(line);
-        }
-        let Some(step) = status.live.as_ref().map(|live| live.step) else { return Ok(()) };
-        let due = match self.last {
+    /// The lines that this status adds. The last step is always among them.
+    fn news(&mut self, status: &JobStatus) -> Vec<String> {
+        let mut lines = self.said.news(status);
+        let step = status.live.as_ref().map_or(status.row.step, |live| live.step);
+        let is_due = match self.last {
             Some((when, last)) => {
                 step != last && (when.elapsed() >= LINE_EVERY || status.row.state.is_final())
             }
             None => step > 0,
         };
-        if due {
+        if is_due {
             self.last = Some((Instant::now(), step));
-            render::talk(render::status::progress(status));
+            lines.push(render::status::progress(status));
         }
+        lines
+    }
+}
+
+impl View for Lines {
+    fn status(&mut self, status: &JobStatus) -> Result<(), Failure> {
+        self.news(status).into_iter().for_each(render::talk);
         Ok(())
     }
 
@@ -193,5 +195,25 @@ impl View for JsonLines {
 
     fn talk(&mut self, text: &str) {
         render::talk(text);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tests::statuses::{running, succeeded};
+
+    #[test]
+    fn a_pipe_gets_the_last_step_also_when_it_comes_right_after_another() {
+        let mut lines = Lines::default();
+        let first = lines.news(&running());
+        assert!(first.iter().any(|line| line.starts_with("step 120/400")), "{first:?}");
+        // The end comes at once, and without live progress.
+        let mut end = succeeded();
+        end.live = None;
+        end.row.step = 400;
+        let last = lines.news(&end);
+        assert_eq!(last.last().unwrap(), "step 400/400, loss 0.012345");
+        assert!(!lines.news(&end).iter().any(|line| line.starts_with("step")), "said once");
     }
 }

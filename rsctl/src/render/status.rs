@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use common::status::{JobRow, JobStatus, Live, RankStatus, TrainerEnd, UnixMillis, WorkerRow};
+use common::status::{JobRow, JobStatus, Live, RankStatus, UnixMillis, WorkerRow};
 use common::units::display_bytes;
 
 use crate::clock;
@@ -38,7 +38,7 @@ pub(crate) fn jobs(rows: &[JobRow], now: UnixMillis) -> String {
     render(&JOB_COLUMNS, rows)
 }
 
-const WORKER_COLUMNS: [(&str, Align); 8] = [
+const WORKER_COLUMNS: [(&str, Align); 9] = [
     ("WORKER", Align::Left),
     ("STATE", Align::Left),
     ("ADDRESS", Align::Left),
@@ -46,6 +46,7 @@ const WORKER_COLUMNS: [(&str, Align); 8] = [
     ("SLOTS", Align::Right),
     ("FREE", Align::Right),
     ("MEMORY", Align::Right),
+    ("LIBTORCH", Align::Left),
     ("JOBS", Align::Left),
 ];
 
@@ -59,6 +60,7 @@ pub(crate) fn workers(rows: &[WorkerRow]) -> String {
             row.slots.to_string(),
             row.free_slots.to_string(),
             display_bytes(row.memory_bytes),
+            row.libtorch.clone(),
             row.jobs.iter().map(ToString::to_string).collect::<Vec<_>>().join(","),
         ]
     });
@@ -94,7 +96,7 @@ pub(crate) fn job(status: &JobStatus, now: UnixMillis) -> String {
 
 /// `step 120/400, epoch 2/10, loss 0.123400, 4120 samples/s, 12s left`.
 pub(crate) fn progress(status: &JobStatus) -> String {
-    let Some(live) = &status.live else { return String::new() };
+    let Some(live) = status.live.clone().or_else(|| last(status)) else { return String::new() };
     let mut parts = vec![match live.max_steps {
         Some(steps) => format!("step {}/{steps}", live.step),
         None => format!("step {}", live.step),
@@ -106,9 +108,20 @@ pub(crate) fn progress(status: &JobStatus) -> String {
     parts.extend(live.val_loss.map(|loss| format!("val {}", number(loss))));
     if !status.row.state.is_final() {
         parts.extend(live.samples_per_second.map(|speed| format!("{} samples/s", rate(speed))));
-        parts.extend(eta(live).map(|left| format!("{left} left")));
+        parts.extend(eta(&live).map(|left| format!("{left} left")));
     }
     parts.join(", ")
+}
+
+/// Where a job that is over got to.
+fn last(status: &JobStatus) -> Option<Live> {
+    let JobRow { step, max_steps, .. } = status.row;
+    (step > 0).then(|| Live {
+        step,
+        max_steps,
+        loss: status.summary.as_ref().and_then(|summary| summary.final_loss),
+        ..Live::default()
+    })
 }
 
 /// The time to go; None before it means something: the first steps are slow.
@@ -142,11 +155,12 @@ fn attempts(status: &JobStatus, now: UnixMillis) -> String {
 }
 
 fn ranks(ranks: &[RankStatus]) -> String {
-    const COLUMNS: [(&str, Align); 5] = [
+    const COLUMNS: [(&str, Align); 6] = [
         ("RANK", Align::Right),
         ("WORKER", Align::Left),
         ("SLOTS", Align::Left),
         ("PID", Align::Right),
+        ("LIBTORCH", Align::Left),
         ("STATE", Align::Left),
     ];
     if ranks.is_empty() {
@@ -158,29 +172,11 @@ fn ranks(ranks: &[RankStatus]) -> String {
             rank.worker.clone(),
             rank.slots.iter().map(ToString::to_string).collect::<Vec<_>>().join(","),
             optional(rank.pid, |pid| pid.to_string()),
-            rank.end.as_ref().map_or_else(|| rank.state.clone(), end),
+            rank.libtorch.clone(),
+            rank.end.as_ref().map_or_else(|| rank.state.clone(), ToString::to_string),
         ]
     });
     format!("\n{}", render(&COLUMNS, rows))
-}
-
-/// How a trainer ended, in words.
-fn end(end: &TrainerEnd) -> String {
-    match end {
-        TrainerEnd::Finished => "finished".to_owned(),
-        TrainerEnd::Stopped => "stopped".to_owned(),
-        TrainerEnd::Failed { failure } => match failure.step {
-            Some(step) => format!("failed at step {step}: {}", failure.message),
-            None => format!("failed: {}", failure.message),
-        },
-        TrainerEnd::Panicked { message, place } => format!("panicked at {place}: {message}"),
-        TrainerEnd::Killed { signal, core_dumped } => {
-            let core = if *core_dumped { ", core dumped" } else { "" };
-            format!("killed by signal {signal}{core}")
-        }
-        TrainerEnd::Exited { code } => format!("exited with code {code}"),
-        TrainerEnd::Lost => "lost with its worker".to_owned(),
-    }
 }
 
 /// Why a job failed, with the guilty rank's last lines.

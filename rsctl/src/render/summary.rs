@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use common::status::{JobStatus, Summary, TestResult};
-use common::units::display_bytes;
+use common::units::{count, display_bytes};
 
 use crate::clock;
 use crate::render::table::{number, rate};
@@ -60,7 +60,11 @@ fn validation(text: &mut String, summary: &Summary) {
 }
 
 fn test_part(text: &mut String, test: &TestResult) {
-    let _ = writeln!(text, "Test (best weights, {} samples, the data's own units):", test.samples);
+    let _ = writeln!(
+        text,
+        "Test (best weights, {}, the data's own units):",
+        count(test.samples, "sample")
+    );
     let against = if test.naive_mae > 0.0 {
         let better = (1.0 - test.mae / test.naive_mae) * 100.0;
         let word = if better >= 0.0 { "better" } else { "worse" };
@@ -80,7 +84,7 @@ fn health(text: &mut String, summary: &Summary) {
     let norms = &summary.gradient_norms;
     let _ = writeln!(
         text,
-        "Gradient Norms: {} healthy, {} exploding, {} vanishing, {} other steps; max {}",
+        "Gradient Norms: {} healthy, {} exploding, {} vanishing, {} other; max {}",
         norms.healthy,
         norms.exploding,
         norms.vanishing,
@@ -104,7 +108,8 @@ fn effort(text: &mut String, summary: &Summary) {
         Some(at) if *here == 0 => format!("resumed at step {at} with nothing left to train"),
         Some(at) => format!("{here} of them since the resume at step {at}, at {rate} samples/s"),
     };
-    let _ = writeln!(text, "Trained: {steps} steps, {epochs} epochs in {took}, {pace}{early}");
+    let (steps, epochs) = (count(*steps, "step"), count((*epochs).into(), "epoch"));
+    let _ = writeln!(text, "Trained: {steps}, {epochs} in {took}, {pace}{early}");
     let _ = writeln!(
         text,
         "Ranks: {}, ZeRO stage {}, {}",

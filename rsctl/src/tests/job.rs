@@ -3,7 +3,8 @@
 use common::exit::ExitCode;
 use common::ids::JobId;
 
-use crate::job::choose;
+use crate::job::{choose, no_such_rank};
+use crate::tests::statuses::running;
 
 fn ids() -> Vec<JobId> {
     ["co2-lstm-ab12cd", "co2-lstm-ab99zz", "sine-x1y2z3"].map(|id| id.parse().unwrap()).into()
@@ -37,4 +38,15 @@ fn an_unknown_job_names_the_nearest() {
     let failure = choose("zzz", &[]).unwrap_err();
     assert!(failure.render().ends_with("hint: `rsctl jobs` lists them"), "{}", failure.render());
     assert!(choose("", &ids()).is_err(), "nothing is not a prefix of everything");
+}
+
+#[test]
+fn a_rank_that_the_job_does_not_have_is_refused_with_those_that_it_has() {
+    let mut status = running();
+    assert!(no_such_rank(&status, 1).is_none());
+    let failure = no_such_rank(&status, 9).unwrap();
+    assert_eq!(failure.code, ExitCode::Usage);
+    assert_eq!(failure.render(), "error: --rank 9: job co2-lstm-ab12cd has ranks 0 to 1");
+    status.ranks.clear();
+    assert!(no_such_rank(&status, 9).is_none(), "nobody knows before it is placed");
 }

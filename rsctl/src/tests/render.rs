@@ -37,7 +37,7 @@ fn the_summary_reads_like_this() {
           - RMSE: 0.420000
           - Loss: 0.017100
 
-        Gradient Norms: 396 healthy, 0 exploding, 0 vanishing, 4 other steps; max 2.310000
+        Gradient Norms: 396 healthy, 0 exploding, 0 vanishing, 4 other; max 2.310000
         Trained: 400 steps, 10 epochs in 12.5s, 4100 samples/s
         Ranks: 2, ZeRO stage 2, fp32
         Peak Memory per Rank: 222.0 MiB, 221.0 MiB
@@ -48,27 +48,36 @@ fn the_summary_reads_like_this() {
 }
 
 #[test]
+fn one_step_is_no_steps() {
+    let mut status = succeeded();
+    let summary = status.summary.as_mut().unwrap();
+    (summary.steps, summary.epochs) = (1, 1);
+    let text = summary::render(&status);
+    assert!(text.contains("Trained: 1 step, 1 epoch in"), "{text}");
+}
+
+#[test]
 fn a_status_reads_like_this() {
     check(
         &status::job(&running(), NOW),
         expect![[r#"
-        job               co2-lstm-ab12cd
-        name              co2-lstm
-        state             running
-        reason            2 ranks train
-        submitted         1m35s ago
-        progress          step 120/400, epoch 3/10, loss 0.042100, val 5.123e-5, 4123 samples/s, 2m11s left
-        goodput           93.2 %
-        output            /home/ada/runs/co2-lstm-ab12cd
-        note              bf16 was asked for; training in fp32
+            job               co2-lstm-ab12cd
+            name              co2-lstm
+            state             running
+            reason            2 ranks train
+            submitted         1m35s ago
+            progress          step 120/400, epoch 3/10, loss 0.042100, val 5.123e-5, 4123 samples/s, 2m11s left
+            goodput           93.2 %
+            output            /home/ada/runs/co2-lstm-ab12cd
+            note              bf16 was asked for; training in fp32
 
-        ATTEMPT  STATE    RANKS   TOOK  REASON
-              1  running      2  1m30s  -
+            ATTEMPT  STATE    RANKS   TOOK  REASON
+                  1  running      2  1m30s  -
 
-        RANK  WORKER  SLOTS   PID  STATE
-           0  node-a  0      4000  running
-           1  node-a  1      4001  running
-    "#]],
+            RANK  WORKER  SLOTS   PID  LIBTORCH        STATE
+               0  node-a  0      4000  2.11.0, AVX512  running
+               1  node-a  1      4001  2.11.0, AVX512  running
+        "#]],
     );
     check(
         &status::job(&failed(FailureKind::NotFinite), NOW),
@@ -86,9 +95,9 @@ fn a_status_reads_like_this() {
             ATTEMPT  STATE    RANKS   TOOK  REASON
                   1  running      2  1m30s  -
 
-            RANK  WORKER  SLOTS   PID  STATE
-               0  node-a  0      4000  running
-               1  node-a  1      4001  failed at step 121: loss is NaN at step 121; the first bad tensor is lstm.weight_ih_l0
+            RANK  WORKER  SLOTS   PID  LIBTORCH        STATE
+               0  node-a  0      4000  2.11.0, AVX512  running
+               1  node-a  1      4001  2.11.0, AVX512  failed at step 121: loss is NaN at step 121; the first bad tensor is lstm.weight_ih_l0
 
             failure: loss is NaN at step 121; the first bad tensor is lstm.weight_ih_l0
             last lines of rank 1 on node-a:
@@ -126,19 +135,20 @@ fn lists_read_like_this() {
         jobs: vec!["co2-lstm-ab12cd".parse().unwrap()],
         version: "0.1.0".to_owned(),
         last_seen: NOW,
+        libtorch: "2.11.0, AVX512".to_owned(),
     };
     check(
         &status::workers(&[worker]),
         expect![[r#"
-        WORKER  STATE  ADDRESS   DEVICE  SLOTS  FREE    MEMORY  JOBS
-        node-a  ready  10.0.0.4  cpu         8     6  16.0 GiB  co2-lstm-ab12cd
-    "#]],
+            WORKER  STATE  ADDRESS   DEVICE  SLOTS  FREE    MEMORY  LIBTORCH        JOBS
+            node-a  ready  10.0.0.4  cpu         8     6  16.0 GiB  2.11.0, AVX512  co2-lstm-ab12cd
+        "#]],
     );
     check(
         &status::workers(&[]),
         expect![[r#"
-        WORKER  STATE  ADDRESS  DEVICE  SLOTS  FREE  MEMORY  JOBS
-    "#]],
+            WORKER  STATE  ADDRESS  DEVICE  SLOTS  FREE  MEMORY  LIBTORCH  JOBS
+        "#]],
     );
 }
 

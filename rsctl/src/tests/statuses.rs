@@ -39,6 +39,7 @@ pub(crate) fn running() -> JobStatus {
                 pid: Some(4000 + rank),
                 state: "running".to_owned(),
                 end: None,
+                libtorch: "2.11.0, AVX512".to_owned(),
             })
             .collect(),
         goodput: Some(0.932),

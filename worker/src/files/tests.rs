@@ -56,6 +56,21 @@ fn a_root_that_is_not_the_jobs_own_folder_is_refused() {
     assert!(matches!(resolve(&order(&gone, &[])).unwrap_err(), Error::NoRoot { .. }));
 }
 
+#[test]
+fn a_checkpoint_outside_of_the_run_folder_is_served_to_its_job_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let root = folder.path().join("shared/step-00000007");
+    fs::create_dir_all(&root).unwrap();
+    fs::write(root.join("rank-0.safetensors"), "w").unwrap();
+    let torn = resolve(&order(&root, &[])).unwrap_err();
+    assert!(matches!(torn, Error::Root { .. }), "without a manifest it is no checkpoint: {torn}");
+    fs::write(root.join("manifest.json"), r#"{"schema_version": 1, "job_id": "a-1"}"#).unwrap();
+    assert_eq!(names(&order(&root, &[])), ["manifest.json", "rank-0.safetensors"]);
+    fs::write(root.join("manifest.json"), r#"{"schema_version": 1, "job_id": "b-2"}"#).unwrap();
+    let theirs = resolve(&order(&root, &[])).unwrap_err();
+    assert!(matches!(theirs, Error::Root { .. }), "{theirs}");
+}
+
 #[tokio::test]
 async fn large_and_empty_files_arrive_in_chunks_with_one_last_each() {
     let (_folder, root) = run_folder();

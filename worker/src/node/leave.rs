@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use proto::v1::Leaving;
 use proto::v1::coordinator_message::Kind as Said;
 use proto::v1::worker_message::Kind;
+use proto::v1::{Leaving, Withdrawing};
 use service::shutdown::Reason;
 use tokio::time::{Instant, timeout_at};
 use tracing::{info, warn};
@@ -23,8 +23,8 @@ const FORCED_GOODBYE_DEADLINE: Duration = Duration::from_millis(300);
 impl Node {
     /// Trainers finish their step, save and leave, within the grace.
     pub(super) fn begin_to_leave(&mut self) {
-        self.is_leaving = true;
         let grace = self.config.stop_grace;
+        self.withdraw(grace);
         let living = self.jobs.values().filter(|job| job.is_alive()).count();
         if living > 0 {
             info!(jobs = living, grace = ?grace, "waiting for trainers to stop");
@@ -42,9 +42,25 @@ impl Node {
     }
 
     pub(super) fn kill_all(&mut self) {
-        self.is_leaving = true;
+        self.withdraw(Duration::ZERO);
         self.stop_preparing();
         self.jobs.values().for_each(|job| job.order_all(|| Order::Kill));
+    }
+
+    /// Tells the coordinator before the first trainer ends, so that it knows why they end.
+    fn withdraw(&mut self, grace: Duration) {
+        self.is_leaving = true;
+        let grace_ms = grace.as_millis().try_into().unwrap_or(u64::MAX);
+        let withdrawing = Withdrawing { reason: self.why_leaving(), grace_ms };
+        self.withdrawing = Some(withdrawing.clone());
+        self.say(Kind::Withdrawing(withdrawing));
+    }
+
+    fn why_leaving(&self) -> String {
+        match self.shutdown.reason() {
+            Some(Reason::Requested(why) | Reason::Failed(why)) => why,
+            None => "end".to_owned(),
+        }
     }
 
     fn stop_preparing(&mut self) {
@@ -61,11 +77,7 @@ impl Node {
         let grace =
             if self.shutdown.is_forced() { FORCED_GOODBYE_DEADLINE } else { GOODBYE_DEADLINE };
         let deadline = Instant::now() + grace;
-        let reason = match self.shutdown.reason() {
-            Some(Reason::Requested(why) | Reason::Failed(why)) => why,
-            None => "end".to_owned(),
-        };
-        self.say(Kind::Leaving(Leaving { reason }));
+        self.say(Kind::Leaving(Leaving { reason: self.why_leaving() }));
         if let Some(link) = self.link.take().filter(|link| link.is_welcome) {
             let number = link.number;
             // The stream ends after its last message; the coordinator then ends its own side.

@@ -22,6 +22,11 @@ impl Node {
                 local.pid = pid;
                 return;
             }
+            News::Hello { libtorch } => {
+                local.libtorch.clone_from(&libtorch);
+                self.libtorch = libtorch;
+                return;
+            }
             News::Listening(listening) => {
                 let peer = Peer {
                     rank,
@@ -35,6 +40,7 @@ impl Node {
                     generation,
                     peer: Some(peer),
                     pid: local.pid,
+                    libtorch: local.libtorch.clone(),
                 })
             }
             News::Running => {

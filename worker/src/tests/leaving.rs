@@ -20,6 +20,14 @@ async fn a_leaving_worker_stops_its_trainers_first_and_says_goodbye_last() {
     coordinator.say(Say::Start(folders.start(Script::Obey, 1, 2)));
     meet(&mut coordinator, 1, 2).await;
     worker.shutdown.request("SIGTERM");
+    let withdrawing = coordinator
+        .wait("a withdrawal before any end", |heard| match heard {
+            Heard::TrainerEnded(end) => panic!("nobody knows why yet: {end:?}"),
+            Heard::Withdrawing(withdrawing) => Some(withdrawing),
+            _ => None,
+        })
+        .await;
+    assert_eq!((withdrawing.reason.as_str(), withdrawing.grace_ms), ("SIGTERM", 5000));
     let mut ends = 0;
     let reason = coordinator
         .wait("a goodbye", |heard| match heard {

@@ -23,6 +23,9 @@ use crate::spawner::LINK_FD;
 /// The environment variable of a job that says what its trainers do.
 pub(super) const SCRIPT: &str = "SCRIPT";
 
+/// What a scripted trainer says that it computes with.
+pub(super) const LIBTORCH: &str = "2.11.0, AVX2";
+
 /// What a scripted trainer does once it runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Script {
@@ -72,7 +75,7 @@ async fn play(script: Script, socket: UnixStream) {
     let channel = transport::connect_stream(socket, &Timeouts::default()).await.unwrap();
     let (sender, outgoing) = mpsc::channel(100);
     let say = |kind| sender.try_send(TrainerMessage { kind: Some(kind) }).unwrap();
-    say(Kind::Hello(TrainerHello { pid: std::process::id(), libtorch: String::new() }));
+    say(Kind::Hello(TrainerHello { pid: std::process::id(), libtorch: LIBTORCH.to_owned() }));
     let mut client = TrainerLinkClient::new(channel);
     let mut commands = client.session(ReceiverStream::new(outgoing)).await.unwrap().into_inner();
     let Command::Assignment(assignment) = next(&mut commands).await else { panic!() };

@@ -7,7 +7,7 @@ use proto::v1::worker_message::Kind as Heard;
 use proto::v1::{Empty, FetchOrder, StopJob, TrainerEnd, trainer_end};
 
 use super::coordinator::{Coordinator, eventually};
-use super::script::Script;
+use super::script::{LIBTORCH, Script};
 use super::setup::{Folders, JOB, SLOTS, Worker, acknowledge, csv, hand_out_table, meet, start};
 
 fn kind(end: Option<TrainerEnd>) -> trainer_end::Kind {
@@ -28,6 +28,12 @@ async fn a_job_runs_to_its_end_and_everything_about_it_is_told() {
     assert_eq!((hello.slots, hello.advertise.as_str()), (SLOTS, "127.0.0.1"));
     coordinator.say(Say::Start(folders.start(Script::Finish, 1, 2)));
     meet(&mut coordinator, 1, 2).await;
+    let told = |heard: &Heard| match heard {
+        Heard::TrainerReady(ready) => Some(ready.libtorch.clone()),
+        _ => None,
+    };
+    let libtorch: Vec<String> = coordinator.history.iter().filter_map(told).collect();
+    assert_eq!(libtorch, [LIBTORCH, LIBTORCH]);
     let mut ends = vec![coordinator.ended().await, coordinator.ended().await];
     ends.sort_by_key(|end| end.rank);
     for (rank, end) in (0..).zip(&ends) {
@@ -117,7 +123,6 @@ async fn a_stop_is_obeyed_or_enforced() {
     for (script, order, at_least_ms) in [
         (Script::Obey, stop(1, true, 10_000), 0),
         (Script::Obey, stop(1, false, 0), 0),
-        (Script::Hang, stop(1, true, 200), 200),
         (Script::Hang, stop(1, false, 0), 2000),
     ] {
         let folders = Folders::new();
@@ -135,6 +140,22 @@ async fn a_stop_is_obeyed_or_enforced() {
         assert!(took >= least && took < least + Duration::from_secs(2), "{script:?}: {took:?}");
         worker.stop().await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_graceful_stop_that_outlasts_its_grace_is_told_as_cut_off() {
+    let folders = Folders::new();
+    let mut coordinator = Coordinator::start().await;
+    let worker = Worker::start(folders.config(&coordinator.address));
+    coordinator.hello().await;
+    coordinator.say(Say::Start(folders.start(Script::Hang, 1, 1)));
+    meet(&mut coordinator, 1, 1).await;
+    coordinator.say(stop(1, true, 200));
+    let end = kind(coordinator.ended().await.end);
+    let trainer_end::Kind::Failed(failure) = end else { panic!("{end:?}") };
+    assert_eq!(failure.kind(), proto::v1::FailureKind::CutOff);
+    assert!(failure.message.contains("its save after 200ms"), "{failure:?}");
+    worker.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -263,6 +284,6 @@ async fn files_of_a_run_are_sent_and_others_are_not() {
     let files = std::mem::take(&mut *coordinator.shared.files.lock().unwrap());
     assert_eq!(files[0].chunk.as_ref().unwrap().data, b"{}");
     assert_eq!(files[1].chunk, None);
-    assert!(files[1].error.contains("leads out of the run folder"), "{}", files[1].error);
+    assert!(files[1].error.contains("leads out of the folder"), "{}", files[1].error);
     worker.stop().await;
 }

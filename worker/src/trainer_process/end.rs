@@ -23,8 +23,10 @@ pub(super) enum Said {
 /// Why the worker killed it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum KillReason {
-    /// It had been told to stop, and its time was up.
+    /// It was to go at once, or had been told to and did not.
     Order,
+    /// It had this long to finish its step and save.
+    StopGrace(Duration),
     /// It never said hello within this time.
     NoHello(Duration),
     /// It had said everything and did not go.
@@ -39,8 +41,8 @@ pub(super) struct Evidence {
     pub(super) said: Option<Said>,
     pub(super) is_stop_asked: bool,
     pub(super) killed: Option<KillReason>,
-    /// The kernel killed some process for lack of memory during this one's life.
-    pub(super) has_memory_run_out: bool,
+    /// The kernel killed processes for lack of memory during this one's life: how that is known.
+    pub(super) memory_ran_out: Option<String>,
 }
 
 /// A failure from the wire; one of an unknown kind is an engine's.
@@ -69,7 +71,14 @@ pub(super) fn classify<'a>(
     match evidence.killed {
         Some(KillReason::NoHello(after)) => {
             let message = format!("it did not come up within {} s", after.as_secs());
-            return TrainerEnd::Failed { failure: start_failure(message) };
+            return failure_of(FailureKind::Start, message);
+        }
+        Some(KillReason::StopGrace(grace)) if was_killed(status) => {
+            let message = format!(
+                "asked to stop, it had not finished its step and its save after {grace:?}, and \
+                 was killed"
+            );
+            return failure_of(FailureKind::CutOff, message);
         }
         Some(KillReason::Order) if was_killed(status) => return TrainerEnd::Stopped,
         _ => {}
@@ -78,17 +87,11 @@ pub(super) fn classify<'a>(
         return TrainerEnd::Stopped;
     }
     let panic = find_panic(stderr);
+    if let (true, Some(evidence)) = (was_killed(status), evidence.memory_ran_out) {
+        let message = format!("killed (SIGKILL), it seems for lack of memory: {evidence}");
+        return failure_of(FailureKind::OutOfMemory, message);
+    }
     match (status.signal(), status.code()) {
-        (Some(_), _) if was_killed(status) && evidence.has_memory_run_out => {
-            let message = "killed by the kernel (SIGKILL) while this machine was out of memory";
-            TrainerEnd::Failed {
-                failure: TrainerFailure {
-                    kind: FailureKind::OutOfMemory,
-                    step: None,
-                    message: message.to_owned(),
-                },
-            }
-        }
         (Some(signal), _) => match panic {
             Some((message, place)) if signal == Signal::SIGABRT as i32 => {
                 TrainerEnd::Panicked { message, place }
@@ -103,8 +106,8 @@ pub(super) fn classify<'a>(
     }
 }
 
-fn start_failure(message: String) -> TrainerFailure {
-    TrainerFailure { kind: FailureKind::Start, step: None, message }
+fn failure_of(kind: FailureKind, message: String) -> TrainerEnd {
+    TrainerEnd::Failed { failure: TrainerFailure { kind, step: None, message } }
 }
 
 fn was_killed(status: ExitStatus) -> bool {

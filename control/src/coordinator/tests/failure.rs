@@ -6,7 +6,7 @@ use common::ids::Generation;
 use common::status::{FailureKind, JobState, TrainerEnd};
 
 use super::world::{KILLED, World, check, failed, id, spec};
-use crate::coordinator::WorkerMessage;
+use crate::coordinator::{CancelMode, WorkerMessage};
 
 fn failure(w: &World) -> (Option<u32>, String) {
     let failure = w.machine.ledger().jobs[&id("job")].failure.clone().unwrap();
@@ -125,7 +125,10 @@ fn a_trainer_that_stops_unasked_fails_the_job() {
     let mut w = training();
     w.end("job", 0, TrainerEnd::Stopped);
     w.end("job", 1, failed(FailureKind::Communication, "rank 0 vanished"));
-    assert_eq!(failure(&w), (Some(0), "rank 0 on worker `a` stopped".to_owned()));
+    assert_eq!(
+        failure(&w),
+        (Some(0), "rank 0 on worker `a` stopped although nobody had asked it to".to_owned())
+    );
 }
 
 #[test]
@@ -191,4 +194,32 @@ fn a_worker_that_never_confirms_an_end_keeps_its_slots_and_the_job_ends() {
     w.say("a", WorkerMessage::Ended(report));
     assert_eq!(w.state("next"), JobState::Starting);
     assert_eq!(w.state("job"), JobState::Failed);
+}
+
+fn cut_off() -> TrainerEnd {
+    failed(FailureKind::CutOff, "killed in the middle of its save")
+}
+
+#[test]
+fn a_save_that_a_cancel_cut_off_is_told_with_the_newest_whole_checkpoint() {
+    let mut w = training();
+    w.commit("job", 20);
+    w.cancel("job", CancelMode::Save);
+    w.end("job", 0, cut_off());
+    w.end("job", 1, cut_off());
+    assert_eq!(w.state("job"), JobState::Cancelled);
+    assert_eq!(
+        w.reason("job"),
+        "cancelled; rank 0 on worker `a` was cut off at step 7: killed in the middle of its save; \
+         the newest whole checkpoint is step-00000020"
+    );
+}
+
+#[test]
+fn a_save_that_was_cut_off_before_any_checkpoint_says_that_there_is_none() {
+    let mut w = training();
+    w.cancel("job", CancelMode::Save);
+    w.end("job", 0, TrainerEnd::Stopped);
+    w.end("job", 1, cut_off());
+    assert!(w.reason("job").ends_with("; no whole checkpoint was saved"), "{}", w.reason("job"));
 }

@@ -5,16 +5,8 @@ use expect_test::expect;
 use common::ids::{Incarnation, WorkerId};
 use common::status::{JobState, TrainerEnd};
 
-use super::world::{World, check, key, spec, uuid_of};
+use super::world::{World, check, key, spec, state_of, uuid_of};
 use crate::coordinator::{RunningTrainer, WorkerMessage};
-
-fn state_of(w: &World, name: &str) -> String {
-    w.machine
-        .workers()
-        .into_iter()
-        .find(|row| row.name == name)
-        .map_or_else(String::new, |r| r.state)
-}
 
 #[test]
 fn a_newer_life_supersedes_at_once_and_its_old_trainers_are_dead() {
@@ -168,8 +160,13 @@ fn strays_are_told_to_die_and_hold_their_worker_until_they_are_dead() {
     let mut w = World::new(&[]);
     let stray = key("stranger", 3, 0);
     let mut hello = w.hello("a", 1);
-    hello.running =
-        vec![RunningTrainer { key: stray.clone(), pid: 9, peer: None, is_running: true }];
+    hello.running = vec![RunningTrainer {
+        key: stray.clone(),
+        pid: 9,
+        peer: None,
+        is_running: true,
+        libtorch: String::new(),
+    }];
     w.send_hello(hello);
     assert!(
         w.take().contains("stop stranger-000000.3 at once: this generation of the job is over")

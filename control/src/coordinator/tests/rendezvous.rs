@@ -114,7 +114,12 @@ fn a_stale_generation_changes_nothing() {
     };
     let before = w.machine.ledger().clone();
     for message in [
-        WorkerMessage::TrainerReady { key: stale.clone(), peer: peer(0, "a"), pid: 1 },
+        WorkerMessage::TrainerReady {
+            key: stale.clone(),
+            peer: peer(0, "a"),
+            pid: 1,
+            libtorch: String::new(),
+        },
         WorkerMessage::TrainerRunning { key: stale.clone() },
         WorkerMessage::Progress { job_id: job_id.clone(), generation, live: Live::default() },
         WorkerMessage::Notes { job_id: job_id.clone(), generation, notes: vec!["n".to_owned()] },

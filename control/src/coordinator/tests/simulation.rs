@@ -127,6 +127,7 @@ impl Sim {
                 pid: 1,
                 peer: trainer.is_ready.then(|| peer(key.rank.0, name)),
                 is_running: trainer.is_running,
+                libtorch: String::new(),
             })
             .collect();
         hello.unacknowledged.clone_from(&worker.unacknowledged);
@@ -211,7 +212,10 @@ impl Sim {
         } else if !trainer.is_ready {
             change(|trainer| trainer.is_ready = true);
             let peer = peer(key.rank.0, name);
-            self.say(name, WorkerMessage::TrainerReady { key, peer, pid: 1 });
+            self.say(
+                name,
+                WorkerMessage::TrainerReady { key, peer, pid: 1, libtorch: String::new() },
+            );
         } else if trainer.has_table && !trainer.is_running {
             change(|trainer| trainer.is_running = true);
             self.say(name, WorkerMessage::TrainerRunning { key });

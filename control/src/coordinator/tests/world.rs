@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use common::ids::{Generation, Incarnation, JobId, Rank, WorkerId};
 use common::spec::{self, JobSpec};
-use common::status::{FailureKind, JobState, Summary, TrainerEnd, TrainerFailure};
+use common::status::{CheckpointRow, FailureKind, JobState, Summary, TrainerEnd, TrainerFailure};
 
 use crate::coordinator::{
     CancelMode, Chance, Config, ConnectionId, Effect, EndReport, Event, Ledger, Machine, Now, Peer,
@@ -224,6 +224,8 @@ impl World {
             memory_bytes: 1 << 30,
             version: "0.1.0".to_owned(),
             hostname: "host".to_owned(),
+            libtorch: String::new(),
+            withdrawing: None,
             running: Vec::new(),
             unacknowledged: Vec::new(),
         }
@@ -295,8 +297,8 @@ impl World {
     pub(super) fn ready(&mut self, job: &str, rank: u32) {
         let worker = self.places(job)[rank as usize].clone();
         let key = key(job, self.generation(job), rank);
-        let message =
-            WorkerMessage::TrainerReady { key, peer: peer(rank, &worker), pid: 100 + rank };
+        let (peer, libtorch) = (peer(rank, &worker), "2.11.0, AVX2".to_owned());
+        let message = WorkerMessage::TrainerReady { key, peer, pid: 100 + rank, libtorch };
         self.say(&worker, message);
     }
 
@@ -331,6 +333,28 @@ impl World {
         }
     }
 
+    /// Rank 0 reports a whole checkpoint of this step.
+    pub(super) fn commit(&mut self, job: &str, step: u64) {
+        let tag = format!("step-{step:08}");
+        let checkpoint = CheckpointRow {
+            path: format!("/runs/{}/checkpoints/{tag}", id(job)),
+            tag,
+            step,
+            world_size: 2,
+            zero_stage: 0,
+            loss: None,
+            val_loss: None,
+            bytes: 100,
+            durable: true,
+            pinned: true,
+            worker: None,
+        };
+        let (job_id, generation) = (id(job), Generation(self.generation(job)));
+        let removed = Vec::new();
+        let worker = self.places(job)[0].clone();
+        self.say(&worker, WorkerMessage::Checkpoint { job_id, generation, checkpoint, removed });
+    }
+
     /// The truth of a worker on which these ranks run.
     pub(super) fn running_trainers(&self, job: &str, ranks: &[u32]) -> Vec<RunningTrainer> {
         let generation = self.generation(job);
@@ -339,6 +363,7 @@ impl World {
             pid: 100 + rank,
             peer: Some(peer(*rank, &self.places(job)[*rank as usize])),
             is_running: true,
+            libtorch: "2.11.0, AVX2".to_owned(),
         };
         ranks.iter().map(trainer).collect()
     }
@@ -405,6 +430,12 @@ impl World {
         };
         writeln!(self.log, "{line}").unwrap();
     }
+}
+
+/// How the list of workers shows one of them; empty: not at all.
+pub(super) fn state_of(w: &World, name: &str) -> String {
+    let rows = w.machine.workers().into_iter();
+    rows.filter(|row| row.name == name).map(|row| row.state).next().unwrap_or_default()
 }
 
 pub(super) fn peer(rank: u32, worker: &str) -> Peer {

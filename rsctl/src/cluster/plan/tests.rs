@@ -31,8 +31,27 @@ fn slots_are_what_the_world_needs() {
 fn without_a_world_all_of_the_machine_is_taken() {
     check(&resources(None, 1), 1, None, Slots::Auto);
     check(&resources(None, 1), 3, None, Slots::Exactly(2));
-    check(&resources(None, 1), 9, None, Slots::Exactly(1));
+    check(&resources(None, 1), 8, None, Slots::Exactly(1));
     check(&resources(None, 1), 1, Some(3), Slots::Exactly(3));
+}
+
+#[test]
+fn more_than_the_machine_has_is_refused_or_told() {
+    let ask = |world, workers, slots| plan(&resources(world, 1), Asked { workers, slots }, 2);
+    let failure = Failure::from(ask(None, 300, None).unwrap_err());
+    assert_eq!(failure.code, ExitCode::BadConfiguration);
+    assert_eq!(
+        failure.render(),
+        "error: 300 workers with one rank of 1 slot each want more than the 2 cores of this \
+         machine, and nothing says that they shall share them\n\n\
+         hint: use --workers 2, or share the cores: --slots 1"
+    );
+    let choice = |world, workers, slots| ask(world, workers, slots).unwrap().choice;
+    let slow = "; they share 2 cores and take turns: expect it to be slow";
+    assert!(choice(None, 300, Some(1)).ends_with(slow));
+    assert!(choice(Some(3), 1, None).ends_with(slow));
+    assert!(!choice(Some(2), 2, None).contains("share"), "two ranks fit on two cores");
+    assert!(choice(Some(2), 300, None).ends_with("; 298 workers will have nothing to do"));
 }
 
 #[test]

@@ -9,7 +9,7 @@ fn evidence(raw_status: i32) -> Evidence {
         said: None,
         is_stop_asked: false,
         killed: None,
-        has_memory_run_out: false,
+        memory_ran_out: None,
     }
 }
 
@@ -26,8 +26,9 @@ fn the_trainers_own_word_beats_how_it_left() {
     let said = |said| Evidence { said: Some(said), ..evidence(SIGKILL) };
     assert_eq!(check(said(Said::Finished), &[]), TrainerEnd::Finished);
     assert_eq!(check(said(Said::Stopped), &[]), TrainerEnd::Stopped);
-    let failure = start_failure("x".to_owned());
-    assert_eq!(check(said(Said::Failed(failure.clone())), &[]), TrainerEnd::Failed { failure });
+    let end = failure_of(FailureKind::Data, "x".to_owned());
+    let TrainerEnd::Failed { failure } = end.clone() else { panic!() };
+    assert_eq!(check(said(Said::Failed(failure)), &[]), end);
 }
 
 #[test]
@@ -44,9 +45,25 @@ fn a_signal_is_named_unless_we_sent_it() {
 
 #[test]
 fn a_kill_while_memory_ran_out_says_so() {
-    let end = check(Evidence { has_memory_run_out: true, ..evidence(SIGKILL) }, &[]);
+    let memory_ran_out = Some("the counter rose".to_owned());
+    let end = check(Evidence { memory_ran_out: memory_ran_out.clone(), ..evidence(SIGKILL) }, &[]);
     let TrainerEnd::Failed { failure } = end else { panic!("{end:?}") };
     assert_eq!(failure.kind, FailureKind::OutOfMemory);
+    assert!(failure.message.ends_with("the counter rose"), "{failure:?}");
+    let crashed = check(Evidence { memory_ran_out, ..evidence(SIGSEGV) }, &[]);
+    assert_eq!(crashed, TrainerEnd::Killed { signal: SIGSEGV, core_dumped: false });
+}
+
+#[test]
+fn a_stop_that_outlasts_its_grace_is_cut_off_and_not_stopped() {
+    let late = Some(KillReason::StopGrace(Duration::from_secs(10)));
+    let asked = Evidence { is_stop_asked: true, killed: late, ..evidence(SIGKILL) };
+    let TrainerEnd::Failed { failure } = check(asked, &[]) else { panic!() };
+    assert_eq!(failure.kind, FailureKind::CutOff);
+    assert!(failure.message.contains("after 10s"), "{failure:?}");
+    // It had said its last word: the save was whole, only the exit hung.
+    let said = Evidence { said: Some(Said::Stopped), killed: late, ..evidence(SIGKILL) };
+    assert_eq!(check(said, &[]), TrainerEnd::Stopped);
 }
 
 #[test]
