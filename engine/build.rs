@@ -7,7 +7,7 @@ fn main() {
     for name in ["LIBTORCH", "LIBTORCH_INCLUDE", "LIBTORCH_LIB", "LIBTORCH_CXX11_ABI"] {
         println!("cargo:rerun-if-env-changed={name}");
     }
-    println!("cargo:rerun-if-changed=native/shim.cpp");
+    println!("cargo:rerun-if-changed=native");
     let variable = |name: &str| std::env::var_os(name).map(PathBuf::from);
     let include = variable("LIBTORCH_INCLUDE").or_else(|| variable("LIBTORCH"));
     let lib = variable("LIBTORCH_LIB").or_else(|| variable("LIBTORCH"));
@@ -25,6 +25,7 @@ fn main() {
         .include(include.join("include"))
         .include(include.join("include/torch/csrc/api/include"))
         .file("native/shim.cpp")
+        .file("native/lstm.cpp")
         .compile("rustspeed_shim");
     // Binaries of other crates (the trainer) say this in their own build scripts.
     println!("cargo:rustc-link-arg=-Wl,-rpath,{}", lib.join("lib").display());

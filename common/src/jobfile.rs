@@ -10,7 +10,7 @@ use crate::explain::{self, Effective};
 use crate::report::Report;
 pub use crate::report::{Mistake, Mistakes};
 use crate::section::{Dialect, Section};
-use crate::spec::JobSpec;
+use crate::spec::{JobSpec, Model, PrecisionKind, RecurrentKernel};
 use crate::tree::{self, Place, Table, Value};
 use crate::{batch, hjson, length};
 
@@ -298,6 +298,16 @@ fn cross_check(spec: &JobSpec, context: &Context<'_>) {
     }
     for warning in length::warnings(spec, world) {
         context.report.warn(warning);
+    }
+    let kernel = match &spec.model {
+        Model::Lstm(model) | Model::Gru(model) => model.kernel,
+        Model::Cnn(_) => RecurrentKernel::Auto,
+    };
+    let effective = spec.training.precision.effective;
+    if kernel == RecurrentKernel::Native && effective != PrecisionKind::Fp32 {
+        let message = "\"native\" computes in fp32 only; set it to \"auto\", or \
+                       training.precision to \"fp32\"";
+        context.missing("model.kernel", message);
     }
 }
 

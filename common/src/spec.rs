@@ -104,9 +104,23 @@ pub struct Recurrent {
     /// Before `fc`.
     pub head_dropout: f64,
     pub bidirectional: bool,
+    #[serde(default)]
+    pub kernel: RecurrentKernel,
     /// Absolute path of a safetensors file with torch's parameter names.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub init_from: Option<PathBuf>,
+}
+
+/// Whose code runs recurrent layers.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum RecurrentKernel {
+    /// The faster one, as far as it was measured.
+    #[default]
+    Auto,
+    Libtorch,
+    /// Our own: LSTM in fp32.
+    Native,
 }
 
 /// Blocks of convolution, batch norm, ReLU and pooling by 2, then two linear layers.

@@ -64,6 +64,26 @@ struct Data {
     split: [f64; 3],
 }
 
+impl Fixture {
+    /// The same job on each code that can run its layers.
+    pub(crate) fn on_each_kernel(&self) -> Vec<(spec::RecurrentKernel, spec::JobSpec)> {
+        let kernels = match &self.spec.model {
+            spec::Model::Lstm(_) => {
+                &[spec::RecurrentKernel::Libtorch, spec::RecurrentKernel::Native][..]
+            }
+            _ => &[spec::RecurrentKernel::Auto],
+        };
+        let on = |kernel: &spec::RecurrentKernel| {
+            let mut spec = self.spec.clone();
+            if let spec::Model::Lstm(model) = &mut spec.model {
+                model.kernel = *kernel;
+            }
+            (*kernel, spec)
+        };
+        kernels.iter().map(on).collect()
+    }
+}
+
 pub(crate) fn load(name: &'static str) -> Fixture {
     let text = fs_err::read_to_string(path(&format!("{name}.json"))).unwrap();
     let file: File = serde_json::from_str(&text).unwrap();
@@ -157,6 +177,7 @@ fn model(file: &File, initial: PathBuf) -> spec::Model {
         dropout: 0.0,
         head_dropout: 0.0,
         bidirectional: file.bidirectional,
+        kernel: spec::RecurrentKernel::Auto,
         init_from: Some(initial),
     };
     match file.kind.as_str() {

@@ -13,11 +13,13 @@ use tch::{Kind, Tensor};
 mod dropout;
 mod error;
 mod init;
+mod kernel;
 mod recurrent;
 mod unit;
 mod weights;
 
 pub use error::Error;
+pub(crate) use kernel::instruction_set;
 pub use unit::{AroundUnit, Plain, Unit, UnitKey, UnitPass};
 
 use crate::rng::DropoutKey;
@@ -72,7 +74,7 @@ pub fn build(spec: &spec::Model, inputs: usize, outputs: usize, seed: u64) -> Re
     };
     Ok(Model {
         parameters: leaves.iter().map(Parameter::handle).collect(),
-        units: recurrent::units(cell, recurrent, leaves),
+        units: recurrent::units(cell, recurrent, leaves)?,
         inputs: inputs as i64,
         description: serde_json::json!({
             "kind": spec.kind(),

@@ -12,6 +12,8 @@ use tch::Tensor;
 
 use crate::numbers::NumbersRef;
 
+pub(crate) mod lstm;
+
 /// What libtorch said.
 #[derive(Debug, thiserror::Error)]
 #[error("{operation}: {message}")]

@@ -4,6 +4,7 @@
 use std::time::Instant;
 
 use common::spec::{JobSpec, Validate};
+use tch::Kind;
 
 use crate::data::{self, Dataset};
 use crate::error::Error;
@@ -15,7 +16,7 @@ use crate::schedule::Schedule;
 use crate::summary::{Measured, summarise};
 use crate::train::{End, Pace, Plan, State, Trainer};
 use crate::zero::Zero;
-use crate::{Outcome, RankContext, native, output};
+use crate::{Outcome, RankContext, output};
 
 /// A job without a test part keeps no such weights, and may be continued by one that has it.
 const LOST_BEST: &str = "the checkpoint does not hold the weights of its best validation: unless \
@@ -80,6 +81,9 @@ fn prepare(context: RankContext) -> Result<Prepared, Error> {
     let mut model = model::build(&spec.model, data.input_features, data.output_features, seed)?;
     let mut zero = Zero::new(&mut model, &spec, communicator)?;
     agree_on_data(&zero, &data)?;
+    let weights = model.parameters().first().map_or(Kind::Float, |p| p.tensor.kind());
+    let instruction_set = model::instruction_set(&spec.model, weights)?;
+    tracing::info!(instruction_set, "computing");
     let start = Start {
         spec: &spec,
         job_id: context.job_id,
@@ -87,7 +91,7 @@ fn prepare(context: RankContext) -> Result<Prepared, Error> {
         run_dir: &run_dir,
         worker: &context.worker,
         model: model.describe(),
-        instruction_set: native::cpu_capability()?,
+        instruction_set,
         reporter,
     };
     let mut votes = context.save_communicator;

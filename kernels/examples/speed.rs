@@ -82,7 +82,14 @@ fn measure(
         layer.forward(&mut scratch, given, kept)?;
         let middle = cpu_time()?;
         let output_gradient = Rows { values: &output_gradient, stride: hidden };
-        let taped = Taped { inputs: given, output: &output, tape: &tape, output_gradient };
+        let taped = Taped {
+            x: given.x,
+            input: weights.input,
+            hidden: weights.hidden,
+            output: &output,
+            tape: &tape,
+            output_gradient,
+        };
         let [input, hidden, bias] = &mut found;
         let gradients = Gradients { x: x_gradient.as_deref_mut(), input, hidden, bias };
         layer.backward(&mut scratch, taped, gradients)?;

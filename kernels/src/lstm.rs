@@ -84,8 +84,10 @@ pub struct Kept<'a> {
 /// What backward reads.
 #[derive(Debug, Clone, Copy)]
 pub struct Taped<'a> {
-    /// The biases are not read.
-    pub inputs: Inputs<'a>,
+    pub x: Rows<'a>,
+    /// As forward read them.
+    pub input: &'a [f32],
+    pub hidden: &'a [f32],
     pub output: &'a [f32],
     pub tape: &'a [f32],
     /// The gradient of the output: rows of h.
@@ -151,7 +153,10 @@ impl Lstm {
         inputs: Inputs<'_>,
         kept: Kept<'_>,
     ) -> Result<(), Error> {
-        self.check_inputs(&inputs)?;
+        let (Inputs { x, weights }, hidden) = (&inputs, self.shape.hidden);
+        self.check_weights(x, weights.input, weights.hidden)?;
+        check_len("input bias", weights.input_bias.len(), GATES * hidden)?;
+        check_len("hidden bias", weights.hidden_bias.len(), GATES * hidden)?;
         check_len("output", kept.output.len(), self.output_len())?;
         check_len("tape", kept.tape.len(), self.tape_len())?;
         self.set.dispatch(forward::Forward { layer: self, scratch, inputs, kept });
@@ -165,7 +170,7 @@ impl Lstm {
         taped: Taped<'_>,
         gradients: Gradients<'_>,
     ) -> Result<(), Error> {
-        self.check_inputs(&taped.inputs)?;
+        self.check_weights(&taped.x, taped.input, taped.hidden)?;
         check_len("output", taped.output.len(), self.output_len())?;
         check_len("tape", taped.tape.len(), self.tape_len())?;
         let Shape { time, batch, inputs, hidden } = self.shape;
@@ -180,14 +185,11 @@ impl Lstm {
         Ok(())
     }
 
-    fn check_inputs(&self, given: &Inputs<'_>) -> Result<(), Error> {
-        let Shape { inputs, hidden, .. } = self.shape;
-        self.check_rows("x", &given.x, inputs)?;
-        let weights = &given.weights;
-        check_len("input weights", weights.input.len(), GATES * hidden * inputs)?;
-        check_len("hidden weights", weights.hidden.len(), GATES * hidden * hidden)?;
-        check_len("input bias", weights.input_bias.len(), GATES * hidden)?;
-        check_len("hidden bias", weights.hidden_bias.len(), GATES * hidden)
+    fn check_weights(&self, x: &Rows<'_>, input: &[f32], hidden: &[f32]) -> Result<(), Error> {
+        let shape = self.shape;
+        self.check_rows("x", x, shape.inputs)?;
+        check_len("input weights", input.len(), GATES * shape.hidden * shape.inputs)?;
+        check_len("hidden weights", hidden.len(), GATES * shape.hidden * shape.hidden)
     }
 
     fn check_rows(&self, name: &'static str, rows: &Rows<'_>, width: usize) -> Result<(), Error> {

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use crate::section::{FloatRange, Found, IntegerRange, Section};
-use crate::spec::{Cnn, Model, Recurrent};
+use crate::spec::{Cnn, Model, Recurrent, RecurrentKernel};
 use crate::tree::{Node, Value};
 
 use super::data::{self, Samples};
@@ -32,8 +32,8 @@ const LATER_KINDS: &[&str] = &[
 
 /// Keys that only some kinds have, for a better answer than "unknown".
 const KEYS_OF: &[(&str, &[&str])] = &[
-    ("lstm", &["num-layers", "head-dropout", "bidirectional"]),
-    ("gru", &["num-layers", "head-dropout", "bidirectional"]),
+    ("lstm", &["num-layers", "head-dropout", "bidirectional", "kernel"]),
+    ("gru", &["num-layers", "head-dropout", "bidirectional", "kernel"]),
     ("cnn", &["channels", "kernel-size"]),
 ];
 
@@ -61,8 +61,17 @@ pub(super) fn read(root: &Section<'_>, context: &Context<'_>, data: Option<data:
     let (kind, origin) = found.map_or((default, of), |found| (found.value, found.origin));
     section.record("kind", &format!("{:?}", kind.name()), origin);
     let model = match kind {
-        Kind::Lstm => Model::Lstm(recurrent(&section, context, data)),
-        Kind::Gru => Model::Gru(recurrent(&section, context, data)),
+        Kind::Lstm => {
+            let kernel = kernel(&section, LSTM_KERNEL);
+            Model::Lstm(Recurrent { kernel, ..recurrent(&section, context, data) })
+        }
+        Kind::Gru => {
+            let kernel = kernel(&section, GRU_KERNEL);
+            if kernel == RecurrentKernel::Native {
+                section.refuse("kernel", "only lstm has a kernel of our own; expected `libtorch`");
+            }
+            Model::Gru(Recurrent { kernel, ..recurrent(&section, context, data) })
+        }
         Kind::Cnn => Model::Cnn(cnn(&section, context)),
     };
     if is_wrong {
@@ -124,7 +133,23 @@ fn recurrent(section: &Section<'_>, context: &Context<'_>, data: data::Kind) -> 
     let bidirectional = section.boolean("bidirectional");
     let bidirectional = section.settle("bidirectional", bidirectional, (false, DEFAULT));
     let init_from = init_from(section, context);
-    Recurrent { hidden_size, num_layers, dropout, head_dropout, bidirectional, init_from }
+    let kernel = RecurrentKernel::Auto;
+    Recurrent { hidden_size, num_layers, dropout, head_dropout, bidirectional, kernel, init_from }
+}
+
+/// What `auto` comes to; each rank decides, because only it knows its CPU.
+const LSTM_KERNEL: &str = "default: native in fp32 with one thread per rank on CPUs with AVX2 and \
+                           without AVX-512, else libtorch";
+const GRU_KERNEL: &str = "default: libtorch, as for every gru";
+
+fn kernel(section: &Section<'_>, default: &str) -> RecurrentKernel {
+    let words = &[
+        ("auto", RecurrentKernel::Auto),
+        ("libtorch", RecurrentKernel::Libtorch),
+        ("native", RecurrentKernel::Native),
+    ];
+    let found = section.choice("kernel", words, &[]);
+    section.settle("kernel", found, (RecurrentKernel::Auto, default))
 }
 
 fn cnn(section: &Section<'_>, context: &Context<'_>) -> Cnn {

@@ -4,6 +4,8 @@ use std::fmt;
 
 use tch::{Kind, TchError};
 
+use crate::native;
+
 /// A model could not be made or applied.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -23,6 +25,8 @@ pub enum Error {
     InputKind { found: Kind },
     #[error("make parameter `{name}`")]
     Parameter { name: String, source: TchError },
+    #[error(transparent)]
+    Native(#[from] native::Error),
     #[error("{operation}")]
     Torch { operation: &'static str, source: TchError },
 }

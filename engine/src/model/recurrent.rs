@@ -1,4 +1,4 @@
-//! Recurrent models on libtorch's own kernels: LSTM or GRU layers, then a linear head on the last
+//! Recurrent models: LSTM or GRU layers, on libtorch's code or our own (`kernel`), then a linear head on the last
 //! time step. A unit is a layer with all its directions, the last one is the head. Parameters carry
 //! torch's names (`lstm.weight_ih_l0`, `rnn.*` for GRU, `fc.weight`) and torch's order.
 //!
@@ -7,10 +7,13 @@
 use std::rc::Rc;
 
 use common::spec::Recurrent;
+use kernels::lstm::Direction;
 use tch::Tensor;
 
 use super::dropout::dropout;
+use super::kernel::{self, Kernel};
 use super::{Error, Parameter, Shape, Unit, UnitPass, check_rate};
+use crate::native::lstm;
 
 /// Beyond these, sizes are typing mistakes, and their products would overflow.
 const MAX_HIDDEN: u32 = 1 << 16;
@@ -27,8 +30,8 @@ pub(super) enum Cell {
 #[derive(Debug)]
 struct Layer {
     cell: Cell,
-    /// The first one turns its input time-major, which is how libtorch's recurrent kernels work;
-    /// handing them that saves the turning round between layers.
+    kernel: Kernel,
+    /// The first one turns its input time-major, which is how recurrent kernels work; handing them that saves the turning round between layers.
     is_first: bool,
     hidden: i64,
     bidirectional: bool,
@@ -54,7 +57,11 @@ impl Unit for Layer {
         } else {
             dropout(input, self.dropout, pass)?
         };
-        self.recur(&x_tbf, pass.is_training())
+        if self.kernel.is_native_for(x_tbf.kind()) {
+            self.recur_natively(&x_tbf)
+        } else {
+            self.recur_in_libtorch(&x_tbf, pass.is_training())
+        }
     }
 
     fn parameters(&self) -> &[Parameter] {
@@ -63,7 +70,28 @@ impl Unit for Layer {
 }
 
 impl Layer {
-    fn recur(&self, x_tbf: &Tensor, train: bool) -> Result<Tensor, Error> {
+    fn recur_natively(&self, x_tbf: &Tensor) -> Result<Tensor, Error> {
+        let mut outputs = Vec::with_capacity(2);
+        let directions = [Direction::Forward, Direction::Reverse];
+        for (leaves, direction) in self.parameters.chunks_exact(4).zip(directions) {
+            let [weight_ih, weight_hh, bias_ih, bias_hh] = leaves else {
+                unreachable!("chunks of four");
+            };
+            let layer = lstm::Layer {
+                weight_ih: &weight_ih.tensor,
+                weight_hh: &weight_hh.tensor,
+                bias_ih: &bias_ih.tensor,
+                bias_hh: &bias_hh.tensor,
+            };
+            outputs.push(lstm::lstm(x_tbf, layer, direction)?);
+        }
+        if outputs.len() == 1 {
+            return Ok(outputs.remove(0));
+        }
+        Tensor::f_cat(&outputs, 2).map_err(|source| Error::torch("join both directions", source))
+    }
+
+    fn recur_in_libtorch(&self, x_tbf: &Tensor, train: bool) -> Result<Tensor, Error> {
         let (directions, batch) = (if self.bidirectional { 2 } else { 1 }, x_tbf.size()[1]);
         let state =
             Tensor::f_zeros([directions, batch, self.hidden], (x_tbf.kind(), x_tbf.device()))
@@ -102,7 +130,12 @@ impl Unit for Head {
 }
 
 /// The units over `parameters`, which are those of [`layout`].
-pub(super) fn units(cell: Cell, spec: &Recurrent, parameters: Vec<Parameter>) -> Vec<Rc<dyn Unit>> {
+pub(super) fn units(
+    cell: Cell,
+    spec: &Recurrent,
+    parameters: Vec<Parameter>,
+) -> Result<Vec<Rc<dyn Unit>>, Error> {
+    let kernel = kernel::choose(spec.kernel, cell)?;
     let head = spec.num_layers as usize;
     let mut by_unit: Vec<Vec<Parameter>> = Vec::new();
     by_unit.resize_with(head + 1, Vec::new);
@@ -115,6 +148,7 @@ pub(super) fn units(cell: Cell, spec: &Recurrent, parameters: Vec<Parameter>) ->
         }
         Rc::new(Layer {
             cell,
+            kernel,
             is_first: index == 0,
             hidden: i64::from(spec.hidden_size),
             bidirectional: spec.bidirectional,
@@ -122,7 +156,7 @@ pub(super) fn units(cell: Cell, spec: &Recurrent, parameters: Vec<Parameter>) ->
             parameters,
         })
     };
-    by_unit.into_iter().enumerate().map(unit).collect()
+    Ok(by_unit.into_iter().enumerate().map(unit).collect())
 }
 
 /// Every parameter, in torch's order.

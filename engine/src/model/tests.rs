@@ -1,6 +1,6 @@
 use std::collections::BTreeMap;
 
-use common::spec::{Model as Spec, Recurrent};
+use common::spec::{Model as Spec, Recurrent, RecurrentKernel};
 use safetensors::tensor::TensorView;
 use tch::Device;
 
@@ -14,6 +14,7 @@ fn recurrent() -> Recurrent {
         dropout: 0.0,
         head_dropout: 0.0,
         bidirectional: false,
+        kernel: RecurrentKernel::Auto,
         init_from: None,
     }
 }
@@ -40,21 +41,57 @@ fn difference(found: &Tensor, expected: &Tensor) -> f64 {
 fn output_loss_and_gradients_equal_torch() {
     for name in fixture::ALL {
         let fixture = fixture::load(name);
-        let batch = fixture.batch();
-        let model = build(&fixture.spec.model, 2, 2, 0).unwrap();
-        let output = model.forward(&batch["x"], train(), &Plain).unwrap();
-        assert!(difference(&output, &batch["output"]) < 1e-6, "{name}: output");
-        let loss = output.mse_loss(&batch["y"], tch::Reduction::Mean);
-        assert!(difference(&loss.reshape([1]), &batch["loss"]) < 1e-6, "{name}: loss");
-        loss.backward();
-        let gradients = batch.keys().filter(|key| key.starts_with("grad.")).count();
-        assert_eq!(model.parameters().len(), gradients, "{name}");
-        for parameter in model.parameters() {
-            let expected = &batch[&format!("grad.{}", parameter.name)];
-            let difference = difference(&parameter.tensor.grad(), expected);
-            assert!(difference < 1e-6, "{name}: gradient of {}: {difference}", parameter.name);
+        for (kernel, spec) in fixture.on_each_kernel() {
+            check_against_torch(&format!("{name}, {kernel:?}"), &spec.model, &fixture.batch());
         }
     }
+}
+
+fn check_against_torch(name: &str, spec: &Spec, batch: &BTreeMap<String, Tensor>) {
+    let model = build(spec, 2, 2, 0).unwrap();
+    let output = model.forward(&batch["x"], train(), &Plain).unwrap();
+    assert!(difference(&output, &batch["output"]) < 1e-6, "{name}: output");
+    let loss = output.mse_loss(&batch["y"], tch::Reduction::Mean);
+    assert!(difference(&loss.reshape([1]), &batch["loss"]) < 1e-6, "{name}: loss");
+    loss.backward();
+    let gradients = batch.keys().filter(|key| key.starts_with("grad.")).count();
+    assert_eq!(model.parameters().len(), gradients, "{name}");
+    for parameter in model.parameters() {
+        let expected = &batch[&format!("grad.{}", parameter.name)];
+        let difference = difference(&parameter.tensor.grad(), expected);
+        assert!(difference < 1e-6, "{name}: gradient of {}: {difference}", parameter.name);
+    }
+}
+
+#[test]
+fn the_kernel_is_the_one_asked_for_and_says_so() {
+    tch::set_num_threads(1);
+    let of = |kernel| Spec::Lstm(Recurrent { kernel, ..recurrent() });
+    let said = |kernel, weights| instruction_set(&of(kernel), weights).unwrap();
+    let libtorchs = said(RecurrentKernel::Libtorch, Kind::Float);
+    let ours = said(RecurrentKernel::Native, Kind::Float);
+    let best = kernels::InstructionSet::best().name();
+    assert_eq!(ours, format!("{libtorchs}, lstm kernel {best}"));
+    let is_faster = libtorchs == "AVX2" && best == "avx2";
+    let expected = if is_faster { &ours } else { &libtorchs };
+    assert_eq!(said(RecurrentKernel::Auto, Kind::Float), *expected);
+    assert_eq!(said(RecurrentKernel::Auto, Kind::BFloat16), libtorchs, "ours is fp32 only");
+
+    let gru = Spec::Gru(Recurrent { kernel: RecurrentKernel::Native, ..recurrent() });
+    assert_eq!(
+        build(&gru, 3, 2, 1).unwrap_err().to_string(),
+        "model.kernel = native: expected libtorch or auto: only an LSTM has our own"
+    );
+    let model = build(&of(RecurrentKernel::Native), 3, 2, 1).unwrap();
+    for parameter in model.parameters() {
+        let half = parameter.tensor.detach().to_kind(Kind::BFloat16);
+        parameter.tensor.shallow_clone().set_data(&half);
+    }
+    let x = Tensor::ones([4, 5, 3], (Kind::Float, Device::Cpu));
+    let refused = model.forward(&x, Pass::Evaluate, &Plain).unwrap_err();
+    let refused =
+        std::error::Error::source(&refused).map_or(refused.to_string(), |e| e.to_string());
+    assert!(refused.contains("expected Float on the CPU, not BFloat16"), "{refused}");
 }
 
 #[test]

@@ -31,6 +31,7 @@ pub(crate) fn job() -> Builder {
             dropout: 0.0,
             head_dropout: 0.0,
             bidirectional: false,
+            kernel: RecurrentKernel::Auto,
             init_from: None,
         }),
         data: Data {

@@ -110,9 +110,8 @@ impl<'a> Work<'a> {
         ];
         let mut pieces = scratch.pieces(&lengths);
         let [hidden_panels, input_panels] = [lengths[0], lengths[1]].map(|l| pieces.take(l));
-        let weights = taped.inputs.weights;
-        layer.pack_backward(weights.hidden, shape.hidden, hidden_panels);
-        layer.pack_backward(weights.input, shape.inputs, input_panels);
+        layer.pack_backward(taped.hidden, shape.hidden, hidden_panels);
+        layer.pack_backward(taped.input, shape.inputs, input_panels);
         let gates = pieces.take(lengths[2]);
         let [hidden, cells, input_weights, hidden_weights, bias, last_inputs] =
             [3, 4, 5, 6, 7, 8].map(|index| pieces.take_zeroed(lengths[index]));
@@ -239,7 +238,7 @@ impl Pass<'_, '_> {
         for first in (chunk.first..chunk.first + chunk.count).step_by(steps) {
             let count = steps.min(chunk.first + chunk.count - first);
             let slot = first - chunk.first;
-            let x = self.taped.inputs.x;
+            let x = self.taped.x;
             let columns = Left {
                 values: &x.values[first * batch * x.stride..],
                 row: 1,

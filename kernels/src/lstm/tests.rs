@@ -40,8 +40,11 @@ fn run(set: InstructionSet, problem: &Problem, scratch: &mut Scratch) -> Found {
         hidden: vec![f32::NAN; 4 * hidden * hidden],
         bias: vec![f32::NAN; 4 * hidden],
     };
+    let Inputs { x, weights } = problem.inputs();
     let taped = Taped {
-        inputs: problem.inputs(),
+        x,
+        input: weights.input,
+        hidden: weights.hidden,
         output: &output,
         tape: &tape,
         output_gradient: Rows { values: &problem.output_gradient, stride: hidden },

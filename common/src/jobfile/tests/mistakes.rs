@@ -365,6 +365,7 @@ const WRONG_VALUES: &[(&str, &str)] = &[
     ("model.kind", "3"),
     ("model.num-layers", "65"),
     ("model.bidirectional", "1"),
+    ("model.kernel", "'mkl'"),
     ("model.head-dropout", "-0.1"),
     ("model.init-from", "''"),
     ("data.window", "0"),
@@ -384,3 +385,16 @@ const WRONG_VALUES: &[(&str, &str)] = &[
     ("checkpoint.layout", "striped"),
     ("monitor.csv", "'x'"),
 ];
+
+#[test]
+fn a_kernel_runs_what_it_was_written_for() {
+    job("[model]\nkind = \"gru\"\nkernel = \"native\"\n[data]\nkind = \"sine\"\n")
+        .check(&expect![[r#"
+            job.toml:3: model.kernel = "native": only lstm has a kernel of our own; expected `libtorch`
+        "#]]);
+    job("[model]\nhidden-size = 8\nkernel = \"native\"\n[data]\nkind = \"digits\"\npath = \"x\"\n")
+        .check(&expect![[r#"
+            job.toml:3: model.kernel: kind = "cnn" has no such key; it belongs to lstm and gru
+            warning: job.toml:2: model.hidden-size = 8 is outside the usual 32 to 1024
+        "#]]);
+}

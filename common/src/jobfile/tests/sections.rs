@@ -20,6 +20,7 @@ fn sine_has_the_defaults_of_the_basic_lstm_example() {
             resources.threads-per-rank = 1  # default
             resources.transport = "auto"  # default
             model.kind = "lstm"  # default
+            model.kernel = "auto"  # default: native in fp32 with one thread per rank on CPUs with AVX2 and without AVX-512, else libtorch
             model.hidden-size = 64  # default of sine
             model.num-layers = 2  # default of sine
             model.dropout = 0.2  # default of sine
@@ -100,14 +101,15 @@ fn synthetic_timeseries_has_the_defaults_of_the_forecasting_example() {
     job("data.kind = \"synthetic-timeseries\"\n[model]\ndropout = 0.3\n").explain(
         "model",
         &expect![[r#"
-        model.kind = "lstm"  # default
-        model.hidden-size = 128  # default of synthetic-timeseries
-        model.num-layers = 2  # default of synthetic-timeseries
-        model.dropout = 0.3  # job.toml:3
-        model.head-dropout = 0.3  # default of synthetic-timeseries: as model.dropout
-        model.bidirectional = false  # default
-        model.init-from = -  # default: fresh weights from job.seed
-    "#]],
+            model.kind = "lstm"  # default
+            model.kernel = "auto"  # default: native in fp32 with one thread per rank on CPUs with AVX2 and without AVX-512, else libtorch
+            model.hidden-size = 128  # default of synthetic-timeseries
+            model.num-layers = 2  # default of synthetic-timeseries
+            model.dropout = 0.3  # job.toml:3
+            model.head-dropout = 0.3  # default of synthetic-timeseries: as model.dropout
+            model.bidirectional = false  # default
+            model.init-from = -  # default: fresh weights from job.seed
+        "#]],
     );
 }
 

@@ -1,0 +1,67 @@
+//! Which code runs recurrent layers: libtorch's, or the `kernels` room's.
+//!
+//! The choice follows from the job and the CPU alone, so that equal machines give equal bits (A12).
+
+use common::spec::{Model, RecurrentKernel};
+use kernels::InstructionSet;
+use tch::Kind;
+
+use super::Error;
+use super::recurrent::Cell;
+use crate::native;
+
+/// The code that runs a layer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kernel {
+    Libtorch,
+    /// Ours; weights that are not fp32 are an error.
+    Native,
+    /// Ours where the weights are fp32, else libtorch's.
+    NativeIfFp32,
+}
+
+impl Kernel {
+    /// Whether weights of this kind run on ours.
+    pub(super) fn is_native_for(self, weights: Kind) -> bool {
+        match self {
+            Self::Libtorch => false,
+            Self::Native => true,
+            Self::NativeIfFp32 => weights == Kind::Float,
+        }
+    }
+}
+
+/// `auto` is ours where it was measured to be faster: LSTM layers on one thread of a CPU whose best
+/// instructions are AVX2's. With AVX-512 libtorch has the wider ones, and with more threads it
+/// uses them all.
+pub(super) fn choose(asked: RecurrentKernel, cell: Cell) -> Result<Kernel, Error> {
+    match (asked, cell) {
+        (RecurrentKernel::Libtorch, _) | (RecurrentKernel::Auto, Cell::Gru) => Ok(Kernel::Libtorch),
+        (RecurrentKernel::Native, Cell::Lstm) => Ok(Kernel::Native),
+        (RecurrentKernel::Native, Cell::Gru) => {
+            Error::setting("model.kernel", "native", "libtorch or auto: only an LSTM has our own")
+        }
+        (RecurrentKernel::Auto, Cell::Lstm) => {
+            let has_avx2 = InstructionSet::best().name() == "avx2";
+            let is_faster =
+                has_avx2 && native::cpu_capability()? == "AVX2" && tch::get_num_threads() == 1;
+            Ok(if is_faster { Kernel::NativeIfFp32 } else { Kernel::Libtorch })
+        }
+    }
+}
+
+/// What decides the bits besides the job (A12): libtorch's instruction set, and that of our kernel
+/// where layers with weights of this kind run on it.
+pub(crate) fn instruction_set(model: &Model, weights: Kind) -> Result<String, Error> {
+    let kernel = match model {
+        Model::Lstm(recurrent) => choose(recurrent.kernel, Cell::Lstm)?,
+        Model::Gru(recurrent) => choose(recurrent.kernel, Cell::Gru)?,
+        Model::Cnn(_) => Kernel::Libtorch,
+    };
+    let libtorchs = native::cpu_capability()?;
+    Ok(if kernel.is_native_for(weights) {
+        format!("{libtorchs}, lstm kernel {}", InstructionSet::best().name())
+    } else {
+        libtorchs
+    })
+}
