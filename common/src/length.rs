@@ -49,11 +49,8 @@ pub(crate) fn total_steps(spec: &JobSpec, samples: u64, batch_size: u64) -> u64 
 
 /// What is doubtful about a schedule in a run of `total` steps.
 pub(crate) fn schedule_warning(schedule: &Schedule, total: u64) -> Option<String> {
-    let (warmup, asked_total) = match schedule {
-        Schedule::Constant => return None,
-        Schedule::WarmupLr { warmup_steps, .. } => (*warmup_steps, None),
-        Schedule::WarmupCosineLr { warmup_steps, total_steps, .. } => (*warmup_steps, *total_steps),
-    };
+    let (_, warmup) = schedule.warmup()?;
+    let asked_total = schedule.total_steps();
     let end = asked_total.map_or(total, |asked| asked.min(total));
     (warmup > end).then(|| {
         format!(

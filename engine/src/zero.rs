@@ -28,6 +28,7 @@ use crate::zero::reducer::{GradientKinds, Reducer};
 use crate::zero::weights::Weights;
 
 mod flat;
+mod layer_wise;
 pub(crate) mod layout;
 mod link;
 mod reducer;
@@ -99,7 +100,8 @@ impl Zero {
         let hooks = GradientHooks::install(leaves, reducer.clone())?;
         let held = |len: usize| if stage == 0 { len } else { len / world };
         let optimizer = Optimizer::new(&spec.training.optimizer);
-        let states_of = |len: usize| vec![vec![0.0; held(len)]; optimizer.states().len()];
+        let state = |name: &StateName, len: usize| vec![optimizer.initial(*name); held(len)];
+        let states_of = |len| optimizer.states().iter().map(|name| state(name, len)).collect();
         let states = layout.buckets.iter().map(|bucket| states_of(bucket.len)).collect();
         Ok(Self {
             stage,
@@ -168,6 +170,7 @@ impl Zero {
     /// Updates the parameters from the summed gradients; at stages 1 and 2 each rank its shard,
     /// then all gather. Collective.
     pub(crate) fn update(&mut self, update: Update) -> Result<(), collectives::Error> {
+        let layer_wise = self.optimizer.layer_wise();
         let mut reducer = self.reducer.borrow_mut();
         let mut scratch = Vec::new();
         for (bucket, states) in self.states.iter_mut().enumerate() {
@@ -176,11 +179,12 @@ impl Zero {
             self.weights.update(bucket, |parameters| {
                 self.optimizer.apply(update, &mut Shard { parameters, gradients, states });
             });
-            if self.stage > 0 {
+            if self.stage > 0 && layer_wise.is_none() {
                 reducer.link.all_gather(self.weights.bytes_mut(bucket))?;
             }
         }
-        Ok(())
+        drop(reducer);
+        layer_wise.map_or(Ok(()), |lamb| self.move_layers(lamb, update))
     }
 
     /// The parts of the state that this rank owns, whatever the stage.

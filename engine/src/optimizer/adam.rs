@@ -27,7 +27,7 @@ pub(super) struct AdamPass {
 
 impl Adam {
     pub(super) fn pass(&self, update: Update) -> AdamPass {
-        let [beta1, beta2] = self.betas;
+        let [beta1, beta2] = update.betas.unwrap_or(self.betas);
         let correction = |beta: f64| {
             if self.bias_correction { 1.0 - beta.powf(update.number as f64) } else { 1.0 }
         };
@@ -49,6 +49,8 @@ impl Adam {
 }
 
 impl Pass for AdamPass {
+    type Output = ();
+
     #[inline(always)]
     fn run(self, shard: &mut Shard<'_>) {
         let [exp_avg, exp_avg_sq] = shard.states else {

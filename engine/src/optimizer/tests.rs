@@ -47,7 +47,7 @@ fn both_kinds_of_decay_follow_the_textbook() {
         let mut states = vec![vec![0.0; 131]; 2];
         for number in 1..=20 {
             Optimizer::Adam(adam).apply(
-                Update { number, rate: RATE, gradient_scale: 0.5 },
+                Update { number, rate: RATE, gradient_scale: 0.5, betas: None },
                 &mut Shard {
                     parameters: &mut parameters,
                     gradients: &gradients,
@@ -64,7 +64,7 @@ fn both_kinds_of_decay_follow_the_textbook() {
 #[test]
 fn the_vector_width_does_not_change_a_bit() {
     let adam = adam(true);
-    let update = Update { number: 3, rate: RATE, gradient_scale: 0.7 };
+    let update = Update { number: 3, rate: RATE, gradient_scale: 0.7, betas: None };
     let gradients = wave(1003, 0.003);
     let run = |apply: &dyn Fn(&mut Shard<'_>)| {
         let mut parameters = wave(1003, 0.01);

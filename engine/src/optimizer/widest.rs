@@ -3,7 +3,7 @@
 
 use crate::optimizer::{Pass, Shard};
 
-pub(super) fn run<P: Pass>(pass: P, shard: &mut Shard<'_>) {
+pub(super) fn run<P: Pass>(pass: P, shard: &mut Shard<'_>) -> P::Output {
     #[cfg(target_arch = "x86_64")]
     {
         if is_x86_feature_detected!("avx512f") {
@@ -15,17 +15,17 @@ pub(super) fn run<P: Pass>(pass: P, shard: &mut Shard<'_>) {
             return unsafe { run_avx2(pass, shard) };
         }
     }
-    pass.run(shard);
+    pass.run(shard)
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f")]
-fn run_avx512<P: Pass>(pass: P, shard: &mut Shard<'_>) {
-    pass.run(shard);
+fn run_avx512<P: Pass>(pass: P, shard: &mut Shard<'_>) -> P::Output {
+    pass.run(shard)
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2")]
-fn run_avx2<P: Pass>(pass: P, shard: &mut Shard<'_>) {
-    pass.run(shard);
+fn run_avx2<P: Pass>(pass: P, shard: &mut Shard<'_>) -> P::Output {
+    pass.run(shard)
 }

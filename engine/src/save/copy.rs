@@ -48,6 +48,10 @@ pub(super) fn tensor_kind(kind: StateKind) -> TensorKind {
         StateKind::State(name) => match name {
             StateName::ExpAvg => TensorKind::ExpAvg,
             StateName::ExpAvgSq => TensorKind::ExpAvgSq,
+            StateName::MomentumBuffer => TensorKind::MomentumBuffer,
+            StateName::Sum => TensorKind::Sum,
+            StateName::SquareAvg => TensorKind::SquareAvg,
+            StateName::GradAvg => TensorKind::GradAvg,
         },
     }
 }

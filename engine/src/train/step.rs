@@ -36,6 +36,7 @@ impl Trainer {
             number: self.state.step + 1,
             rate,
             gradient_scale: clip_coefficient(clipping, agreement.grad_norm),
+            betas: self.schedule.betas(self.state.step),
         };
         self.zero
             .update(update)

@@ -95,7 +95,7 @@ fn the_model_sees_every_update() {
     backward(&model, &input());
     zero.end_micro_step().unwrap();
     let mut saved = zero.snapshot();
-    zero.update(Update { number: 1, rate: 0.1, gradient_scale: 1.0 }).unwrap();
+    zero.update(Update { number: 1, rate: 0.1, gradient_scale: 1.0, betas: None }).unwrap();
     let now = || Vec::<f32>::try_from(model.parameters()[0].tensor.flatten(0, -1)).unwrap();
     let after = now();
     assert!(before.iter().zip(&after).all(|(b, a)| b != a));

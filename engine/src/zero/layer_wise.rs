@@ -1,0 +1,67 @@
+//! Moves parameters by the norms of their whole (LAMB), whoever holds which part of them.
+//!
+//! Promise: a norm is the sum of the ranks' parts in rank order, at every stage, so stages agree
+//! bit for bit. Refusal: what is computed from the norms is the optimizer's.
+
+use crate::optimizer::{Lamb, Shard, Update};
+use crate::zero::Zero;
+use crate::zero::layout::Slice;
+
+impl Zero {
+    /// The moments are those of this update already. Collective.
+    pub(super) fn move_layers(
+        &mut self,
+        lamb: Lamb,
+        update: Update,
+    ) -> Result<(), collectives::Error> {
+        let parts = self.updated_parts();
+        let mut squares = vec![[0.0_f64; 2]; self.names.len()];
+        self.on_each_bucket(&parts, |slice, range, shard| {
+            let [weights, direction] = lamb.squares(range, shard);
+            squares[slice.parameter][0] += weights;
+            squares[slice.parameter][1] += direction;
+        });
+        if self.stage > 0 {
+            let sums = bytemuck::cast_slice_mut(&mut squares);
+            self.reducer.borrow_mut().link.sum_f64(sums)?;
+        }
+        self.on_each_bucket(&parts, |slice, range, shard| {
+            lamb.advance(update, range, squares[slice.parameter], shard);
+        });
+        if self.stage > 0 {
+            for bucket in 0..self.layout.buckets.len() {
+                self.reducer.borrow_mut().link.all_gather(self.weights.bytes_mut(bucket))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// What this rank updates, in rank order, and where each slice begins in it: at stage 0 what
+    /// all ranks would, else its own part.
+    fn updated_parts(&self) -> Vec<(Slice, usize)> {
+        let ranks = if self.stage == 0 { 0..self.layout.world } else { self.rank..self.rank + 1 };
+        let of_rank = |rank| {
+            self.layout.slices(rank).into_iter().map(move |slice| {
+                let shard = self.layout.buckets[slice.bucket].shard(self.layout.world, rank);
+                let start = if self.stage == 0 { shard.start } else { 0 };
+                (slice, start + slice.shard_offset)
+            })
+        };
+        ranks.flat_map(of_rank).collect()
+    }
+
+    fn on_each_bucket(
+        &mut self,
+        parts: &[(Slice, usize)],
+        mut visit: impl FnMut(&Slice, std::ops::Range<usize>, &mut Shard<'_>),
+    ) {
+        for (bucket, states) in self.states.iter_mut().enumerate() {
+            self.weights.update(bucket, |parameters| {
+                let mut shard = Shard { parameters, gradients: &[], states };
+                for (slice, start) in parts.iter().filter(|(slice, _)| slice.bucket == bucket) {
+                    visit(slice, *start..*start + slice.len, &mut shard);
+                }
+            });
+        }
+    }
+}
