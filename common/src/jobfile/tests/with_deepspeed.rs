@@ -381,6 +381,7 @@ fn adam_decays_decoupled_unless_told_otherwise() {
     let of = |json: &str| match with_deepspeed(json).spec().training.optimizer.rule {
         UpdateRule::Adam { decoupled_decay, .. } => ("adam", decoupled_decay),
         UpdateRule::AdamW { .. } => ("adamw", true),
+        other => panic!("{other:?} is no Adam"),
     };
     assert_eq!(of("{optimizer: {type: \"Adam\"}}"), ("adam", true));
     assert_eq!(of("{optimizer: {type: \"adam\", params: {adam_w_mode: false}}}"), ("adam", false));
