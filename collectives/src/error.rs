@@ -139,6 +139,13 @@ pub enum Error {
 }
 
 impl Error {
+    /// A peer left or somebody ended the mesh on purpose: who was asked to leave expects it. A
+    /// timeout or a disagreement is something else, whoever was asked to leave.
+    #[must_use]
+    pub fn is_departure(&self) -> bool {
+        matches!(self, Self::PeerLost { .. } | Self::Aborted { .. })
+    }
+
     /// The rank that the error points at, for the failure report.
     #[must_use]
     pub fn rank(&self) -> Option<u32> {

@@ -11,6 +11,7 @@
 #include <ATen/core/Tensor.h>
 #include <torch/csrc/autograd/function_hook.h>
 #include <torch/csrc/autograd/variable.h>
+#include <torch/version.h>
 
 namespace {
 
@@ -85,6 +86,9 @@ char* rustspeed_cpu_capability(char** message) {
   *message = guarded([&] { capability = strdup(at::get_cpu_capability().c_str()); });
   return capability;
 }
+
+// Static: the version of the headers that this was built with, such as "2.11.0".
+const char* rustspeed_libtorch_version() { return TORCH_VERSION; }
 
 void rustspeed_free_message(char* message) { free(message); }
 }

@@ -34,7 +34,7 @@ pub enum Error {
     Communication { operation: &'static str, step: u64, source: collectives::Error },
     /// Loss or gradients are not finite; all ranks agree, and the step has changed nothing.
     #[error(
-        "step {step}: {what} is not finite (loss {loss}); lower the learning rate, clip \
+        "{what} is not finite (loss {loss}); lower the learning rate, clip \
          gradients or check the data"
     )]
     NotFinite { step: u64, what: String, loss: f64 },
@@ -75,7 +75,8 @@ pub enum Error {
     CheckpointChanged { path: PathBuf },
     #[error("agree with the other ranks on the checkpoints")]
     Wire(#[from] crate::save::wire::Error),
-    #[error("save the checkpoint of step {step}")]
+    // The step is told beside the message.
+    #[error("save its checkpoint")]
     Save { step: u64, source: crate::save::SaveError },
     #[error("a checkpoint is being written for {after:?}: the file system hangs")]
     SaveHangs { after: std::time::Duration },
@@ -95,6 +96,21 @@ impl Error {
         step: u64,
     ) -> impl FnOnce(collectives::Error) -> Self {
         move |source| Self::Communication { operation, step, source }
+    }
+
+    /// Whether a collective returned because a peer left or the mesh was ended on purpose.
+    pub fn is_departure(&self) -> bool {
+        use crate::save::{SaveError, wire};
+        let cause = match self {
+            Self::Communication { source, .. } => Some(source),
+            Self::Wire(wire::Error::Communication(source)) => Some(source),
+            Self::Save { source: SaveError::Stream(source), .. } => Some(source),
+            Self::Save { source: SaveError::Vote(wire::Error::Communication(source)), .. } => {
+                Some(source)
+            }
+            _ => None,
+        };
+        cause.is_some_and(collectives::Error::is_departure)
     }
 
     /// What crosses the process boundary: kind, step and the chain of messages.

@@ -39,6 +39,7 @@ mod train;
 mod zero;
 
 pub use error::Error;
+pub use native::libtorch;
 
 /// Everything that one rank needs for one attempt at a job.
 pub struct RankContext {

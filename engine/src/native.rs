@@ -44,6 +44,7 @@ unsafe extern "C" {
     ) -> *mut c_char;
     fn rustspeed_unhook_gradient(leaf: *mut c_void) -> *mut c_char;
     fn rustspeed_cpu_capability(message: *mut *mut c_char) -> *mut c_char;
+    fn rustspeed_libtorch_version() -> *const c_char;
     fn rustspeed_free_message(message: *mut c_char);
 }
 
@@ -135,6 +136,13 @@ pub(crate) fn cpu_capability() -> Result<String, Error> {
     let capability = unsafe { rustspeed_cpu_capability(&raw mut message) };
     check("ask for the CPU capability", message)?;
     Ok(take(capability).unwrap_or_default())
+}
+
+/// The libtorch that this was built with and its kernels here, such as `2.11.0, AVX512`.
+pub fn libtorch() -> Result<String, Error> {
+    // SAFETY: a C string that lives as long as the program.
+    let version = unsafe { CStr::from_ptr(rustspeed_libtorch_version()) }.to_string_lossy();
+    Ok(format!("{version}, {}", cpu_capability()?))
 }
 
 fn check(operation: &'static str, message: *mut c_char) -> Result<(), Error> {

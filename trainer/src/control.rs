@@ -62,7 +62,11 @@ pub(crate) async fn run(socket: UnixStream) -> Result<ExitCode, Error> {
         .await
         .map_err(|source| Error::Connect { source })?;
     let (sender, outgoing) = mpsc::channel(IN_FLIGHT);
-    let hello = Kind::Hello(TrainerHello { pid: std::process::id(), libtorch: String::new() });
+    let libtorch = engine::libtorch().unwrap_or_else(|error| {
+        tracing::warn!(error = service::exit::chain(&error), "libtorch does not say what it is");
+        String::new()
+    });
+    let hello = Kind::Hello(TrainerHello { pid: std::process::id(), libtorch });
     sender
         .try_send(TrainerMessage { kind: Some(hello) })
         .expect("a new channel has room for one message");
@@ -201,29 +205,12 @@ impl Session {
                 let kind = Kind::Finished(Finished { summary_json });
                 LastWord { kind, code: ExitCode::Done }
             }
-            Ok(Err(error)) => self.judge_error(&error),
+            Ok(Err(error)) => judge_error(self.asked, &error),
             // The thread ended without an answer.
             Err(_) => LastWord {
                 kind: Kind::Panicked(panics::first().unwrap_or_default()),
                 code: ExitCode::Bug,
             },
-        }
-    }
-
-    fn judge_error(&self, error: &RankError) -> LastWord {
-        let failure = error.failure();
-        // A panic in another thread is the cause, what the engine noticed of it the consequence.
-        if let Some(panic) = panics::first() {
-            return LastWord { kind: Kind::Panicked(panic), code: ExitCode::Bug };
-        }
-        let is_witness = failure.kind == FailureKind::Communication;
-        match self.asked {
-            // The collectives returned because they were told to, or because the peers were.
-            Asked::Abort | Asked::Stop if is_witness => {
-                info!(error = failure.message, "left");
-                LastWord::stopped(String::new())
-            }
-            _ => LastWord::failed(failure),
         }
     }
 
@@ -236,6 +223,22 @@ impl Session {
             tracing::warn!("the worker did not take in the last word");
         }
         Ok(last_word.code)
+    }
+}
+
+fn judge_error(asked: Asked, error: &RankError) -> LastWord {
+    let failure = error.failure();
+    // A panic in another thread is the cause, what the engine noticed of it the consequence.
+    if let Some(panic) = panics::first() {
+        return LastWord { kind: Kind::Panicked(panic), code: ExitCode::Bug };
+    }
+    match asked {
+        // The collectives returned because they were told to, or because the peers had gone.
+        Asked::Abort | Asked::Stop if error.is_departure() => {
+            info!(error = failure.message, "left");
+            LastWord::stopped(String::new())
+        }
+        _ => LastWord::failed(failure),
     }
 }
 

@@ -65,6 +65,11 @@ pub(crate) enum Error {
 }
 
 impl Error {
+    /// Whether a collective returned because a peer left or the mesh was ended on purpose.
+    pub(crate) fn is_departure(&self) -> bool {
+        matches!(self, Self::Engine(error) if error.is_departure())
+    }
+
     /// What crosses the process boundary.
     pub(crate) fn failure(&self) -> TrainerFailure {
         match self {

@@ -1,7 +1,7 @@
 //! Reads the numeric columns of a CSV file. Whatever cannot be used is an error with file, line,
 //! column and value, or a note; no cell is guessed.
 
-use std::io::Read;
+use std::io::{BufRead, Read};
 use std::path::Path;
 
 use common::spec::{DataSource, Missing};
@@ -20,8 +20,9 @@ pub(super) fn read(source: &DataSource) -> Result<Table, Error> {
         unreachable!("the caller matched on the kind");
     };
     let file = Source { path, header: *header };
-    let scan = file.scan(columns, targets)?;
-    scan.into_table(columns, targets, *missing)
+    let table =
+        file.scan(columns, targets).and_then(|scan| scan.into_table(columns, targets, *missing));
+    table.map_err(|error| file.explain(error))
 }
 
 struct Source<'a> {
@@ -39,6 +40,39 @@ struct Scan {
 impl Source<'_> {
     fn name(&self) -> String {
         self.path.display().to_string()
+    }
+
+    /// A file of another kind gives errors about its first column; this says what it is instead.
+    fn explain(&self, error: Error) -> Error {
+        let is_about_columns = matches!(
+            error,
+            Error::UnknownColumn { .. }
+                | Error::BadIndex { .. }
+                | Error::FieldCount { .. }
+                | Error::NoNumericColumn { .. }
+                | Error::BadValue { .. }
+        );
+        match self.other_separator().filter(|_| is_about_columns) {
+            Some(separator) => {
+                Error::Separator { path: self.name(), separator, source: Box::new(error) }
+            }
+            None => error,
+        }
+    }
+
+    /// What the first line is separated by, where that is not a comma.
+    fn other_separator(&self) -> Option<&'static str> {
+        const LONGEST_LINE: u64 = 64 << 10;
+        let mut line = Vec::new();
+        let file = fs_err::File::open(self.path).ok()?;
+        let mut reader = std::io::BufReader::new(file.take(LONGEST_LINE));
+        reader.read_until(b'\n', &mut line).ok()?;
+        if line.contains(&b',') {
+            return None;
+        }
+        [(b';', "semicolons"), (b'\t', "tabs"), (b'|', "bars")]
+            .into_iter()
+            .find_map(|(byte, name)| line.contains(&byte).then_some(name))
     }
 
     fn scan(&self, inputs: &[String], targets: &[String]) -> Result<Scan, Error> {

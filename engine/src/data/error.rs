@@ -17,6 +17,11 @@ pub enum Error {
     FieldCount { path: String, line: u64, found: u64, expected: u64 },
     #[error("`{path}` holds no rows of data")]
     NoRows { path: String },
+    #[error(
+        "`{path}` is separated by {separator}, and a CSV file here by commas, with points in its \
+         decimals; convert it"
+    )]
+    Separator { path: String, separator: &'static str, source: Box<Error> },
     #[error("`{path}` has no column `{column}`; it has: {available}")]
     UnknownColumn { path: String, column: String, available: String },
     #[error(

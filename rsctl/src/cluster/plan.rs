@@ -42,7 +42,7 @@ pub(crate) enum Error {
          of this machine, and nothing says that they shall share them",
         plural(.threads), plural(.cores)
     )]
-    TooFewCores { workers: u32, threads: u32, cores: u32 },
+    CoresExceeded { workers: u32, threads: u32, cores: u32 },
 }
 
 impl From<Error> for Failure {
@@ -53,7 +53,7 @@ impl From<Error> for Failure {
                 format!("give each worker more: --slots {per_worker}, or leave --slots out")
             }
             Error::TooManyWorkers { bound, .. } => format!("use --workers {bound}"),
-            Error::TooFewCores { threads, cores, .. } => format!(
+            Error::CoresExceeded { threads, cores, .. } => format!(
                 "use --workers {}, or share the cores: --slots {threads}",
                 (cores / threads).max(1)
             ),
@@ -104,7 +104,7 @@ pub(crate) fn plan(resources: &Resources, asked: Asked, cores: u32) -> Result<Pl
         (None, None) => {
             let slots = cores / workers;
             if slots < threads {
-                return Err(Error::TooFewCores { workers, threads, cores });
+                return Err(Error::CoresExceeded { workers, threads, cores });
             }
             let why = "the job gives no world-size";
             (Slots::Exactly(slots), format!("all of {}: {why}", cluster(slots)))

@@ -142,6 +142,13 @@ fn endless(spec: &mut JobSpec) {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_rank_trains_reports_and_leaves() {
     let mut worker = Worker::start(1, |_| {});
+    let libtorch = worker
+        .wait("what it computes with", |kind| match kind {
+            Kind::Hello(hello) => Some(hello.libtorch),
+            _ => None,
+        })
+        .await;
+    assert!(libtorch.starts_with("2."), "{libtorch}");
     worker.hand_out_table(vec![7; 16]).await;
     worker.wait("running", |kind| (kind == Kind::Running(Empty {})).then_some(())).await;
     worker.trains().await;
@@ -212,6 +219,31 @@ async fn a_rank_does_not_outlive_its_worker() {
     worker.wait("listening", |kind| matches!(kind, Kind::Listening(_)).then_some(())).await;
     worker.socket.shutdown(std::net::Shutdown::Both).unwrap();
     assert!(matches!(worker.end().await, Err(Error::WorkerGone)));
+}
+
+#[test]
+fn only_a_departure_is_no_failure_of_a_rank_that_was_told_to_stop() {
+    use collectives::{Error as Collective, OpKind};
+    let (op, sequence) = (OpKind::AllReduce, 8);
+    let kind = |asked, source| {
+        let operation = "reduce gradients";
+        let error = engine::Error::Communication { operation, step: 3, source };
+        judge_error(asked, &RankError::Engine(error)).kind
+    };
+    let lost = || Collective::PeerLost { rank: 1, worker: "b".to_owned(), op, sequence };
+    let aborted = || Collective::Aborted { by: None, reason: "x".to_owned(), op, sequence };
+    let late = || {
+        let after = Duration::from_secs(60);
+        Collective::Timeout { op, sequence, waiting_for: vec![1], after }
+    };
+    let corrupt = || Collective::Corrupt { rank: 1, op, sequence };
+    for asked in [Asked::Stop, Asked::Abort] {
+        assert!(matches!(kind(asked, lost()), Kind::Stopped(_)));
+        assert!(matches!(kind(asked, aborted()), Kind::Stopped(_)));
+        assert!(matches!(kind(asked, late()), Kind::Failed(_)), "a stuck peer is a failure");
+        assert!(matches!(kind(asked, corrupt()), Kind::Failed(_)));
+    }
+    assert!(matches!(kind(Asked::Nothing, lost()), Kind::Failed(_)));
 }
 
 const SPEC: &str = r#"{

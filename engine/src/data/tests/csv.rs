@@ -206,3 +206,14 @@ fn the_shipped_data_sets_load() {
     assert!(co2.notes[0].contains("interpolated 59 of 2284 values"), "{:?}", co2.notes);
     assert_eq!(read("electricity_victoria.csv", "y").train.len(), 2520 - 52);
 }
+
+#[test]
+fn a_file_with_another_separator_is_told_as_such() {
+    let told = |text: &str, columns: &[&str]| File::new(text).columns(columns).refusal();
+    let semicolons = "date;value\n1;2,5\n2;3,5\n3;4,5\n";
+    assert!(told(semicolons, &["value"]).starts_with("`data.csv` is separated by semicolons"));
+    assert!(told(semicolons, &[]).starts_with("`data.csv` is separated by semicolons"));
+    assert!(told("a\tb\n1\t2\n2\t3\n", &[]).starts_with("`data.csv` is separated by tabs"));
+    // A file of one column has no separator at all.
+    assert!(told("a\nx\ny\n", &["b"]).starts_with("`data.csv` has no column `b`"));
+}
