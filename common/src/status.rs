@@ -228,7 +228,17 @@ pub struct Summary {
     pub duration_seconds: f64,
     pub world_size: u32,
     pub zero_stage: u8,
+    /// What the model computed in.
     pub precision: String,
+    /// What the job asks for, where that is another one.
+    #[serde(default)]
+    pub precision_asked: Option<String>,
+    /// Steps without an update, because their gradients were not finite.
+    #[serde(default)]
+    pub skipped_steps: u64,
+    /// Of the step after the last one; fp16 only.
+    #[serde(default)]
+    pub final_loss_scale: Option<f64>,
     pub stopped_early: bool,
     /// The job was cancelled before its end.
     pub cancelled: bool,

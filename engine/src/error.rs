@@ -33,6 +33,9 @@ pub enum Error {
     #[error("{operation}")]
     Communication { operation: &'static str, step: u64, source: collectives::Error },
     /// Loss or gradients are not finite; all ranks agree, and the step has changed nothing.
+    #[error(transparent)]
+    Precision(#[from] crate::precision::Error),
+    /// Of an evaluation, which has no step to skip.
     #[error(
         "{what} is not finite (loss {loss}); lower the learning rate, clip \
          gradients or check the data"
@@ -123,7 +126,7 @@ impl Error {
             Self::Stage { .. } => FailureKind::Configuration,
             Self::Model(error) if error.is_configuration() => FailureKind::Configuration,
             Self::Communication { .. } => FailureKind::Communication,
-            Self::NotFinite { .. } => FailureKind::NotFinite,
+            Self::Precision(_) | Self::NotFinite { .. } => FailureKind::NotFinite,
             Self::Plan(_) => FailureKind::Configuration,
             Self::Data(_) | Self::DifferentData { .. } | Self::DifferentValues => FailureKind::Data,
             Self::Wire(_) => FailureKind::Communication,
@@ -153,6 +156,7 @@ impl Error {
             Self::Communication { step, .. }
             | Self::NotFinite { step, .. }
             | Self::Save { step, .. } => Some(*step),
+            Self::Precision(error) => Some(error.step()),
             _ => None,
         }
     }

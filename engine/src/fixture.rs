@@ -107,11 +107,7 @@ pub(crate) fn load(name: &'static str) -> Fixture {
         model: model(&file, path(&format!("{name}.initial.safetensors"))),
         data: file.data.spec(),
         training: training(&file),
-        zero: spec::Zero {
-            stage: 0,
-            overlap_comm: false,
-            reduce_bucket_size: 500_000_000,
-        },
+        zero: spec::Zero { stage: 0, overlap_comm: false, reduce_bucket_size: 500_000_000 },
         checkpoint: spec::Checkpoint {
             dir: None,
             every_steps: None,

@@ -28,6 +28,7 @@ mod native;
 mod numbers;
 mod optimizer;
 mod output;
+mod precision;
 mod report;
 mod save;
 mod schedule;

@@ -90,7 +90,7 @@ pub fn build(spec: &spec::Model, inputs: usize, outputs: usize, seed: u64) -> Re
 }
 
 impl Model {
-    /// `x_btf` (fp32) to `y_bo`.
+    /// `x_btf` to `y_bo`, both fp32 whatever the weights are.
     pub fn forward(
         &self,
         x_btf: &Tensor,
@@ -106,7 +106,8 @@ impl Model {
             };
             value = around.run(index, unit, &value, pass)?;
         }
-        Ok(value)
+        let output = value.f_to_kind(Kind::Float);
+        Ok(output.map_err(|source| Error::torch("convert the output", source))?)
     }
 
     /// In forward order.

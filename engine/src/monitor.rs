@@ -28,8 +28,10 @@ pub struct StepRecord {
     pub epoch: u32,
     pub train_loss: f64,
     pub learning_rate: f64,
-    /// Before clipping.
+    /// Before clipping; infinite where the step was skipped.
     pub grad_norm: f64,
+    /// That this step's loss was multiplied by; fp16 only.
+    pub loss_scale: Option<f64>,
     pub step_seconds: f64,
     pub samples_per_second: f64,
     pub time: UnixMillis,
@@ -150,17 +152,23 @@ impl Monitors {
 }
 
 impl StepRecord {
-    fn scalars(&self) -> impl Iterator<Item = Scalar> + use<> {
-        let Self { samples, time, .. } = *self;
+    /// Its metrics, but for those that a step without an update does not have.
+    pub(crate) fn metrics(&self) -> impl Iterator<Item = (Metric, f64)> + use<> {
         [
-            (metric::TRAIN_LOSS, self.train_loss),
-            (metric::LEARNING_RATE, self.learning_rate),
-            (metric::GRAD_NORM, self.grad_norm),
-            (metric::SAMPLES_PER_SECOND, self.samples_per_second),
-            (metric::STEP_SECONDS, self.step_seconds),
+            (metric::TRAIN_LOSS, Some(self.train_loss)),
+            (metric::LEARNING_RATE, Some(self.learning_rate)),
+            (metric::GRAD_NORM, Some(self.grad_norm)),
+            (metric::LOSS_SCALE, self.loss_scale),
+            (metric::SAMPLES_PER_SECOND, Some(self.samples_per_second)),
+            (metric::STEP_SECONDS, Some(self.step_seconds)),
         ]
         .into_iter()
-        .map(move |(metric, value)| Scalar { metric, samples, value, time })
+        .filter_map(|(metric, value)| Some((metric, value.filter(|value| value.is_finite())?)))
+    }
+
+    fn scalars(&self) -> impl Iterator<Item = Scalar> + use<> {
+        let Self { samples, time, .. } = *self;
+        self.metrics().map(move |(metric, value)| Scalar { metric, samples, value, time })
     }
 }
 

@@ -67,15 +67,8 @@ impl Report {
         if !self.is_first_rank {
             return;
         }
-        let values = [
-            (metric::TRAIN_LOSS, record.train_loss),
-            (metric::LEARNING_RATE, record.learning_rate),
-            (metric::GRAD_NORM, record.grad_norm),
-            (metric::SAMPLES_PER_SECOND, record.samples_per_second),
-            (metric::STEP_SECONDS, record.step_seconds),
-        ];
-        for (metric, value) in values {
-            let StepRecord { step, samples, time, .. } = record;
+        let StepRecord { step, samples, time, .. } = record;
+        for (metric, value) in record.metrics() {
             self.reporter.metric(metric.name, MetricPoint { step, samples, value, time });
         }
         self.record(Record::Step(record));

@@ -10,6 +10,7 @@ use crate::data::{self, Dataset};
 use crate::error::Error;
 use crate::model;
 use crate::monitor::Position;
+use crate::precision::Precision;
 use crate::report::{Report, peak_resident_bytes};
 use crate::save::{self, SaveThread, Saver, Start};
 use crate::schedule::Schedule;
@@ -119,11 +120,13 @@ fn prepare(context: RankContext) -> Result<Prepared, Error> {
         resumed.is_from_root.then_some(state.step),
     )?;
     let pace = Pace::default();
+    let precision = Precision::new(&spec.training.precision, world);
     let trainer = Trainer {
         rank,
         world,
         plan,
         schedule,
+        precision,
         data,
         model,
         zero,
@@ -194,10 +197,14 @@ fn finish(prepared: &mut Prepared, end: End) -> Result<Outcome, Error> {
     let was_stopped = end == End::Stopped;
     let test = if was_stopped { None } else { trainer.test()? };
     let peak_rss_bytes = gather_peaks(trainer)?;
+    let precision = &trainer.spec.training.precision;
     let measured = Measured {
         world: trainer.world,
         stage: trainer.spec.zero.stage,
-        precision: trainer.spec.training.precision.effective.word().to_owned(),
+        precision: precision.effective.word().to_owned(),
+        precision_asked: (precision.asked != precision.effective)
+            .then(|| precision.asked.word().to_owned()),
+        final_loss_scale: trainer.precision.scale(&trainer.state.precision),
         trained_samples: trainer.pace.trained_samples,
         trained_seconds: trainer.pace.trained_seconds,
         resumed_at_step: trainer.resumed_at,

@@ -12,6 +12,8 @@ pub(crate) struct Measured {
     pub(crate) world: u32,
     pub(crate) stage: u8,
     pub(crate) precision: String,
+    pub(crate) precision_asked: Option<String>,
+    pub(crate) final_loss_scale: Option<f64>,
     /// Samples of all ranks, and the seconds that their steps took (no validation, no saving).
     pub(crate) trained_samples: u64,
     pub(crate) trained_seconds: f64,
@@ -51,6 +53,9 @@ pub(crate) fn summarise(state: &State, measured: Measured) -> Summary {
         world_size: measured.world,
         zero_stage: measured.stage,
         precision: measured.precision,
+        precision_asked: measured.precision_asked,
+        skipped_steps: state.precision.skipped,
+        final_loss_scale: measured.final_loss_scale,
         stopped_early: state.stopped_early,
         cancelled: measured.was_stopped,
         peak_rss_bytes: measured.peak_rss_bytes,

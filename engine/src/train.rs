@@ -16,6 +16,7 @@ use crate::error::Error;
 use crate::evaluate::{Detail, Evaluated, Evaluation};
 use crate::model::Model;
 use crate::monitor::ValidationRecord;
+use crate::precision::Precision;
 use crate::report::{Report, now};
 use crate::save::{Saver, Urgency};
 use crate::schedule::Schedule;
@@ -38,6 +39,7 @@ pub(crate) struct Trainer {
     pub(crate) world: u32,
     pub(crate) plan: Plan,
     pub(crate) schedule: Schedule,
+    pub(crate) precision: Precision,
     pub(crate) data: Dataset,
     pub(crate) model: Model,
     pub(crate) zero: Zero,
@@ -222,7 +224,7 @@ impl Trainer {
             samples: state.samples,
             loss: state.last_loss,
             val_loss: state.last_val_loss,
-            learning_rate: state.step.checked_sub(1).map(|k| self.schedule.rate(k)),
+            learning_rate: state.updates().checked_sub(1).map(|k| self.schedule.rate(k)),
             grad_norm: self.pace.grad_norm(),
             samples_per_second: self.pace.samples_per_second(),
             eta_seconds: self.pace.eta_seconds(self.plan.total_steps.saturating_sub(state.step)),

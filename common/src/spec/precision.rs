@@ -18,7 +18,7 @@ pub struct Precision {
     pub communication: PrecisionKind,
     /// Where sums over ranks travel in 16 bits: gradients are divided by the world before the sum,
     /// else by `gradient_predivide_factor` before and the rest after.
-    #[serde(default = "yes")]
+    #[serde(default)]
     pub prescale_gradients: bool,
     #[serde(default = "one")]
     pub gradient_predivide_factor: f64,
@@ -92,7 +92,7 @@ impl Precision {
         effective: PrecisionKind::Fp32,
         grad_accumulation: PrecisionKind::Fp32,
         communication: PrecisionKind::Fp32,
-        prescale_gradients: true,
+        prescale_gradients: false,
         gradient_predivide_factor: 1.0,
         on_overflow: OnOverflow::Fail,
         loss_scale: None,
@@ -113,10 +113,6 @@ impl PrecisionKind {
 
 const fn fp32() -> PrecisionKind {
     PrecisionKind::Fp32
-}
-
-const fn yes() -> bool {
-    true
 }
 
 const fn one() -> f64 {

@@ -13,6 +13,7 @@ fn record(step: u64) -> StepRecord {
         train_loss: 1.0 / step as f64,
         learning_rate: 5e-7,
         grad_norm: 2.0,
+        loss_scale: None,
         step_seconds: 0.25,
         samples_per_second: 256.0,
         time: 1_700_000_000_000 + step,

@@ -38,6 +38,7 @@ fn record(step: u64) -> StepRecord {
         train_loss: 0.5,
         learning_rate: 0.1,
         grad_norm: 1.0,
+        loss_scale: None,
         step_seconds: 0.25,
         samples_per_second: 32.0,
         time: now(),

@@ -5,7 +5,7 @@ use common::status::FailureKind;
 
 use super::ranks::Attempt;
 use super::spec;
-use crate::Error;
+use crate::{Error, precision};
 
 #[test]
 fn a_loss_that_explodes_ends_the_run_on_all_ranks_and_keeps_the_checkpoint() {
@@ -25,7 +25,9 @@ fn a_loss_that_explodes_ends_the_run_on_all_ranks_and_keeps_the_checkpoint() {
     let errors: Vec<_> = ended.outcomes.into_iter().map(Result::unwrap_err).collect();
     let said: Vec<_> = errors.iter().map(|error| error.failure().message).collect();
     assert_eq!(said[0], said[1], "all ranks agree");
-    let Error::NotFinite { step, .. } = &errors[0] else { panic!("{errors:?}") };
+    let Error::Precision(precision::Error::NotFinite { step, .. }) = &errors[0] else {
+        panic!("{errors:?}")
+    };
     assert_eq!(errors[0].failure().kind, FailureKind::NotFinite);
     let root = checkpoint::Root::at(&dir.path().join("checkpoints"));
     let newest = root.list().unwrap().whole[0].clone();

@@ -18,6 +18,7 @@ use crate::{Error, Outcome, RankContext, Reporter};
 pub(crate) struct Heard {
     pub(crate) notes: Mutex<Vec<String>>,
     pub(crate) losses: Mutex<Vec<f64>>,
+    pub(crate) loss_scales: Mutex<Vec<f64>>,
     pub(crate) checkpoints: Mutex<Vec<(CheckpointRow, Vec<String>)>>,
     /// Asks for a graceful stop once this step has been told.
     stop_after: Option<u64>,
@@ -38,6 +39,8 @@ impl Reporter for Heard {
     fn metric(&self, name: &'static str, point: MetricPoint) {
         if name == common::metric::TRAIN_LOSS.name {
             self.losses.lock().unwrap().push(point.value);
+        } else if name == common::metric::LOSS_SCALE.name {
+            self.loss_scales.lock().unwrap().push(point.value);
         }
     }
     fn note(&self, text: String) {

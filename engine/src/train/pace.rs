@@ -23,7 +23,7 @@ impl Pace {
     pub(crate) fn on_step(&mut self, now: Instant, samples: u64, seconds: f64, grad_norm: f64) {
         self.trained_samples += samples;
         self.trained_seconds += seconds;
-        self.grad_norm = Some(grad_norm);
+        self.grad_norm = Some(grad_norm).filter(|norm| norm.is_finite());
         self.samples_per_second = Some(smooth(self.samples_per_second, samples as f64 / seconds));
         let interval = self.last_end.map_or(seconds, |end| (now - end).as_secs_f64());
         self.interval = Some(smooth(self.interval, interval));

@@ -7,6 +7,8 @@ use common::spec::EarlyStopping;
 use common::status::GradientHealth;
 use serde::{Deserialize, Serialize};
 
+use crate::precision;
+
 /// Thresholds of gradient norms, from practice with recurrent models.
 const HEALTHY: std::ops::RangeInclusive<f64> = 0.01..=1.0;
 const EXPLODING: f64 = 10.0;
@@ -17,7 +19,7 @@ const VANISHING: f64 = 0.001;
 /// what a newer one saved (docs/checkpoints.md).
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct State {
-    /// Optimizer steps done; also the index of the next update of the schedule.
+    /// Steps done, those without an update included.
     pub(crate) step: u64,
     /// Epochs completed.
     pub(crate) epoch: u32,
@@ -35,6 +37,9 @@ pub(crate) struct State {
     pub(crate) patience: Patience,
     pub(crate) stopped_early: bool,
     pub(crate) gradients: GradientHealth,
+    /// Absent before there was another precision than fp32.
+    #[serde(default)]
+    pub(crate) precision: precision::State,
     /// Wall time of the attempts before this one.
     pub(crate) seconds_before: f64,
 }
@@ -58,13 +63,29 @@ impl State {
         self.last_val_loss.filter(|_| self.validated_step == Some(self.step))
     }
 
+    /// Updates made; also the index of the next one in the schedule.
+    pub(crate) fn updates(&self) -> u64 {
+        self.step.saturating_sub(self.precision.skipped)
+    }
+
     pub(crate) fn on_step(&mut self, samples: u64, loss: f64, grad_norm: f64) -> Option<String> {
+        self.advance(samples, loss);
+        self.on_gradient_norm(grad_norm)
+    }
+
+    /// A step whose gradients were not finite: its samples are behind us all the same.
+    pub(crate) fn on_skipped_step(&mut self, samples: u64, loss: f64) {
+        self.advance(samples, loss);
+    }
+
+    fn advance(&mut self, samples: u64, loss: f64) {
         self.step += 1;
         self.samples += samples;
         self.epoch_samples += samples;
-        self.initial_loss.get_or_insert(loss);
-        self.last_loss = Some(loss);
-        self.on_gradient_norm(grad_norm)
+        if loss.is_finite() {
+            self.initial_loss.get_or_insert(loss);
+            self.last_loss = Some(loss);
+        }
     }
 
     pub(crate) fn on_epoch_end(&mut self) {

@@ -19,35 +19,88 @@ use crate::zero::MicroStep;
 struct Agreement {
     /// Mean over the global batch, before the update.
     loss: f64,
+    /// Of the gradients without the factor on them.
     grad_norm: f64,
     stop_asked: bool,
+}
+
+/// What a micro-step's loss is multiplied by: its share of the global batch, so that the ranks' and
+/// micro-steps' gradients add up to that of the mean, however uneven their runs are; and what keeps
+/// them in range on their way.
+#[derive(Debug, Clone, Copy)]
+struct Weight {
+    weight: f64,
+    factor: f64,
+}
+
+/// What people hear of a step.
+#[derive(Debug, Clone, Copy)]
+struct Told {
+    agreed: Agreement,
+    rate: f64,
+    loss_scale: Option<f64>,
+    started: Instant,
+}
+
+impl Agreement {
+    fn is_finite(self) -> bool {
+        self.loss.is_finite() && self.grad_norm.is_finite()
+    }
 }
 
 impl Trainer {
     /// Returns whether any rank was asked to stop.
     pub(super) fn step(&mut self, order: &[u32], batch: &GlobalBatch) -> Result<bool, Error> {
         let started = Instant::now();
-        let loss = self.accumulate(order, batch)?;
-        let agreement = self.agree(loss)?;
-        self.check_finite(agreement)?;
+        let factor = self.precision.factor(&self.state.precision);
+        let loss_scale = self.precision.scale(&self.state.precision);
+        let loss = self.accumulate(order, batch, factor)?;
+        let agreed = self.agree(loss, factor)?;
+        let rate = self.schedule.rate(self.state.updates());
+        if agreed.is_finite() {
+            self.update(agreed, rate, factor)?;
+        } else {
+            self.skip(agreed)?;
+        }
+        self.tell_step(batch, Told { agreed, rate, loss_scale, started });
+        Ok(agreed.stop_asked)
+    }
+
+    fn update(&mut self, agreed: Agreement, rate: f64, factor: f64) -> Result<(), Error> {
         let clipping = self.spec.training.gradient_clipping;
-        let rate = self.schedule.rate(self.state.step);
         let update = Update {
-            number: self.state.step + 1,
+            number: self.state.updates() + 1,
             rate,
-            gradient_scale: clip_coefficient(clipping, agreement.grad_norm),
-            betas: self.schedule.betas(self.state.step),
+            gradient_scale: clip_coefficient(clipping, agreed.grad_norm) / factor as f32,
+            betas: self.schedule.betas(self.state.updates()),
         };
         self.zero
             .update(update)
             .map_err(Error::communication("gather the updated parameters", self.state.step + 1))?;
-        self.tell_step(batch, agreement, rate, started);
-        Ok(agreement.stop_asked)
+        self.precision.on_update(&mut self.state.precision);
+        Ok(())
+    }
+
+    /// Before anything is changed: weights, optimizer states and schedule stay as they were.
+    fn skip(&mut self, agreed: Agreement) -> Result<(), Error> {
+        let step = self.state.step + 1;
+        let what = self.first_not_finite(step)?;
+        let note =
+            self.precision.on_overflow(&mut self.state.precision, (step, what), agreed.loss)?;
+        if let Some(note) = note {
+            self.report.note(note);
+        }
+        Ok(())
     }
 
     /// Runs the micro-steps; afterwards the summed gradients are with `zero`. Returns this rank's
     /// part of the global mean loss.
-    fn accumulate(&mut self, order: &[u32], batch: &GlobalBatch) -> Result<f64, Error> {
+    fn accumulate(
+        &mut self,
+        order: &[u32],
+        batch: &GlobalBatch,
+        factor: f64,
+    ) -> Result<f64, Error> {
         let mut loss = 0.0;
         for index in 0..batch.micro_steps {
             let micro_step =
@@ -60,7 +113,8 @@ impl Trainer {
                 let (seed, step) = (self.spec.job.seed, self.state.step);
                 let key = DropoutKey { seed, rank: self.rank, step, micro_step: index };
                 let weight = run.len() as f64 / batch.len() as f64;
-                loss += self.forward_backward(&order[run], weight, Pass::Train(key))?;
+                let pass = Pass::Train(key);
+                loss += self.forward_backward(&order[run], pass, Weight { weight, factor })?;
             }
             self.zero
                 .end_micro_step()
@@ -69,65 +123,72 @@ impl Trainer {
         Ok(loss)
     }
 
-    /// Weighted by its share of the global batch, so that the ranks' and micro-steps' gradients
-    /// add up to that of the mean, however uneven their runs are.
-    fn forward_backward(&self, indices: &[u32], weight: f64, pass: Pass) -> Result<f64, Error> {
+    fn forward_backward(
+        &self,
+        indices: &[u32],
+        pass: Pass,
+        Weight { weight, factor }: Weight,
+    ) -> Result<f64, Error> {
         let (x_btf, y_bo) = self.data.train.batch(indices)?;
         let predicted_bo = self.model.forward(&x_btf, pass, &Plain)?;
         let loss = predicted_bo
             .f_mse_loss(&y_bo, Reduction::Mean)
             .and_then(|loss: Tensor| loss.f_mul_scalar(weight))
             .map_err(Error::torch("compute the loss"))?;
-        loss.f_backward().map_err(Error::torch("run backward"))?;
+        let backward = |loss: &Tensor| match factor {
+            1.0 => loss.f_backward(),
+            factor => loss.f_mul_scalar(factor)?.f_backward(),
+        };
+        backward(&loss).map_err(Error::torch("run backward"))?;
         loss.f_double_value(&[]).map_err(Error::torch("read the loss"))
     }
 
-    fn agree(&self, loss: f64) -> Result<Agreement, Error> {
+    fn agree(&self, loss: f64, factor: f64) -> Result<Agreement, Error> {
         let stop = f64::from(u8::from(self.stop.load(Ordering::Relaxed)));
         let mut sums = [loss, self.zero.gradient_squares(), stop];
         self.zero
             .with_link(|link| link.sum_f64(&mut sums))
             .map_err(Error::communication("agree on the step", self.state.step + 1))?;
         let [loss, squares, stop] = sums;
-        Ok(Agreement { loss, grad_norm: squares.sqrt(), stop_asked: stop > 0.0 })
+        Ok(Agreement { loss, grad_norm: squares.sqrt() / factor, stop_asked: stop > 0.0 })
     }
 
-    /// Before anything is changed: weights, moments and checkpoints stay as they were.
-    fn check_finite(&self, agreement: Agreement) -> Result<(), Error> {
-        if agreement.loss.is_finite() && agreement.grad_norm.is_finite() {
-            return Ok(());
-        }
-        let step = self.state.step + 1;
+    /// Collective.
+    fn first_not_finite(&self, step: u64) -> Result<String, Error> {
         let nothing = i64::MAX;
         let mut first = [self.zero.first_bad_gradient().map_or(nothing, |index| index as i64)];
         self.zero
             .with_link(|link| link.min_i64(&mut first))
             .map_err(Error::communication("find the first bad gradient", step))?;
-        let what = match first {
+        Ok(match first {
             [index] if index != nothing => {
                 format!("the gradient of `{}`", self.zero.name(index as usize))
             }
             _ => "the loss".to_owned(),
-        };
-        Err(Error::NotFinite { step, what, loss: agreement.loss })
+        })
     }
 
-    fn tell_step(&mut self, batch: &GlobalBatch, agreed: Agreement, rate: f64, started: Instant) {
+    fn tell_step(&mut self, batch: &GlobalBatch, told: Told) {
+        let Told { agreed, rate, loss_scale, started } = told;
         let epoch = self.state.epoch + 1;
-        let warning = self.state.on_step(batch.len(), agreed.loss, agreed.grad_norm);
-        if let Some(warning) = warning {
-            self.report.note(warning);
+        let grad_norm = if agreed.is_finite() { agreed.grad_norm } else { f64::INFINITY };
+        if agreed.is_finite() {
+            let warning = self.state.on_step(batch.len(), agreed.loss, grad_norm);
+            warning.into_iter().for_each(|warning| self.report.note(warning));
+        } else {
+            self.state.on_skipped_step(batch.len(), agreed.loss);
         }
         let end = Instant::now();
         let step_seconds = (end - started).as_secs_f64();
-        self.pace.on_step(end, batch.len(), step_seconds, agreed.grad_norm);
+        self.pace.on_step(end, batch.len(), step_seconds, grad_norm);
         let record = StepRecord {
             step: self.state.step,
             samples: self.state.samples,
             epoch,
             train_loss: agreed.loss,
             learning_rate: rate,
-            grad_norm: agreed.grad_norm,
+            grad_norm,
+            loss_scale,
             step_seconds,
             samples_per_second: batch.len() as f64 / step_seconds,
             time: now(),

@@ -113,12 +113,33 @@ fn effort(text: &mut String, summary: &Summary) {
     let _ = writeln!(
         text,
         "Ranks: {}, ZeRO stage {}, {}",
-        summary.world_size, summary.zero_stage, summary.precision
+        summary.world_size,
+        summary.zero_stage,
+        precision(summary)
     );
+    if summary.skipped_steps > 0 {
+        let _ = writeln!(
+            text,
+            "Skipped: {} of {steps} steps, whose gradients were not finite",
+            summary.skipped_steps
+        );
+    }
     let peaks: Vec<String> = summary.peak_rss_bytes.iter().map(|b| display_bytes(*b)).collect();
     if !peaks.is_empty() {
         let _ = writeln!(text, "Peak Memory per Rank: {}", peaks.join(", "));
     }
+}
+
+/// `fp16, loss scale 32768`, or `fp32 (the job asks for fp16)`.
+fn precision(summary: &Summary) -> String {
+    let mut text = summary.precision.clone();
+    if let Some(asked) = &summary.precision_asked {
+        let _ = write!(text, " (the job asks for {asked})");
+    }
+    if let Some(scale) = summary.final_loss_scale {
+        let _ = write!(text, ", loss scale {scale}");
+    }
+    text
 }
 
 fn line(text: &mut String, name: &str, value: Option<String>) {
