@@ -16,8 +16,10 @@ mod rename;
 mod scheduler;
 
 pub(crate) use check::Strictness;
-pub(crate) use optimizer::{OptimizerBlock, OptimizerKind};
-pub(crate) use scheduler::{Kind as SchedulerKind, SchedulerBlock};
+pub(crate) use optimizer::{
+    OptimizerBlock, OptimizerKind, OptimizerSettings, settings as optimizer_settings,
+};
+pub(crate) use scheduler::{Kind as SchedulerKind, SchedulerBlock, settings as scheduler_settings};
 
 /// What a configuration asks for; None where it is silent or says `"auto"`.
 #[derive(Debug)]

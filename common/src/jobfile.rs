@@ -19,7 +19,8 @@ mod data;
 mod job;
 mod join;
 mod model;
-mod optimization;
+mod optimizer;
+mod schedule;
 mod training;
 
 /// What a job is made of.

@@ -76,6 +76,25 @@ impl<'a> Section<'a> {
         }
     }
 
+    /// As [`Section::sub`], and empty where a plain value stands under `key`, which has another
+    /// reader.
+    pub(crate) fn sub_or_plain(&self, key: &str) -> Section<'a> {
+        match self.lookup(key) {
+            Some(Node { value: Value::Table(_), .. }) | None => self.sub(key),
+            Some(_) => Section {
+                path: self.path_of(key),
+                table: None,
+                dialect: self.dialect,
+                report: self.report,
+                known: RefCell::default(),
+            },
+        }
+    }
+
+    pub(crate) fn dialect(&self) -> Dialect {
+        self.dialect
+    }
+
     pub(crate) fn report(&self) -> &'a Report {
         self.report
     }

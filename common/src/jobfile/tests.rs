@@ -8,6 +8,7 @@ use super::*;
 mod examples;
 mod explained;
 mod mistakes;
+mod optimizers;
 mod sections;
 mod with_deepspeed;
 

@@ -8,7 +8,7 @@ use crate::spec::{
 
 use super::data::Kind;
 use super::join::joined;
-use super::{Context, DEFAULT, SYNONYMS, optimization};
+use super::{Context, DEFAULT, SYNONYMS, optimizer};
 
 const EPOCHS: IntegerRange = IntegerRange::new(1, 1_000_000).usually(1, 1000);
 const COUNT: IntegerRange = IntegerRange::new(1, 1 << 40);
@@ -41,7 +41,7 @@ pub(super) fn read(
     let validate = validate(&section, has_validation);
     let early_stopping = early_stopping(&section, kind, validate);
     let batch = batch(&section, context, kind);
-    let (optimizer, schedule) = optimization::read(&section, context);
+    let (optimizer, schedule) = optimizer::read(&section, context);
     let gradient_clipping = gradient_clipping(&section, context);
     let precision = precision(&section, context);
     let steps_per_print = context.deepspeed.steps_per_print.clone();
@@ -49,8 +49,13 @@ pub(super) fn read(
         section.settle_optional("steps-per-print", steps_per_print, "default: none");
     section.not_yet(&["ema", "label-smoothing", "loss"], "training with it");
     section.elsewhere(
-        &["scheduler", "schedule", "zero-stage", "zero", "betas", "eps", "steps-per-print"],
+        &["zero-stage", "zero", "steps-per-print"],
         "set in the DeepSpeed configuration, or in [deepspeed]",
+    );
+    section.elsewhere(&["scheduler"], "use `schedule`");
+    section.elsewhere(
+        &["betas", "eps", "momentum", "nesterov", "bias-correction", "decoupled-decay"],
+        "a setting of the optimizer: optimizer = { kind = \"adamw\", betas = [0.9, 0.99] }",
     );
     section.refuse_unknown(SYNONYMS);
     Training {

@@ -23,7 +23,7 @@ fn in_job_file_words(leaf: &str) -> String {
         ("training.batch.micro-batch-size.", "training.micro-batch-size"),
         ("training.batch.gradient-accumulation.", "training.gradient-accumulation"),
         ("training.optimizer.rule.kind", "training.optimizer"),
-        ("training.optimizer.rule.", "training."),
+        ("training.optimizer.rule.", "training.optimizer."),
         ("training.optimizer.", "training."),
         ("training.precision.asked", "training.precision"),
         ("training.precision.effective", "training.effective-precision"),
@@ -48,6 +48,16 @@ fn every_value_of_the_effective_job_is_explained() {
         "data.kind = \"csv\"\ndata.path = \"x\"\n[checkpoint]\nresume = \"best\"\ndir = \"d\"\n\
          [training]\nprecision = \"fp16\"\nearly-stopping = 3\n[job.labels]\na = \"b\"\n\
          [deepspeed.scheduler]\ntype = \"WarmupCosineLR\"\n",
+        "data.kind = \"sine\"\n[training]\noptimizer = \"adam\"\nschedule = { kind = \"one-cycle\", \
+         min-lr = 0.1, max-lr = 1, decay-steps = 2 }\n",
+        "data.kind = \"sine\"\n[training]\noptimizer = \"sgd\"\n\
+         schedule = { kind = \"step\", step-size = 3 }\n",
+        "data.kind = \"sine\"\n[training]\noptimizer = \"lamb\"\nschedule = \"lr-range-test\"\n",
+        "data.kind = \"sine\"\n[training]\noptimizer = \"rmsprop\"\n\
+         schedule = { kind = \"cosine-restarts\", first-period = 3 }\n",
+        "data.kind = \"sine\"\n[training]\noptimizer = \"adagrad\"\nschedule = \"warmup-decay-lr\"\n",
+        "data.kind = \"sine\"\n[training]\noptimizer = \"nadam\"\n",
+        "data.kind = \"sine\"\n[training]\noptimizer = \"lion\"\n",
         "data.kind = \"sine\"\n[deepspeed.scheduler]\ntype = \"WarmupLR\"\n\
          [deepspeed.tensorboard]\nenabled = true\n",
     ];

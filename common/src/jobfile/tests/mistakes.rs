@@ -93,7 +93,7 @@ dir = "s3://bucket/ckpt"
 wandb = true
 [training]
 precision = "fp8"
-optimizer = "sgd"
+optimizer = "muon"
 "#)
     .check(&expect![[r#"
         job.toml:3: resources.min-ranks = 1: not supported yet: a world that changes while the job runs; use `world-size`
@@ -105,7 +105,7 @@ optimizer = "sgd"
         job.toml:14: checkpoint.dir = "s3://bucket/ckpt": not supported yet: s3:// ; this version has folders and file://
         job.toml:16: monitor.wandb = true: not supported yet: this monitor
         job.toml:18: training.precision = "fp8": not supported yet; this version has `fp32`, `bf16` or `fp16`
-        job.toml:19: training.optimizer = "sgd": not supported yet; this version has `adam` or `adamw`
+        job.toml:19: training.optimizer = "muon": not supported yet; this version has `adam`, `adamw`, `sgd`, `adagrad`, `rmsprop`, `lion`, `lamb` or `nadam`
     "#]]);
 }
 

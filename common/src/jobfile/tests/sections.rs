@@ -48,11 +48,10 @@ fn sine_has_the_defaults_of_the_basic_lstm_example() {
             training.optimizer = "adamw"  # default
             training.learning-rate = 0.001  # default
             training.schedule.kind = "constant"  # default
-            training.betas = [0.9, 0.999]  # DeepSpeed default
-            training.eps = 1e-8  # DeepSpeed default
             training.weight-decay = 0  # default
-            training.decoupled-decay = true  # adamw always does
-            training.bias-correction = true  # DeepSpeed default
+            training.optimizer.betas = [0.9, 0.999]  # DeepSpeed default
+            training.optimizer.eps = 1e-8  # DeepSpeed default
+            training.optimizer.bias-correction = true  # DeepSpeed default
             training.gradient-clipping = 1  # default
             training.precision = "fp32"  # default
             training.precision.grad-accumulation = "fp32"  # follows training.precision
@@ -161,11 +160,9 @@ fn digits_train_a_cnn() {
     digits.explain(
         "training.b",
         &expect![[r#"
-        training.batch-size = 64  # default of digits
-        training.batch-mismatch = "adapt"  # default
-        training.betas = [0.9, 0.999]  # DeepSpeed default
-        training.bias-correction = true  # DeepSpeed default
-    "#]],
+            training.batch-size = 64  # default of digits
+            training.batch-mismatch = "adapt"  # default
+        "#]],
     );
 }
 
@@ -219,7 +216,6 @@ fn the_command_line_wins_and_says_so() {
             training.epochs = 8  # --set training.epochs = 8
             training.early-stopping.patience = 2  # --set training.early-stopping={ patience = 2 }
             training.early-stopping.min-delta = 0  # as early-stopping
-            training.eps = 1e-8  # DeepSpeed default
         "#]],
     );
     job.explain(

@@ -34,11 +34,11 @@ fn a_file_fills_the_job() {
             training.optimizer = "adam"  # ds.json:4 optimizer.type
             training.learning-rate = 0.0003  # ds.json:4 optimizer.params.lr
             training.schedule.kind = "constant"  # default
-            training.betas = [0.8, 0.99]  # ds.json:4 optimizer.params.betas
-            training.eps = 1e-8  # DeepSpeed default
             training.weight-decay = 0  # default
-            training.decoupled-decay = false  # ds.json:4 optimizer.params.adam_w_mode
-            training.bias-correction = true  # DeepSpeed default
+            training.optimizer.betas = [0.8, 0.99]  # ds.json:4 optimizer.params.betas
+            training.optimizer.eps = 1e-8  # DeepSpeed default
+            training.optimizer.bias-correction = true  # DeepSpeed default
+            training.optimizer.decoupled-decay = false  # ds.json:4 optimizer.params.adam_w_mode
             training.gradient-clipping = 1  # DeepSpeed default since 0.19.3 (before: 0)
             training.precision = "fp32"  # default
             training.precision.grad-accumulation = "fp32"  # follows training.precision
@@ -151,11 +151,11 @@ fn the_command_line_wins_over_a_deepspeed_file() {
         training.schedule.shape = "log"  # DeepSpeed default
         training.schedule.min-lr = 0  # DeepSpeed default
         training.schedule.max-lr = 0.1  # the learning rate
-        training.betas = [0.9, 0.999]  # DeepSpeed default
-        training.eps = 1e-8  # DeepSpeed default
         training.weight-decay = 0  # default
-        training.decoupled-decay = true  # DeepSpeed default: adam decays decoupled unless adam_w_mode is false
-        training.bias-correction = true  # DeepSpeed default
+        training.optimizer.betas = [0.9, 0.999]  # DeepSpeed default
+        training.optimizer.eps = 1e-8  # DeepSpeed default
+        training.optimizer.bias-correction = true  # DeepSpeed default
+        training.optimizer.decoupled-decay = true  # DeepSpeed default: adam decays decoupled unless adam_w_mode is false
         training.gradient-clipping = 0.5  # --set deepspeed.gradient_clipping=0.5
         training.precision = "fp32"  # default
         training.precision.grad-accumulation = "fp32"  # follows training.precision
@@ -199,12 +199,9 @@ lr = 0.5
         training.learning-rate = 0.5  # job.toml:7 optimizer.params.lr
     "#]],
     );
-    job.explain(
-        "training.eps",
-        &expect![[r#"
-            training.eps = 1e-6  # ds.json:1 optimizer.params.eps
-        "#]],
-    );
+    job.explain("training.optimizer.eps", &expect![[r#"
+        training.optimizer.eps = 1e-6  # ds.json:1 optimizer.params.eps
+    "#]]);
 }
 
 #[test]
@@ -264,17 +261,18 @@ fn a_warm_up_longer_than_the_run_warns() {
 
 #[test]
 fn other_optimizers_and_schedulers_are_refused_by_name() {
-    with_deepspeed("{optimizer: {type: \"Lamb\"},\n scheduler: {type: \"OneCycle\"}}").check(&expect![[r#"
-        ds.json:1: optimizer.type = "Lamb": not supported yet; this version has `Adam` and `AdamW`
-        ds.json:2: scheduler.type = "OneCycle": not supported yet; this version has `WarmupLR` or `WarmupCosineLR`
-    "#]]);
+    with_deepspeed("{optimizer: {type: \"OneBitAdam\"},\n scheduler: {type: \"MultiStepLR\"}}")
+        .check(&expect![[r#"
+            ds.json:1: optimizer.type = "OneBitAdam": not supported; this version has `Adam`, `AdamW`, `SGD`, `Adagrad`, `RMSprop`, `Lion`, `Lamb`, `NAdam`
+            ds.json:2: scheduler.type = "MultiStepLR": not supported yet; this version has `WarmupLR`, `WarmupDecayLR`, `WarmupCosineLR`, `OneCycle`, `LRRangeTest`, `StepLR` or `CosineAnnealingWarmRestarts`
+        "#]]);
     with_deepspeed("{optimizer: {type: \"Adma\"},\n scheduler: {type: \"warmuplr\"}}").check(&expect![[r#"
-        ds.json:1: optimizer.type = "Adma": unknown; this version has `Adam` and `AdamW`
-        ds.json:2: scheduler.type = "warmuplr": did you mean `WarmupLR`? expected `WarmupLR` or `WarmupCosineLR`
+        ds.json:1: optimizer.type = "Adma": unknown optimizer; did you mean `Adam`?
+        ds.json:2: scheduler.type = "warmuplr": did you mean `WarmupLR`? expected `WarmupLR`, `WarmupDecayLR`, `WarmupCosineLR`, `OneCycle`, `LRRangeTest`, `StepLR` or `CosineAnnealingWarmRestarts`
     "#]]);
     with_deepspeed("{optimizer: {params: {lr: 1}},\n scheduler: {}}").check(&expect![[r#"
-        ds.json:1: optimizer = { params = { lr = 1 } }: a type is missing; this version has `Adam` and `AdamW`
-        ds.json:2: scheduler = { }: a type is missing; this version has `WarmupLR` and `WarmupCosineLR`
+        ds.json:1: optimizer = { params = { lr = 1 } }: a type is missing; this version has `Adam`, `AdamW`, `SGD`, `Adagrad`, `RMSprop`, `Lion`, `Lamb`, `NAdam`
+        ds.json:2: scheduler = { }: a type is missing; this version has `WarmupLR`, `WarmupDecayLR`, `WarmupCosineLR`, `OneCycle`, `LRRangeTest`, `StepLR`, `CosineAnnealingWarmRestarts`
     "#]]);
 }
 
