@@ -27,6 +27,7 @@ const MEANINGS: &[(&str, &str)] = &[
     ("model.num-layers", "layers"),
     ("model.dropout", "between layers"),
     ("model.head-dropout", "before the last linear layer"),
+    ("model.kernel", "whose code computes the recurrent layers"),
     ("model.bidirectional", "reads the window in both directions"),
     ("model.init-from", "weights to start from"),
     ("data.kind", "where samples come from"),

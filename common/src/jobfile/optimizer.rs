@@ -127,9 +127,11 @@ fn rule(inner: &Section<'_>, kind: OptimizerKind, found: &OptimizerSettings) -> 
                 (true, "DeepSpeed default: adam decays decoupled unless adam_w_mode is false"),
             ),
         },
-        OptimizerKind::AdamW => {
-            UpdateRule::AdamW { betas: betas(), eps: eps((1e-8, THEIRS)), bias_correction: correction() }
-        }
+        OptimizerKind::AdamW => UpdateRule::AdamW {
+            betas: betas(),
+            eps: eps((1e-8, THEIRS)),
+            bias_correction: correction(),
+        },
         OptimizerKind::Sgd => sgd(inner, found),
         OptimizerKind::Adagrad => UpdateRule::Adagrad {
             eps: eps((1e-10, TORCHS)),

@@ -24,7 +24,7 @@ fn an_optimizer_is_a_word_or_a_table() {
         &expect![[r#"
             training.optimizer = "rmsprop"  # job.toml:3
             training.optimizer.alpha = 0.9  # job.toml:3
-            training.optimizer.eps = 1e-8  # DeepSpeed default
+            training.optimizer.eps = 1e-8  # torch default
             training.optimizer.momentum = 0  # torch default
             training.optimizer.centered = false  # torch default
         "#]],
@@ -149,8 +149,9 @@ fn a_schedule_is_a_word_or_a_table() {
         Schedule::CosineRestarts { first_period: 5, period_factor: 1, min_lr: 1e-5 }
     );
     let job_of = |lines: &str| job(Box::leak(training(lines).into_boxed_str()));
-    job_of("schedule = { kind = \"one-cycle\", min-lr = 0.1, max-lr = 1 }")
-        .explain("training.schedule", &expect![[r#"
+    job_of("schedule = { kind = \"one-cycle\", min-lr = 0.1, max-lr = 1 }").explain(
+        "training.schedule",
+        &expect![[r#"
             training.schedule.kind = "one-cycle"  # job.toml:3
             training.schedule.max-lr = 1  # the learning rate
             training.schedule.min-lr = 0.1  # job.toml:3
@@ -164,7 +165,8 @@ fn a_schedule_is_a_word_or_a_table() {
             training.schedule.momentum.min = 0.8  # DeepSpeed default
             training.schedule.momentum.max = 0.9  # DeepSpeed default
             training.schedule.momentum.decay-rate = 0  # DeepSpeed default
-        "#]]);
+        "#]],
+    );
     job_of("schedule = { kind = \"step\", gama = 2 }").check(&expect![[r#"
         job.toml:3: training.schedule.gama: unknown key; did you mean `gamma`?
         job.toml:3: training.schedule.step-size: step needs a valid `step-size`
@@ -198,7 +200,7 @@ fn deepspeeds_schedulers_are_read_and_torchs_where_deepspeed_takes_them() {
     )
     .check(&expect![[r#"
         ok
-        note: learning rate: the cycle's highest is 0.2 (ds.json:1 scheduler.params.cycle_max_lr), not at 0.1 (ds.json:1 optimizer.params.lr)
+        note: learning rate: the cycle peaks at 0.2 (ds.json:1 scheduler.params.cycle_max_lr), not at 0.1 (ds.json:1 optimizer.params.lr)
         note: OneCycle: momentum is not cycled, as in DeepSpeed: sgd has no betas
         note: gradient_clipping is not given: 1.0 holds, DeepSpeed's default since 0.19.3 (0, off, before)
     "#]]);

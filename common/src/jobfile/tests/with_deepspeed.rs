@@ -199,9 +199,12 @@ lr = 0.5
         training.learning-rate = 0.5  # job.toml:7 optimizer.params.lr
     "#]],
     );
-    job.explain("training.optimizer.eps", &expect![[r#"
+    job.explain(
+        "training.optimizer.eps",
+        &expect![[r#"
         training.optimizer.eps = 1e-6  # ds.json:1 optimizer.params.eps
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
