@@ -5,5 +5,6 @@ mod numerics;
 mod precision;
 pub(crate) mod ranks;
 mod resume;
+mod seeds;
 pub(crate) mod spec;
 mod stages;

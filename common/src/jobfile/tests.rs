@@ -10,6 +10,7 @@ mod explained;
 mod mistakes;
 mod optimizers;
 mod sections;
+mod seeds;
 mod with_deepspeed;
 
 /// A job file in `/home/ada/jobs`, called from `/home/ada/here`.
