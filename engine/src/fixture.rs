@@ -87,7 +87,38 @@ impl Fixture {
 pub(crate) fn load(name: &'static str) -> Fixture {
     let text = fs_err::read_to_string(path(&format!("{name}.json"))).unwrap();
     let file: File = serde_json::from_str(&text).unwrap();
-    let spec = spec::JobSpec {
+    let spec = job(name, &file, path(&format!("{name}.initial.safetensors")));
+    Fixture { name, spec, expected: file.expected }
+}
+
+/// Thirty steps with one optimizer, by `tools/fixtures/make_optimizer_fixtures.py`.
+#[derive(Debug)]
+pub(crate) struct OptimizerCase {
+    pub(crate) name: String,
+    pub(crate) spec: spec::JobSpec,
+    pub(crate) expected: Expected,
+    pub(crate) final_weights: BTreeMap<String, Tensor>,
+}
+
+pub(crate) fn optimizers() -> Vec<OptimizerCase> {
+    let text = fs_err::read_to_string(path("optimizers.json")).unwrap();
+    let files: BTreeMap<String, File> = serde_json::from_str(&text).unwrap();
+    let finals = tensors("optimizers.final.safetensors");
+    let case = |(name, file): (String, File)| {
+        let of_case = |(key, tensor): (&String, &Tensor)| {
+            let key = key.strip_prefix(&format!("{name}/"))?;
+            Some((key.to_owned(), tensor.shallow_clone()))
+        };
+        let final_weights = finals.iter().filter_map(of_case).collect();
+        let mut spec = job(&name, &file, path("optimizers.initial.safetensors"));
+        spec.training.validate = spec::Validate::Never;
+        OptimizerCase { spec, final_weights, expected: file.expected, name }
+    };
+    files.into_iter().map(case).collect()
+}
+
+fn job(name: &str, file: &File, initial: PathBuf) -> spec::JobSpec {
+    spec::JobSpec {
         job: spec::Job {
             name: name.to_owned(),
             seed: 1,
@@ -104,9 +135,9 @@ pub(crate) fn load(name: &'static str) -> Fixture {
             threads_per_rank: 1,
             transport: spec::Transport::Auto,
         },
-        model: model(&file, path(&format!("{name}.initial.safetensors"))),
+        model: model(file, initial),
         data: file.data.spec(),
-        training: training(&file),
+        training: training(file),
         zero: spec::Zero { stage: 0, overlap_comm: false, reduce_bucket_size: 500_000_000 },
         checkpoint: spec::Checkpoint {
             dir: None,
@@ -125,8 +156,7 @@ pub(crate) fn load(name: &'static str) -> Fixture {
             deepspeed_csv_dir: None,
         },
         notes: Vec::new(),
-    };
-    Fixture { name, spec, expected: file.expected }
+    }
 }
 
 impl Fixture {
@@ -210,11 +240,14 @@ fn training(file: &File) -> spec::Training {
     }
 }
 
-/// The script writes snake_case, the specification reads kebab-case.
-fn in_kebab_case<T: serde::de::DeserializeOwned>(written: &serde_json::Value) -> T {
-    let fields = written.as_object().unwrap();
-    let renamed = fields.iter().map(|(key, value)| (key.replace('_', "-"), value.clone()));
-    serde_json::from_value(serde_json::Value::Object(renamed.collect())).unwrap()
+/// The scripts write snake_case, the specification reads kebab-case.
+pub(crate) fn in_kebab_case<T: serde::de::DeserializeOwned>(written: &serde_json::Value) -> T {
+    fn renamed(written: &serde_json::Value) -> serde_json::Value {
+        let Some(fields) = written.as_object() else { return written.clone() };
+        let fields = fields.iter().map(|(key, value)| (key.replace('_', "-"), renamed(value)));
+        serde_json::Value::Object(fields.collect())
+    }
+    serde_json::from_value(renamed(written)).unwrap()
 }
 
 fn tensors(file: &str) -> BTreeMap<String, Tensor> {

@@ -2,6 +2,7 @@
 
 mod failures;
 mod numerics;
+mod optimizers;
 mod precision;
 pub(crate) mod ranks;
 mod resume;

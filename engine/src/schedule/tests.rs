@@ -76,3 +76,81 @@ fn a_warmup_that_outlasts_the_run_is_told() {
     assert_eq!(Schedule::of(1.0, &shape, 4000).warning(4000), None);
     assert_eq!(Schedule::of(1.0, &Spec::Constant, 1).warning(1), None);
 }
+
+#[derive(serde::Deserialize)]
+struct Traces {
+    base: f64,
+    updates: u64,
+    /// The updates whose values are given.
+    at: Vec<u64>,
+    cases: Vec<Case>,
+}
+
+#[derive(serde::Deserialize)]
+struct Case {
+    scheduler: String,
+    schedule: serde_json::Value,
+    rates: Trace,
+    beta1: Option<Trace>,
+}
+
+/// Some of the values, and two sums over all of them.
+#[derive(serde::Deserialize)]
+struct Trace {
+    values: Vec<f64>,
+    sum: f64,
+    moment: f64,
+}
+
+impl Trace {
+    fn check(&self, what: &str, traces: &Traces, ours: &dyn Fn(u64) -> f64) {
+        let is_close =
+            |ours: f64, theirs: f64| (ours - theirs).abs() <= 1e-12 + 1e-9 * theirs.abs();
+        for (k, theirs) in traces.at.iter().zip(&self.values) {
+            assert!(is_close(ours(*k), *theirs), "{what}: {k}: {} is not {theirs}", ours(*k));
+        }
+        let sum: f64 = (0..traces.updates).map(ours).sum();
+        assert!(is_close(sum, self.sum), "{what}: sum {sum} is not {}", self.sum);
+        let moment: f64 = (0..traces.updates).map(|k| k as f64 * ours(k)).sum();
+        assert!(is_close(moment, self.moment), "{what}: moment {moment} is not {}", self.moment);
+    }
+}
+
+/// What `tools/fixtures/make_schedule_fixtures.py` recorded of the classes themselves.
+#[test]
+fn ten_thousand_updates_have_the_rates_of_deepspeeds_and_torchs_own_schedulers() {
+    let path = crate::fixture::path("schedules.json");
+    let traces: Traces = serde_json::from_str(&fs_err::read_to_string(path).unwrap()).unwrap();
+    assert!(traces.updates == 10_000 && traces.cases.len() >= 14);
+    for case in &traces.cases {
+        let shape: Spec = crate::fixture::in_kebab_case(&case.schedule);
+        let schedule = Schedule::of(traces.base, &shape, 77);
+        let what = format!("{} {shape:?}", case.scheduler);
+        case.rates.check(&what, &traces, &|k| schedule.rate(k));
+        match &case.beta1 {
+            None => assert_eq!(schedule.betas(5), None, "{what}"),
+            Some(beta1) => {
+                beta1.check(&what, &traces, &|k| schedule.betas(k).unwrap()[0]);
+                assert!((0..100).all(|k| schedule.betas(k).unwrap()[1] == 0.99));
+            }
+        }
+    }
+}
+
+#[test]
+fn a_momentum_that_grows_beyond_one_is_told() {
+    let shape = |decay_rate| Spec::OneCycle {
+        min_lr: 0.1,
+        max_lr: 1.0,
+        first_steps: 2,
+        second_steps: 2,
+        first_stairs: 0,
+        second_stairs: 0,
+        decay_rate: 0.0,
+        decay_steps: 1,
+        momentum: Some(common::spec::CycledMomentum { min: 0.8, max: 0.9, decay_rate }),
+    };
+    let warning = Schedule::of(1.0, &shape(0.01), 40).warning(40).unwrap();
+    assert!(warning.contains("decay_mom_rate"), "{warning}");
+    assert_eq!(Schedule::of(1.0, &shape(0.0), 40).warning(40), None);
+}
