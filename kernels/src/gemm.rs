@@ -3,7 +3,7 @@
 //! Every operand is read where the recurrence left it, so nothing but the weights is ever packed:
 //! `right` and `target` come as panels of sixteen columns, `left` with any two strides. Each
 //! element of the target is one chain of multiply-adds in the order of the depth, whatever the
-//! tile that computes it.
+//! tile that computes it, and then an addition of what was there.
 #![expect(unsafe_code, reason = "the inner loop indexes without bounds checks")]
 
 use crate::simd::{Kernel, LANES, Simd};
@@ -45,13 +45,13 @@ pub(crate) struct Target<'a> {
     pub(crate) rows: usize,
 }
 
-/// What the sums start from.
+/// What is added to the products.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Start<'a> {
-    /// The target's values.
+    /// The target's values, last: a long sum that comes in parts then loses less to rounding.
     Target,
     Zero,
-    /// One row per panel, the same for all rows of the target.
+    /// First, one row per panel, the same for all rows of the target.
     Bias(&'a [f32]),
 }
 
@@ -96,14 +96,11 @@ impl Multiply<'_> {
         let corner = panel * self.target.panel + row * self.target.row;
         let place = |m: usize, n: usize| corner + n * self.target.panel + m * self.target.row;
         let mut sums = [[simd.splat(0.0); N]; M];
-        for (m, sums) in sums.iter_mut().enumerate() {
-            for (n, sum) in sums.iter_mut().enumerate() {
-                match self.start {
-                    Start::Zero => {}
-                    // SAFETY: the caller's promise; `check` has measured the target.
-                    Start::Target => *sum = unsafe { load(simd, self.target.values, place(m, n)) },
+        if let Start::Bias(bias) = self.start {
+            for sums in &mut sums {
+                for (n, sum) in sums.iter_mut().enumerate() {
                     // SAFETY: the caller's promise; `check` has measured the bias.
-                    Start::Bias(bias) => *sum = unsafe { load(simd, bias, (panel + n) * LANES) },
+                    *sum = unsafe { load(simd, bias, (panel + n) * LANES) };
                 }
             }
         }
@@ -114,9 +111,14 @@ impl Multiply<'_> {
         for (m, sums) in sums.iter().enumerate() {
             for (n, sum) in sums.iter().enumerate() {
                 let at = place(m, n);
+                let sum = match self.start {
+                    // SAFETY: the caller's promise; `check` has measured the target.
+                    Start::Target => simd.add(*sum, unsafe { load(simd, self.target.values, at) }),
+                    Start::Zero | Start::Bias(_) => *sum,
+                };
                 // SAFETY: the caller's promise; `check` has measured the target.
                 let to = unsafe { &mut *self.target.values.as_mut_ptr().add(at).cast() };
-                simd.store(to, *sum);
+                simd.store(to, sum);
             }
         }
     }

@@ -33,14 +33,14 @@ fn ours(x_tbf: &Tensor, leaves: &[Tensor]) -> Tensor {
 
 fn torchs(x_tbf: &Tensor, leaves: &[Tensor], hidden: i64) -> Tensor {
     let directions = leaves.len() as i64 / 4;
-    let state = Tensor::zeros([directions, x_tbf.size()[1], hidden], (Kind::Float, Device::Cpu));
+    let state = Tensor::zeros([directions, x_tbf.size()[1], hidden], (x_tbf.kind(), Device::Cpu));
     let leaves: Vec<&Tensor> = leaves.iter().collect();
     x_tbf.lstm(&[&state, &state], &leaves, true, 1, 0.0, true, directions == 2, false).0
 }
 
 /// The output and the gradients of all leaves and x.
 fn gradients(output: &Tensor, weights: &Tensor, leaves: &[Tensor], x: &Tensor) -> Vec<Tensor> {
-    (output * weights).sum(Kind::Float).backward();
+    (output * weights).sum(output.kind()).backward();
     let mut found = vec![output.detach().copy()];
     for leaf in leaves.iter().chain([x]) {
         let mut gradient = leaf.grad();
@@ -77,6 +77,29 @@ fn outputs_and_gradients_equal_libtorchs() {
                 &expected,
             );
         }
+    }
+}
+
+/// At a size that people train: what fp32 loses is no more than libtorch's own kernel loses.
+#[test]
+fn errors_are_no_larger_than_libtorchs() {
+    let (inputs, hidden) = (128, 128);
+    let leaves = leaves(inputs, hidden, 1);
+    let scaled: Vec<Tensor> = leaves.iter().map(|leaf| leaf.detach() * 0.2).collect();
+    let scaled: Vec<Tensor> = scaled.into_iter().map(|leaf| leaf.set_requires_grad(true)).collect();
+    let x = random(&[30, 24, inputs], 1.0).set_requires_grad(true);
+    let weights = random(&[30, 24, hidden], 1.0);
+    let wide = |tensor: &Tensor| tensor.detach().to_kind(Kind::Double).set_requires_grad(true);
+    let wide_leaves: Vec<Tensor> = scaled.iter().map(wide).collect();
+    let wide_x = wide(&x);
+    let exact = torchs(&wide_x, &wide_leaves, hidden);
+    let exact = gradients(&exact, &weights.to_kind(Kind::Double), &wide_leaves, &wide_x);
+    let ours = gradients(&ours(&x, &scaled), &weights, &scaled, &x);
+    let torchs = gradients(&torchs(&x, &scaled, hidden), &weights, &scaled, &x);
+    for (index, ((ours, torchs), exact)) in ours.iter().zip(&torchs).zip(&exact).enumerate() {
+        let error = |found: &Tensor| ((found - exact).norm() / exact.norm()).double_value(&[]);
+        let (ours, torchs) = (error(ours), error(torchs));
+        assert!(ours < 1e-6 && ours < 2.0 * torchs, "tensor {index}: {ours}, libtorch's {torchs}");
     }
 }
 
