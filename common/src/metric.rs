@@ -21,6 +21,8 @@ macro_rules! metrics {
 metrics! {
     TRAIN_LOSS: "train/loss", "Train/Samples/train_loss", "", "mean over the global batch, before the update";
     VAL_LOSS: "val/loss", "Val/Samples/val_loss", "", "mean over the validation set";
+    VAL_ACCURACY: "val/accuracy", "Val/Samples/val_accuracy", "", "share of the validation set whose class was predicted";
+    TEST_ACCURACY: "test/accuracy", "Test/Samples/test_accuracy", "", "share of the test part whose class was predicted, at the end";
     LEARNING_RATE: "train/lr", "Train/Samples/lr", "", "of this update";
     GRAD_NORM: "train/grad-norm", "Train/Samples/grad_norm", "", "global L2 norm before clipping";
     SAMPLES_PER_SECOND: "train/samples-per-second", "Train/Samples/samples_per_second", "1/s", "global, over this step";

@@ -101,6 +101,9 @@ pub struct Live {
     /// Mean over the global batch before the update; None before the first step.
     pub loss: Option<f64>,
     pub val_loss: Option<f64>,
+    /// Of a classification.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub val_accuracy: Option<f64>,
     pub learning_rate: Option<f64>,
     pub grad_norm: Option<f64>,
     pub samples_per_second: Option<f64>,
@@ -211,7 +214,11 @@ pub struct Summary {
     pub best_val_loss: Option<f64>,
     pub best_val_step: Option<u64>,
     pub val_loss_reduction_percent: Option<f64>,
-    /// Seed 001's words: `Excellent` (MSE < 0.05), `Good` (< 0.1), `Fair` (< 0.2), `Poor`.
+    /// At `best_val_step`; of a classification.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub best_val_accuracy: Option<f64>,
+    /// Seed 001's words: `Excellent` (MSE < 0.05), `Good` (< 0.1), `Fair` (< 0.2), `Poor`; of a
+    /// regression.
     pub quality: Option<String>,
     pub test: Option<TestResult>,
     pub steps: u64,
@@ -247,15 +254,22 @@ pub struct Summary {
     pub checkpoint_stall_seconds: f64,
 }
 
-/// The test part, evaluated once on the best weights, in the data's own units.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+/// The test part, evaluated once on the best weights. A regression has errors in the data's own
+/// units, a classification an accuracy.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct TestResult {
-    /// Mean squared error in the units of training (normalised), as val/loss.
+    /// As val/loss: in the units of training (normalised).
     pub loss: f64,
-    pub mae: f64,
-    pub rmse: f64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mae: Option<f64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rmse: Option<f64>,
     /// MAE of predicting the last value of the window.
-    pub naive_mae: f64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub naive_mae: Option<f64>,
+    /// Share of the samples whose class was predicted, 0..1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub accuracy: Option<f64>,
     pub samples: u64,
 }
 

@@ -1,7 +1,7 @@
 //! Where samples come from: synthetic series and CSV files, split in time order, normalised by the
-//! training part alone, gathered into batches. The series is kept once; windows are never
-//! materialised. Everything depends on the settings and the seed only, so every rank loads the
-//! same. Refusal: knows no rank; who wants a slice of a batch asks for its indices.
+//! training part alone; images with classes, split by class. Kept once and gathered into batches;
+//! windows of a series are never materialised. Everything depends on the settings and the seed
+//! only, so every rank loads the same. Refusal: knows no rank; who wants a slice of a batch asks for its indices.
 //!
 //! Shapes: b batch, t time (the window), f input features, o outputs (horizon × targets, in time
 //! order: all targets of the first predicted row, then of the second).
@@ -9,18 +9,34 @@
 use common::spec::{self, DataSource};
 
 mod csv_file;
+mod digits;
 mod error;
+mod images;
 mod order;
 mod samples;
 mod scaling;
 mod split;
 mod synthetic;
 mod test_errors;
+mod windows;
 
 pub use error::Error;
+pub use images::ImageSamples;
 pub use order::order;
 pub use samples::Samples;
 pub use test_errors::TestErrors;
+pub use windows::SeriesSamples;
+
+use crate::model::Input;
+
+/// What is learnt, and by which loss.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Task {
+    /// Numbers, by the mean of squared errors.
+    Regression,
+    /// Classes, by the mean of cross-entropies.
+    Classification,
+}
 
 /// Samples to train on, to validate and to test with.
 #[derive(Debug)]
@@ -30,9 +46,9 @@ pub struct Dataset {
     pub validation: Option<Samples>,
     /// None where the split leaves none, and for `sine`.
     pub test: Option<Samples>,
-    /// f: the model's input size.
-    pub input_features: usize,
-    /// o: horizon × targets, the model's output size.
+    /// What the model reads.
+    pub input: Input,
+    /// o: horizon × targets or the number of classes, the model's output size.
     pub output_features: usize,
     /// Names of the input columns.
     pub columns: Vec<String>,
@@ -71,10 +87,7 @@ pub fn load(spec: &spec::Data, seed: u64) -> Result<Dataset, Error> {
             let table = csv_file::read(&spec.source)?;
             split::dataset(table, windows, *split, *normalization)
         }
-        DataSource::Digits { .. } => {
-            let expected = "sine, synthetic-timeseries or csv: this engine has no other";
-            Err(Error::setting("data.kind", "digits", expected))
-        }
+        DataSource::Digits { path, split } => digits::read(path, *split),
     }
 }
 

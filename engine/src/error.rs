@@ -28,6 +28,8 @@ pub enum Error {
     Model(#[from] crate::model::Error),
     #[error("{operation}")]
     Torch { operation: &'static str, source: TchError },
+    #[error("buffer `{name}` is {kind:?}; the engine keeps buffers of Float and Int64")]
+    BufferKind { name: String, kind: tch::Kind },
     #[error(transparent)]
     Native(#[from] crate::native::Error),
     #[error("{operation}")]
@@ -143,7 +145,8 @@ impl Error {
             | Self::EffectiveJob { .. }
             | Self::Monitor(_)
             | Self::Thread { .. }
-            | Self::ThreadEnded { .. } => FailureKind::Engine,
+            | Self::ThreadEnded { .. }
+            | Self::BufferKind { .. } => FailureKind::Engine,
             Self::Model(_) | Self::Torch { .. } | Self::Native(_) => match is_out_of_memory(self) {
                 true => FailureKind::OutOfMemory,
                 false => FailureKind::Engine,

@@ -3,10 +3,11 @@
 //!
 //! Promise: every rank returns the same numbers, because they are made of reduced sums.
 
-use tch::{Reduction, Tensor, no_grad_guard};
+use tch::no_grad_guard;
 
-use crate::data::{Samples, TestErrors};
+use crate::data::{Samples, Task, TestErrors};
 use crate::error::Error;
+use crate::loss;
 use crate::model::{Model, Pass, Plain};
 use crate::zero::Zero;
 
@@ -28,10 +29,13 @@ pub(crate) struct Evaluation<'a> {
 /// Sums over all ranks.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Evaluated {
-    /// Mean squared error in the units of training.
+    /// The mean of what training makes small, in its units.
     pub(crate) loss: f64,
+    /// Share of the samples whose class was predicted; of a classification.
+    pub(crate) accuracy: Option<f64>,
     pub(crate) samples: u64,
-    pub(crate) errors: TestErrors,
+    /// Of a regression, where they were asked for.
+    pub(crate) errors: Option<TestErrors>,
 }
 
 /// Which errors are wanted besides the loss.
@@ -45,7 +49,8 @@ impl Evaluation<'_> {
     /// Collective.
     pub(crate) fn run(&self, samples: &Samples, detail: Detail) -> Result<Evaluated, Error> {
         let _no_grad = no_grad_guard();
-        let mut loss = 0.0;
+        let task = samples.task();
+        let (mut loss, mut correct) = (0.0, 0.0);
         let mut errors = TestErrors::default();
         let taken = self.max_batches.map_or(u64::MAX, |n| n.saturating_mul(self.batch_size));
         let len = taken.min(samples.len() as u64);
@@ -56,41 +61,52 @@ impl Evaluation<'_> {
             // Sample indices are u32: loading refuses longer series.
             let indices: Vec<u32> = (run.start as u32..run.end as u32).collect();
             if !indices.is_empty() {
-                let (x_btf, y_bo) = samples.batch(&indices)?;
-                let predicted_bo = self.model.forward(&x_btf, Pass::Evaluate, &Plain)?;
-                loss += mean_squared_error(&predicted_bo, &y_bo)? * indices.len() as f64;
-                if detail == Detail::OwnUnits {
-                    errors.add(samples, &indices, &predicted_bo)?;
+                let (x, y) = samples.batch(&indices)?;
+                let predicted_bo = self.model.forward(&x, Pass::Evaluate, &Plain)?;
+                let mean = loss::mean(task, &predicted_bo, &y)
+                    .and_then(|loss| loss.f_double_value(&[]))
+                    .map_err(Error::torch("compute the loss of an evaluation"))?;
+                loss += mean * indices.len() as f64;
+                match (task, detail) {
+                    (Task::Regression, Detail::Loss) => {}
+                    (Task::Regression, Detail::OwnUnits) => {
+                        errors.add(samples, &indices, &predicted_bo)?;
+                    }
+                    (Task::Classification, _) => {
+                        correct += loss::correct(&predicted_bo, &y)
+                            .map_err(Error::torch("count the predicted classes"))?;
+                    }
                 }
             }
             from = end;
         }
-        self.sum_over_ranks(loss, len, errors)
+        let [loss, correct, errors @ ..] = self.sum_over_ranks([loss, correct], errors)?;
+        let loss = loss / len as f64;
+        if !loss.is_finite() {
+            let what = "the loss of the evaluation".to_owned();
+            return Err(Error::NotFinite { step: self.step, what, loss });
+        }
+        let (is_regression, wants_errors) = (task == Task::Regression, detail == Detail::OwnUnits);
+        Ok(Evaluated {
+            loss,
+            accuracy: (!is_regression).then(|| correct / len as f64),
+            samples: len,
+            errors: (is_regression && wants_errors).then(|| TestErrors::from_array(errors)),
+        })
     }
 
-    fn sum_over_ranks(&self, loss: f64, len: u64, errors: TestErrors) -> Result<Evaluated, Error> {
-        let mut sums = [0.0; 1 + TestErrors::LEN];
+    fn sum_over_ranks(
+        &self,
+        [loss, correct]: [f64; 2],
+        errors: TestErrors,
+    ) -> Result<[f64; 2 + TestErrors::LEN], Error> {
+        let mut sums = [0.0; 2 + TestErrors::LEN];
         sums[0] = loss;
-        sums[1..].copy_from_slice(&errors.to_array());
+        sums[1] = correct;
+        sums[2..].copy_from_slice(&errors.to_array());
         self.zero
             .with_link(|link| link.sum_f64(&mut sums))
             .map_err(Error::communication("sum the ranks' evaluations", self.step))?;
-        let [loss, errors @ ..] = sums;
-        let loss = loss / len as f64;
-        if !loss.is_finite() {
-            return Err(Error::NotFinite {
-                step: self.step,
-                what: "the loss of the evaluation".to_owned(),
-                loss,
-            });
-        }
-        Ok(Evaluated { loss, samples: len, errors: TestErrors::from_array(errors) })
+        Ok(sums)
     }
-}
-
-fn mean_squared_error(predicted_bo: &Tensor, y_bo: &Tensor) -> Result<f64, Error> {
-    predicted_bo
-        .f_mse_loss(y_bo, Reduction::Mean)
-        .and_then(|loss| loss.f_double_value(&[]))
-        .map_err(Error::torch("compute the loss of an evaluation"))
 }

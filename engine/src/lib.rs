@@ -24,6 +24,7 @@ mod error;
 mod evaluate;
 #[cfg(test)]
 mod fixture;
+mod loss;
 mod native;
 mod numbers;
 mod optimizer;

@@ -10,6 +10,7 @@ use std::rc::Rc;
 use common::spec;
 use tch::{Kind, Tensor};
 
+mod cnn;
 mod dropout;
 mod error;
 mod init;
@@ -22,8 +23,10 @@ pub use error::Error;
 pub(crate) use kernel::instruction_set;
 pub use unit::{AroundUnit, Plain, Unit, UnitKey, UnitPass};
 
-use crate::rng::DropoutKey;
+use init::Init;
 use recurrent::Cell;
+
+use crate::rng::DropoutKey;
 
 /// A leaf tensor of the model.
 #[derive(Debug)]
@@ -37,13 +40,39 @@ pub struct Parameter {
     pub unit: usize,
 }
 
+/// State of the model that is not trained but remembered: the running statistics of batch norm.
+/// fp32 or i64 whatever the model's precision.
+#[derive(Debug)]
+pub struct Buffer {
+    /// Torch's: `bn1.running_mean`.
+    pub name: String,
+    pub tensor: Tensor,
+}
+
+/// What a model reads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Input {
+    /// Windows of a series with so many features.
+    Series(usize),
+    Image(Image),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Image {
+    pub channels: usize,
+    pub height: usize,
+    pub width: usize,
+}
+
 /// A model with its parameters, on the CPU.
 #[derive(Debug)]
 pub struct Model {
     units: Vec<Rc<dyn Unit>>,
-    inputs: i64,
+    input: Input,
     /// Handles of the units' leaves.
     parameters: Vec<Parameter>,
+    /// Handles of the units' buffers.
+    buffers: Vec<Buffer>,
     description: serde_json::Value,
 }
 
@@ -54,51 +83,130 @@ pub enum Pass {
     Train(DropoutKey),
 }
 
-/// Makes the model of `spec` for `inputs` features and `outputs` predicted values. Its weights
-/// come from `spec.init_from`, else from `seed` alone: the same on every rank and machine.
-pub fn build(spec: &spec::Model, inputs: usize, outputs: usize, seed: u64) -> Result<Model, Error> {
-    check_features("input features", inputs)?;
+/// Makes the model of `spec` that reads `input` (a number is that of a series' features) and gives
+/// `outputs` values. Its weights come from `spec.init_from`, else from `seed` alone: the same on
+/// every rank and machine.
+pub fn build(
+    spec: &spec::Model,
+    input: impl Into<Input>,
+    outputs: usize,
+    seed: u64,
+) -> Result<Model, Error> {
+    let input = input.into();
     check_features("output features", outputs)?;
-    let (cell, recurrent) = match spec {
-        spec::Model::Lstm(recurrent) => (Cell::Lstm, recurrent),
-        spec::Model::Gru(recurrent) => (Cell::Gru, recurrent),
-        spec::Model::Cnn(_) => {
-            return Error::setting("model.kind", "cnn", "lstm or gru: this engine has no other");
-        }
-    };
-    let shapes = recurrent::layout(cell, recurrent, [inputs, outputs])?;
+    let (shapes, buffer_shapes) = layout(spec, input, outputs)?;
     check_size(&shapes)?;
-    let leaves = match spec.init_from() {
-        Some(path) => weights::load(path, shapes)?,
-        None => init::draw(cell, shapes, seed)?,
+    let (leaves, own_buffers) = match spec.init_from() {
+        Some(path) => weights::load(path, shapes, buffer_shapes)?,
+        None => (init::draw(shapes, seed)?, buffers(buffer_shapes)?),
     };
-    Ok(Model {
-        parameters: leaves.iter().map(Parameter::handle).collect(),
-        units: recurrent::units(cell, recurrent, leaves)?,
-        inputs: inputs as i64,
-        description: serde_json::json!({
-            "kind": spec.kind(),
-            "input-features": inputs,
-            "output-features": outputs,
+    let parameters = leaves.iter().map(Parameter::handle).collect();
+    let handles = own_buffers.iter().map(Buffer::handle).collect();
+    let units = match spec {
+        spec::Model::Lstm(recurrent) => recurrent::units(Cell::Lstm, recurrent, leaves)?,
+        spec::Model::Gru(recurrent) => recurrent::units(Cell::Gru, recurrent, leaves)?,
+        spec::Model::Cnn(cnn) => cnn::units(cnn, leaves, own_buffers),
+    };
+    let description = describe(spec, input, outputs);
+    Ok(Model { units, input, parameters, buffers: handles, description })
+}
+
+fn layout(
+    spec: &spec::Model,
+    input: Input,
+    outputs: usize,
+) -> Result<(Vec<Shape>, Vec<BufferShape>), Error> {
+    match (spec, input) {
+        (spec::Model::Lstm(recurrent), Input::Series(features)) => {
+            check_features("input features", features)?;
+            Ok((recurrent::layout(Cell::Lstm, recurrent, [features, outputs])?, Vec::new()))
+        }
+        (spec::Model::Gru(recurrent), Input::Series(features)) => {
+            check_features("input features", features)?;
+            Ok((recurrent::layout(Cell::Gru, recurrent, [features, outputs])?, Vec::new()))
+        }
+        (spec::Model::Cnn(cnn), Input::Image(image)) => {
+            let Image { channels, height, width } = image;
+            for (key, value) in
+                [("image channels", channels), ("image height", height), ("image width", width)]
+            {
+                check_features(key, value)?;
+            }
+            cnn::layout(cnn, image, outputs)
+        }
+        (model, input) => {
+            Err(Error::InputOfOtherKind { kind: model.kind(), input: input.to_string() })
+        }
+    }
+}
+
+fn describe(spec: &spec::Model, input: Input, outputs: usize) -> serde_json::Value {
+    let settings = match spec {
+        spec::Model::Lstm(recurrent) | spec::Model::Gru(recurrent) => serde_json::json!({
             "hidden-size": recurrent.hidden_size,
             "num-layers": recurrent.num_layers,
             "bidirectional": recurrent.bidirectional,
             "dropout": recurrent.dropout,
             "head-dropout": recurrent.head_dropout,
         }),
-    })
+        spec::Model::Cnn(cnn) => serde_json::json!({
+            "channels": cnn.channels,
+            "kernel-size": cnn.kernel_size,
+            "hidden-size": cnn.hidden_size,
+            "dropout": cnn.dropout,
+        }),
+    };
+    let mut description = serde_json::json!({ "kind": spec.kind() });
+    match input {
+        Input::Series(features) => description["input-features"] = features.into(),
+        Input::Image(Image { channels, height, width }) => {
+            description["input-image"] = vec![channels, height, width].into();
+        }
+    }
+    description["output-features"] = outputs.into();
+    for (key, value) in settings.as_object().into_iter().flatten() {
+        description[key] = value.clone();
+    }
+    description
+}
+
+impl From<usize> for Input {
+    fn from(features: usize) -> Self {
+        Self::Series(features)
+    }
+}
+
+impl std::fmt::Display for Input {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Series(features) => write!(f, "a series of {features} features"),
+            Self::Image(Image { channels, height, width }) => {
+                write!(f, "images of {channels} x {height} x {width}")
+            }
+        }
+    }
+}
+
+impl Input {
+    /// Values of one time step or of one image.
+    pub fn values(self) -> usize {
+        match self {
+            Self::Series(features) => features,
+            Self::Image(Image { channels, height, width }) => channels * height * width,
+        }
+    }
 }
 
 impl Model {
-    /// `x_btf` to `y_bo`, both fp32 whatever the weights are.
+    /// `x_btf` or `x_bchw` to `y_bo`, both fp32 whatever the weights are.
     pub fn forward(
         &self,
-        x_btf: &Tensor,
+        x: &Tensor,
         pass: Pass,
         around: &dyn AroundUnit,
     ) -> Result<Tensor, crate::Error> {
-        self.check_input(x_btf)?;
-        let mut value = self.to_weights_kind(x_btf)?;
+        self.check_input(x)?;
+        let mut value = self.to_weights_kind(x)?;
         for (index, unit) in self.units.iter().enumerate() {
             let pass = match pass {
                 Pass::Evaluate => UnitPass::Evaluate,
@@ -120,6 +228,11 @@ impl Model {
         &mut self.parameters
     }
 
+    /// In forward order: a rank's own until they are shared.
+    pub fn buffers(&self) -> &[Buffer] {
+        &self.buffers
+    }
+
     /// In forward order.
     pub fn units(&self) -> &[Rc<dyn Unit>] {
         &self.units
@@ -139,23 +252,31 @@ impl Model {
     }
 
     /// Weights of half the width work on inputs of half the width.
-    fn to_weights_kind(&self, x_btf: &Tensor) -> Result<Tensor, Error> {
+    fn to_weights_kind(&self, x: &Tensor) -> Result<Tensor, Error> {
         let kind = self.parameters.first().map_or(Kind::Float, |p| p.tensor.kind());
-        x_btf.f_to_kind(kind).map_err(|source| Error::torch("convert the input", source))
+        x.f_to_kind(kind).map_err(|source| Error::torch("convert the input", source))
     }
 
     /// libtorch reports a wrong shape from deep inside; this names it.
-    fn check_input(&self, x_btf: &Tensor) -> Result<(), Error> {
-        let size = x_btf.size();
-        match size[..] {
-            [batch, time, features] if batch > 0 && time > 0 && features == self.inputs => {
-                if x_btf.kind() == Kind::Float {
-                    return Ok(());
-                }
-                Err(Error::InputKind { found: x_btf.kind() })
-            }
-            _ => Err(Error::InputShape { found: size, features: self.inputs }),
+    fn check_input(&self, x: &Tensor) -> Result<(), Error> {
+        let found = x.size();
+        let (fits, expected) = match self.input {
+            Input::Series(features) => (
+                found.len() == 3 && found[2] == features as i64,
+                format!("[batch, time, {features}]"),
+            ),
+            Input::Image(Image { channels, height, width }) => (
+                found.len() == 4 && found[1..] == [channels as i64, height as i64, width as i64],
+                format!("[batch, {channels}, {height}, {width}]"),
+            ),
+        };
+        if !fits || found.contains(&0) {
+            return Err(Error::InputShape { found, expected });
         }
+        if x.kind() != Kind::Float {
+            return Err(Error::InputKind { found: x.kind() });
+        }
+        Ok(())
     }
 }
 
@@ -167,12 +288,49 @@ impl Parameter {
     }
 }
 
-/// Name, shape and unit of every parameter of a model, in torch's order; no values yet.
-#[derive(Debug, Clone, PartialEq, Eq)]
+impl Buffer {
+    /// Another handle of the same tensor.
+    pub(crate) fn handle(&self) -> Self {
+        Self { name: self.name.clone(), tensor: self.tensor.shallow_clone() }
+    }
+}
+
+/// What a parameter of a model will be; models list theirs in torch's order.
+#[derive(Debug, Clone, PartialEq)]
 struct Shape {
     name: String,
     dims: Vec<usize>,
     unit: usize,
+    init: Init,
+}
+
+/// What a buffer of a model will be.
+#[derive(Debug, Clone, PartialEq)]
+struct BufferShape {
+    name: String,
+    dims: Vec<usize>,
+    initial: BufferValues,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+enum BufferValues {
+    Floats(Vec<f32>),
+    Counts(Vec<i64>),
+}
+
+fn buffers(shapes: Vec<BufferShape>) -> Result<Vec<Buffer>, Error> {
+    let made = |BufferShape { name, dims, initial }: BufferShape| {
+        let dims: Vec<i64> = dims.iter().map(|&d| d as i64).collect();
+        let (bytes, kind) = match &initial {
+            BufferValues::Floats(values) => (bytemuck::cast_slice(values), Kind::Float),
+            BufferValues::Counts(values) => (bytemuck::cast_slice(values), Kind::Int64),
+        };
+        match Tensor::f_from_data_size(bytes, &dims, kind) {
+            Ok(tensor) => Ok(Buffer { name, tensor }),
+            Err(source) => Err(Error::Buffer { name, source }),
+        }
+    };
+    shapes.into_iter().map(made).collect()
 }
 
 impl Shape {

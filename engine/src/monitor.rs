@@ -15,7 +15,7 @@ mod table;
 mod tensorboard;
 
 pub use deepspeed_csv::DeepSpeedCsv;
-pub use table::{StepsCsv, ValidationCsv};
+pub use table::{StepsCsv, ValidationColumns, ValidationCsv};
 pub use tensorboard::TensorBoardWriter;
 
 /// One optimizer step.
@@ -44,6 +44,8 @@ pub struct ValidationRecord {
     pub samples: u64,
     pub epoch: u32,
     pub val_loss: f64,
+    /// Of a classification.
+    pub val_accuracy: Option<f64>,
     pub time: UnixMillis,
 }
 
@@ -93,10 +95,12 @@ pub struct Monitors {
 }
 
 impl Monitors {
-    /// Opens what `spec` asks for; its own files lie under `run_dir`.
+    /// Opens what `spec` asks for; its own files lie under `run_dir`. `columns` are those of the
+    /// file of validations.
     pub fn open(
         run_dir: &Path,
         spec: &spec::Monitor,
+        columns: ValidationColumns,
         from: Position,
         now: UnixMillis,
     ) -> Result<Self, Error> {
@@ -113,7 +117,7 @@ impl Monitors {
                 .transpose()?,
             validation: metrics
                 .as_ref()
-                .map(|dir| ValidationCsv::open(&dir.join("validation.csv"), from))
+                .map(|dir| ValidationCsv::open(&dir.join("validation.csv"), columns, from))
                 .transpose()?,
             deepspeed: spec
                 .deepspeed_csv_dir
@@ -135,7 +139,7 @@ impl Monitors {
         if let Some(table) = &mut self.validation {
             table.append(records)?;
         }
-        let scalars: Vec<Scalar> = records.iter().map(ValidationRecord::scalar).collect();
+        let scalars: Vec<Scalar> = records.iter().flat_map(ValidationRecord::scalars).collect();
         self.scalars(&scalars)
     }
 
@@ -173,9 +177,13 @@ impl StepRecord {
 }
 
 impl ValidationRecord {
-    fn scalar(&self) -> Scalar {
-        let Self { samples, val_loss, time, .. } = *self;
-        Scalar { metric: metric::VAL_LOSS, samples, value: val_loss, time }
+    fn scalars(&self) -> impl Iterator<Item = Scalar> + use<> {
+        let Self { samples, val_loss, val_accuracy, time, .. } = *self;
+        let accuracy = val_accuracy.map(|value| (metric::VAL_ACCURACY, value));
+        [(metric::VAL_LOSS, val_loss)]
+            .into_iter()
+            .chain(accuracy)
+            .map(move |(metric, value)| Scalar { metric, samples, value, time })
     }
 }
 

@@ -15,7 +15,7 @@ use common::status::{Live, MetricPoint, UnixMillis};
 
 use crate::Reporter;
 use crate::error::Error;
-use crate::monitor::{Monitors, Position, Scalar, StepRecord, ValidationRecord};
+use crate::monitor::{Monitors, Position, Scalar, StepRecord, ValidationColumns, ValidationRecord};
 use crate::report::recorder::{Record, Recorder};
 
 mod recorder;
@@ -41,10 +41,11 @@ impl Report {
         &mut self,
         run_dir: &Path,
         spec: &spec::Monitor,
+        columns: ValidationColumns,
         from: Position,
     ) -> Result<(), Error> {
         if self.is_first_rank {
-            let monitors = Monitors::open(run_dir, spec, from, now())?;
+            let monitors = Monitors::open(run_dir, spec, columns, from, now())?;
             self.recorder = Some(Recorder::start(monitors)?);
         }
         Ok(())
@@ -78,9 +79,22 @@ impl Report {
         if !self.is_first_rank {
             return;
         }
-        let ValidationRecord { step, samples, val_loss: value, time, .. } = record;
-        self.reporter.metric(metric::VAL_LOSS.name, MetricPoint { step, samples, value, time });
+        let ValidationRecord { step, samples, val_loss, val_accuracy, time, .. } = record;
+        let accuracy = val_accuracy.map(|value| (metric::VAL_ACCURACY, value));
+        for (metric, value) in [(metric::VAL_LOSS, val_loss)].into_iter().chain(accuracy) {
+            self.reporter.metric(metric.name, MetricPoint { step, samples, value, time });
+        }
         self.record(Record::Validation(record));
+    }
+
+    /// Of the test part, judged once at the end of a run.
+    pub(crate) fn test_accuracy(&mut self, step: u64, samples: u64, value: f64) {
+        if !self.is_first_rank {
+            return;
+        }
+        let (metric, time) = (metric::TEST_ACCURACY, now());
+        self.reporter.metric(metric.name, MetricPoint { step, samples, value, time });
+        self.record(Record::Scalar(Scalar { metric, samples, value, time }));
     }
 
     fn memory(&mut self, step: u64, samples: u64) {

@@ -118,7 +118,7 @@ impl Saver {
         if self.saved_step == Some(state.step) {
             return Ok(());
         }
-        let request = Request { copy: StateCopy::of(zero, best), state: state.clone() };
+        let request = Request { copy: StateCopy::of(zero, best)?, state: state.clone() };
         let sender = self.requests.as_ref().expect("the channel is closed only on drop");
         if sender.send(request).is_err() {
             return Err(Error::ThreadEnded { name: "save" });

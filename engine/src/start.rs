@@ -6,10 +6,10 @@ use std::time::Instant;
 use common::spec::{JobSpec, Validate};
 use tch::Kind;
 
-use crate::data::{self, Dataset};
+use crate::data::{self, Dataset, Task};
 use crate::error::Error;
 use crate::model;
-use crate::monitor::Position;
+use crate::monitor::{Position, ValidationColumns};
 use crate::precision::Precision;
 use crate::report::{Report, peak_resident_bytes};
 use crate::save::{self, SaveThread, Saver, Start};
@@ -79,7 +79,7 @@ fn prepare(context: RankContext) -> Result<Prepared, Error> {
         output::write_effective(&run_dir, &spec)?;
     }
     let Planned { data, mut plan } = plan(&spec, world, &report)?;
-    let mut model = model::build(&spec.model, data.input_features, data.output_features, seed)?;
+    let mut model = model::build(&spec.model, data.input, data.output_features, seed)?;
     let mut zero = Zero::new(&mut model, &spec, communicator)?;
     agree_on_data(&zero, &data)?;
     let weights = model.parameters().first().map_or(Kind::Float, |p| p.tensor.kind());
@@ -112,7 +112,7 @@ fn prepare(context: RankContext) -> Result<Prepared, Error> {
     let notes = notes.chain(nothing_left);
     notes.chain(schedule.warning(plan.total_steps)).for_each(|note| report.note(note));
     let from = Position { step: state.step, samples: state.samples };
-    report.open_files(&run_dir, &spec.monitor, from)?;
+    report.open_files(&run_dir, &spec.monitor, validation_columns(&data), from)?;
     let saver = Saver::start(
         SaveThread::new(root, votes, resumed.gone),
         spec.checkpoint.asynchronous,
@@ -162,6 +162,13 @@ fn nothing_left(plan: &Plan, state: &State) -> Option<String> {
     ))
 }
 
+fn validation_columns(data: &Dataset) -> ValidationColumns {
+    match data.train.task() {
+        Task::Regression => ValidationColumns::Loss,
+        Task::Classification => ValidationColumns::LossAndAccuracy,
+    }
+}
+
 /// Ranks that read different files would train on nonsense without a word.
 fn agree_on_data(zero: &Zero, data: &Dataset) -> Result<(), Error> {
     let len = |part: &Option<data::Samples>| part.as_ref().map_or(0, data::Samples::len);
@@ -169,7 +176,7 @@ fn agree_on_data(zero: &Zero, data: &Dataset) -> Result<(), Error> {
         ("training samples", data.train.len()),
         ("validation samples", len(&data.validation)),
         ("test samples", len(&data.test)),
-        ("input columns", data.input_features),
+        ("input values", data.input.values()),
         ("values to predict", data.output_features),
     ];
     let mut facts: Vec<i64> = sizes.iter().map(|(_, size)| *size as i64).collect();
@@ -212,6 +219,7 @@ fn finish(prepared: &mut Prepared, end: End) -> Result<Outcome, Error> {
         peak_rss_bytes,
         checkpoint_stall_seconds: trainer.saver.stall().as_secs_f64(),
         test,
+        is_regression: trainer.data.train.task() == Task::Regression,
         was_stopped,
     };
     let summary = (trainer.rank == 0).then(|| summarise(&trainer.state, measured));

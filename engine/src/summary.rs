@@ -23,6 +23,7 @@ pub(crate) struct Measured {
     pub(crate) peak_rss_bytes: Vec<u64>,
     pub(crate) checkpoint_stall_seconds: f64,
     pub(crate) test: Option<TestResult>,
+    pub(crate) is_regression: bool,
     pub(crate) was_stopped: bool,
 }
 
@@ -40,7 +41,12 @@ pub(crate) fn summarise(state: &State, measured: Measured) -> Summary {
             state.initial_val_loss,
             best.map(|best| best.val_loss),
         ),
-        quality: best.map(|best| best.val_loss).or(state.last_loss).map(quality),
+        best_val_accuracy: best.and_then(|best| best.val_accuracy),
+        quality: best
+            .map(|best| best.val_loss)
+            .or(state.last_loss)
+            .filter(|_| measured.is_regression)
+            .map(quality),
         test: measured.test,
         steps: state.step,
         epochs: state.epoch,

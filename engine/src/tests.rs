@@ -1,5 +1,6 @@
 //! The room through its public surface: whole runs with the ranks as threads of one process.
 
+pub(crate) mod cnn;
 mod failures;
 mod numerics;
 mod optimizers;

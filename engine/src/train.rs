@@ -11,7 +11,7 @@ use std::time::Instant;
 use common::spec::{JobSpec, Validate};
 use common::status::{Live, TestResult};
 
-use crate::data::{self, Dataset};
+use crate::data::{self, Dataset, TestErrors};
 use crate::error::Error;
 use crate::evaluate::{Detail, Evaluated, Evaluation};
 use crate::model::Model;
@@ -144,17 +144,21 @@ impl Trainer {
             return Ok(());
         }
         let Some(samples) = self.data.validation.clone() else { return Ok(()) };
-        let loss = self.evaluate(&samples, Detail::Loss)?.loss;
-        let is_best = self.state.on_validation(loss, self.spec.training.early_stopping);
+        self.zero.share_buffers()?;
+        let Evaluated { loss, accuracy, .. } = self.evaluate(&samples, Detail::Loss)?;
+        let stopping = self.spec.training.early_stopping;
+        let is_best = self.state.on_validation(loss, accuracy, stopping);
         // A run that has made all its steps was not stopped before its time.
         self.state.stopped_early &= self.state.step < self.plan.total_steps;
         if is_best {
-            self.best_weights = self.data.test.is_some().then(|| self.zero.snapshot());
+            self.best_weights =
+                self.data.test.is_some().then(|| self.zero.snapshot()).transpose()?;
         }
         tracing::info!(
             step = self.state.step,
             epoch = self.state.epoch,
             loss,
+            accuracy,
             is_best,
             "validated"
         );
@@ -163,6 +167,7 @@ impl Trainer {
             samples: self.state.samples,
             epoch: self.state.epoch,
             val_loss: loss,
+            val_accuracy: accuracy,
             time: now(),
         });
         self.report.progress(self.live());
@@ -187,19 +192,31 @@ impl Trainer {
     pub(crate) fn test(&mut self) -> Result<Option<TestResult>, Error> {
         let Some(samples) = self.data.test.clone() else { return Ok(None) };
         let mut best = self.best_weights.take();
+        self.zero.share_buffers()?;
         if let Some(best) = &mut best {
-            self.zero.swap(best);
+            self.zero.swap(best)?;
         }
         let evaluated = self.evaluate(&samples, Detail::OwnUnits);
         if let Some(best) = &mut best {
-            self.zero.swap(best);
+            self.zero.swap(best)?;
         }
-        let Evaluated { loss, samples, errors } = evaluated?;
-        let (mae, rmse, naive_mae) = (errors.mae(), errors.rmse(), errors.naive_mae());
-        Ok(Some(TestResult { loss, mae, rmse, naive_mae, samples }))
+        let Evaluated { loss, accuracy, samples, errors } = evaluated?;
+        if let Some(accuracy) = accuracy {
+            let State { step, samples, .. } = self.state;
+            self.report.test_accuracy(step, samples, accuracy);
+        }
+        Ok(Some(TestResult {
+            loss,
+            mae: errors.map(TestErrors::mae),
+            rmse: errors.map(TestErrors::rmse),
+            naive_mae: errors.map(TestErrors::naive_mae),
+            accuracy,
+            samples,
+        }))
     }
 
     fn save(&mut self, urgency: Urgency) -> Result<(), Error> {
+        self.zero.share_buffers()?;
         let mut state = self.state.clone();
         state.seconds_before += self.started.elapsed().as_secs_f64();
         // The best weights travel along where they are not the present ones.
@@ -224,6 +241,7 @@ impl Trainer {
             samples: state.samples,
             loss: state.last_loss,
             val_loss: state.last_val_loss,
+            val_accuracy: state.last_val_accuracy,
             learning_rate: state.updates().checked_sub(1).map(|k| self.schedule.rate(k)),
             grad_norm: self.pace.grad_norm(),
             samples_per_second: self.pace.samples_per_second(),

@@ -22,11 +22,13 @@ use crate::error::Error;
 use crate::model::Model;
 use crate::native::GradientHooks;
 use crate::optimizer::{Optimizer, Shard, StateName, Update, sum_of_squares};
+use crate::zero::buffers::Buffers;
 use crate::zero::layout::{Extent, Layout, Slice, bucket_size};
 use crate::zero::link::Link;
 use crate::zero::reducer::{GradientKinds, Reducer};
 use crate::zero::weights::Weights;
 
+mod buffers;
 mod flat;
 mod layer_wise;
 pub(crate) mod layout;
@@ -35,7 +37,6 @@ mod reducer;
 mod weights;
 
 pub(crate) use reducer::MicroStep;
-pub(crate) use weights::Snapshot;
 
 /// The state of one rank: parameters, optimizer states, and its way to the others.
 pub(crate) struct Zero {
@@ -52,6 +53,14 @@ pub(crate) struct Zero {
     /// By bucket, then in the order of [`Optimizer::states`]: whole at stage 0, this rank's shard
     /// else.
     states: Vec<Vec<Vec<f32>>>,
+    buffers: Buffers,
+}
+
+/// All weights and buffers, to come back to.
+#[derive(Debug)]
+pub(crate) struct Snapshot {
+    weights: weights::Snapshot,
+    pub(crate) buffers: buffers::Snapshot,
 }
 
 /// What a slice of the state belongs to.
@@ -90,6 +99,8 @@ impl Zero {
             (_, bucket) => bucket.shard(world, rank),
         };
         let weights = Weights::flatten(model, &layout, precision.effective, updated, &mut link)?;
+        let mut buffers = Buffers::of(model)?;
+        buffers.share(&mut link)?;
         let kinds = GradientKinds {
             accumulation: precision.grad_accumulation,
             communication: precision.communication,
@@ -113,6 +124,7 @@ impl Zero {
             shapes: model.parameters().iter().map(|p| p.tensor.size()).collect(),
             weights,
             states,
+            buffers,
             layout,
         })
     }
@@ -220,7 +232,7 @@ impl Zero {
     pub(crate) fn read_from<'a>(&self, snapshot: &'a Snapshot, slice: &Slice) -> &'a [f32] {
         let shard = self.layout.buckets[slice.bucket].shard(self.layout.world, self.rank);
         let start = shard.start + slice.shard_offset;
-        self.weights.read_from(snapshot, slice.bucket, start..start + slice.len)
+        self.weights.read_from(&snapshot.weights, slice.bucket, start..start + slice.len)
     }
 
     /// Sets the elements of a slice of [`Zero::held`].
@@ -239,7 +251,7 @@ impl Zero {
 
     /// Sets the elements of a slice of the parameters of [`Zero::held`] in a snapshot.
     pub(crate) fn write_to(&self, snapshot: &mut Snapshot, slice: &Slice, values: &[f32]) {
-        self.weights.write_to(snapshot, slice.bucket, slice.shard_offset, values);
+        self.weights.write_to(&mut snapshot.weights, slice.bucket, slice.shard_offset, values);
     }
 
     /// What this run's state is made of: the parameters and what its optimizer keeps.
@@ -253,14 +265,36 @@ impl Zero {
         states.iter().position(|it| *it == name).expect("asked for a kind of `Zero::kinds`")
     }
 
-    /// A copy of all parameters, to come back to.
-    pub(crate) fn snapshot(&self) -> Snapshot {
-        self.weights.snapshot()
+    /// A copy of all parameters and buffers, to come back to.
+    pub(crate) fn snapshot(&self) -> Result<Snapshot, Error> {
+        Ok(Snapshot { weights: self.weights.snapshot(), buffers: self.buffers.snapshot()? })
     }
 
-    /// Exchanges the parameters with a snapshot's.
-    pub(crate) fn swap(&mut self, snapshot: &mut Snapshot) {
-        self.weights.swap(snapshot);
+    /// Exchanges the parameters and buffers with a snapshot's.
+    pub(crate) fn swap(&mut self, snapshot: &mut Snapshot) -> Result<(), Error> {
+        self.weights.swap(&mut snapshot.weights);
+        let buffers = self.buffers.snapshot()?;
+        self.buffers.restore(&snapshot.buffers)?;
+        snapshot.buffers = buffers;
+        Ok(())
+    }
+
+    pub(crate) fn is_first_rank(&self) -> bool {
+        self.rank == 0
+    }
+
+    /// What the model remembers beside its parameters.
+    pub(crate) fn buffers(&self) -> &Buffers {
+        &self.buffers
+    }
+
+    pub(crate) fn buffers_mut(&mut self) -> &mut Buffers {
+        &mut self.buffers
+    }
+
+    /// Every rank takes over rank 0's buffers: before they are used or saved. Collective.
+    pub(crate) fn share_buffers(&mut self) -> Result<(), Error> {
+        self.buffers.share(&mut self.reducer.borrow_mut().link)
     }
 }
 

@@ -59,6 +59,21 @@ pub enum Error {
         window: u32,
         horizon: u32,
     },
+    #[error("read or unpack `{path}`")]
+    Unpack { path: String, source: std::io::Error },
+    #[error("`{path}` has more than {limit} bytes when unpacked")]
+    TooManyBytes { path: String, limit: u64 },
+    #[error(
+        "`{path}` line {line}: {found} fields; expected {expected}: the pixels of 8 x 8 and a class"
+    )]
+    NotADigit { path: String, line: u64, found: u64, expected: u64 },
+    #[error(
+        "`{path}`: data.split leaves the {part} part without one of its {total} images; \
+         give it a larger share, or 0"
+    )]
+    TooFewImages { path: String, part: &'static str, total: usize },
+    #[error("classes have no units to measure errors in")]
+    NoUnits,
     #[error("sample {index} of {len}")]
     NoSuchSample { index: u32, len: usize },
     #[error("a batch of {samples} samples with {values} values does not fit into memory")]

@@ -5,9 +5,10 @@ use std::sync::Arc;
 
 use common::spec::Normalization;
 
-use super::samples::{Inputs, Samples, Series};
 use super::scaling::{Affine, Column, Spread, fit, fit_differences};
-use super::{Dataset, Error, Table, Windows};
+use super::windows::{Inputs, Series, SeriesSamples};
+use super::{Dataset, Error, Samples, Table, Windows};
+use crate::model::Input;
 
 /// No window crosses a split: each part's samples lie wholly within its rows.
 pub(super) fn dataset(
@@ -40,12 +41,13 @@ pub(super) fn dataset(
         window: fitting.window,
         horizon: fitting.horizon,
     });
-    let [train, validation, test] = parts.map(|rows| Samples::of(&series, rows));
+    let [train, validation, test] =
+        parts.map(|rows| SeriesSamples::of(&series, rows).map(Samples::Series));
     Ok(Dataset {
         train: train.expect("check_rows found at least one sample in the training part"),
         validation,
         test,
-        input_features: columns.len(),
+        input: Input::Series(columns.len()),
         output_features: fitting.horizon * targets.len(),
         columns,
         targets,
@@ -55,7 +57,7 @@ pub(super) fn dataset(
 
 /// The row ranges of training, validation and test. Boundaries are rounded shares of the whole,
 /// so that no row is lost.
-fn parts(rows: usize, split: [f64; 3]) -> Result<[Range<usize>; 3], Error> {
+pub(super) fn parts(rows: usize, split: [f64; 3]) -> Result<[Range<usize>; 3], Error> {
     let sum: f64 = split.iter().sum();
     let valid = split.iter().all(|share| (0.0..=1.0).contains(share)) && (sum - 1.0).abs() < 1e-6;
     if !valid || split[0] == 0.0 {

@@ -8,9 +8,10 @@ use common::spec::DataSource;
 
 use crate::rng::Stream;
 
-use super::samples::{Inputs, Samples, Series};
 use super::scaling::Affine;
-use super::{Dataset, Error, Table, Windows, check_size};
+use super::windows::{Inputs, Series, SeriesSamples};
+use super::{Dataset, Error, Samples, Table, Windows, check_size};
+use crate::model::Input;
 
 /// Three sines and noise over t in [0, 4π]: `samples[0]` windows to train on, and a second series
 /// of `samples[1]` windows over the same range of t with other noise to validate with. Not
@@ -44,7 +45,7 @@ pub(super) fn sine(
             window: windows.window as usize,
             horizon: windows.horizon as usize,
         });
-        parts.push(Samples::of(&series, 0..points as usize));
+        parts.push(SeriesSamples::of(&series, 0..points as usize).map(Samples::Series));
     }
     let validation = parts.pop().expect("two series were made");
     let train = parts.pop().flatten().expect("at least one sample was asked for");
@@ -52,7 +53,7 @@ pub(super) fn sine(
         train,
         validation,
         test: None,
-        input_features: 1,
+        input: Input::Series(1),
         output_features: windows.horizon as usize,
         columns: vec!["signal".to_owned()],
         targets: vec!["signal".to_owned()],

@@ -58,17 +58,17 @@ impl TestErrors {
     }
 
     /// Mean absolute error; NaN before the first prediction.
-    pub fn mae(&self) -> f64 {
+    pub fn mae(self) -> f64 {
         self.absolute / self.values
     }
 
     /// Root of the mean squared error.
-    pub fn rmse(&self) -> f64 {
+    pub fn rmse(self) -> f64 {
         libm::sqrt(self.squared / self.values)
     }
 
     /// Mean absolute error of predicting each window's last value.
-    pub fn naive_mae(&self) -> f64 {
+    pub fn naive_mae(self) -> f64 {
         self.naive_absolute / self.values
     }
 }

@@ -4,6 +4,7 @@ use tch::Tensor;
 use super::*;
 
 mod csv;
+mod digits;
 mod normalization;
 mod properties;
 mod series;

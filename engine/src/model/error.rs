@@ -19,8 +19,12 @@ pub enum Error {
     ParseWeights { path: String, source: safetensors::SafeTensorError },
     #[error("initial weights `{path}` do not fit the model: {mismatch}")]
     MismatchedWeights { path: String, mismatch: Mismatch },
-    #[error("input of shape {found:?}: expected [batch, time, {features}], all positive")]
-    InputShape { found: Vec<i64>, features: i64 },
+    #[error("input of shape {found:?}: expected {expected}, all positive")]
+    InputShape { found: Vec<i64>, expected: String },
+    #[error("a model of kind `{kind}` cannot read {input}")]
+    InputOfOtherKind { kind: &'static str, input: String },
+    #[error("make buffer `{name}`")]
+    Buffer { name: String, source: TchError },
     #[error("input of kind {found:?}: expected Float")]
     InputKind { found: Kind },
     #[error("make parameter `{name}`")]
@@ -50,6 +54,7 @@ impl Error {
             self,
             Self::Setting { .. }
                 | Self::TooLarge { .. }
+                | Self::InputOfOtherKind { .. }
                 | Self::ReadWeights { .. }
                 | Self::ParseWeights { .. }
                 | Self::MismatchedWeights { .. }

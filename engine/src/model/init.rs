@@ -1,42 +1,53 @@
-//! Initial weights from a seed: Xavier-uniform input weights, orthogonal hidden weights, biases 0
-//! with an LSTM's forget quarter at 1 (in both biases, as loops over torch's parameters do), and
-//! torch's default for the head. Each parameter has a stream of its own, so that a layer more
-//! changes no other layer.
+//! Initial weights from a seed. Each parameter has a stream of its own, so that a layer more changes
+//! no other layer.
 
 use crate::rng::Stream;
 
-use super::recurrent::Cell;
 use super::{Error, Parameter, Shape, leaf};
 
-pub(super) fn draw(cell: Cell, shapes: Vec<Shape>, seed: u64) -> Result<Vec<Parameter>, Error> {
-    let head_inputs = shapes
-        .iter()
-        .find(|shape| shape.name == "fc.weight")
-        .map(|shape| shape.dims[1])
-        .expect("every layout ends with the head");
-    shapes
-        .into_iter()
-        .map(|shape| {
-            let values = values(cell, &shape, head_inputs, seed);
-            leaf(shape, &values)
-        })
-        .collect()
+/// How a parameter starts.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) enum Init {
+    /// In [-bound, bound).
+    Uniform {
+        bound: f64,
+    },
+    Orthogonal,
+    Fill(f32),
+    /// An LSTM's bias: 0, and 1 for the forget gate, in both biases, as loops over torch's
+    /// parameters do.
+    ForgetGate,
 }
 
-fn values(cell: Cell, shape: &Shape, head_inputs: usize, seed: u64) -> Vec<f32> {
-    let mut stream = Stream::new(&format!("init/{}", shape.name), &[seed]);
-    if shape.name.starts_with("fc.") {
-        // torch.nn.Linear: kaiming_uniform(a = sqrt 5), which is 1/sqrt(fan in); the bias alike.
-        return uniform(&mut stream, shape.numel(), 1.0 / libm::sqrt(head_inputs as f64));
+impl Init {
+    /// torch's default for linear layers and convolutions, weights and biases alike:
+    /// kaiming-uniform with a = sqrt 5, which is 1/sqrt(fan in).
+    pub(super) fn fan_in(fan_in: usize) -> Self {
+        Self::Uniform { bound: 1.0 / libm::sqrt(fan_in as f64) }
     }
-    match shape.dims[..] {
-        [rows, columns] if shape.name.contains("weight_ih") => {
-            // torch's fans are those of the whole gate-stacked matrix.
-            let bound = libm::sqrt(6.0 / (rows + columns) as f64);
-            uniform(&mut stream, rows * columns, bound)
-        }
-        [rows, columns] => orthogonal(&mut stream, rows, columns),
-        _ => bias(cell, shape.numel()),
+
+    /// For a matrix of this shape.
+    pub(super) fn xavier(rows: usize, columns: usize) -> Self {
+        Self::Uniform { bound: libm::sqrt(6.0 / (rows + columns) as f64) }
+    }
+}
+
+pub(super) fn draw(shapes: Vec<Shape>, seed: u64) -> Result<Vec<Parameter>, Error> {
+    let drawn = |shape: Shape| {
+        let values = values(&shape, seed);
+        leaf(shape, &values)
+    };
+    shapes.into_iter().map(drawn).collect()
+}
+
+fn values(shape: &Shape, seed: u64) -> Vec<f32> {
+    let mut stream = Stream::new(&format!("init/{}", shape.name), &[seed]);
+    match (shape.init, &shape.dims[..]) {
+        (Init::Uniform { bound }, _) => uniform(&mut stream, shape.numel(), bound),
+        (Init::Orthogonal, [rows, columns]) => orthogonal(&mut stream, *rows, *columns),
+        (Init::Orthogonal, dims) => panic!("only a matrix is orthogonal, not {dims:?}"),
+        (Init::Fill(value), _) => vec![value; shape.numel()],
+        (Init::ForgetGate, _) => forget_gate(shape.numel()),
     }
 }
 
@@ -45,11 +56,9 @@ fn uniform(stream: &mut Stream, len: usize, bound: f64) -> Vec<f32> {
 }
 
 /// Gates are stacked as input, forget, cell, output: the second quarter is the forget gate's.
-fn bias(cell: Cell, len: usize) -> Vec<f32> {
+fn forget_gate(len: usize) -> Vec<f32> {
     let mut values = vec![0.0; len];
-    if cell == Cell::Lstm {
-        values[len / 4..len / 2].fill(1.0);
-    }
+    values[len / 4..len / 2].fill(1.0);
     values
 }
 

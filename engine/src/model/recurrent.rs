@@ -12,7 +12,7 @@ use tch::Tensor;
 
 use super::dropout::dropout;
 use super::kernel::{self, Kernel};
-use super::{Error, Parameter, Shape, Unit, UnitPass, check_rate};
+use super::{Error, Init, Parameter, Shape, Unit, UnitPass, check_rate};
 use crate::native::lstm;
 
 /// Beyond these, sizes are typing mistakes, and their products would overflow.
@@ -173,24 +173,32 @@ pub(super) fn layout(
     let hidden = spec.hidden_size as usize;
     let layers = spec.num_layers as usize;
     let directions: &[&str] = if spec.bidirectional { &["", "_reverse"] } else { &[""] };
+    let bias = match cell {
+        Cell::Lstm => Init::ForgetGate,
+        Cell::Gru => Init::Fill(0.0),
+    };
     let mut shapes = Vec::new();
     for layer in 0..layers {
         let layer_inputs = if layer == 0 { inputs } else { hidden * directions.len() };
+        let rows = gates * hidden;
         for direction in directions {
-            for (role, dims) in [
-                ("weight_ih", vec![gates * hidden, layer_inputs]),
-                ("weight_hh", vec![gates * hidden, hidden]),
-                ("bias_ih", vec![gates * hidden]),
-                ("bias_hh", vec![gates * hidden]),
+            for (role, dims, init) in [
+                // torch's fans are those of the whole gate-stacked matrix.
+                ("weight_ih", vec![rows, layer_inputs], Init::xavier(rows, layer_inputs)),
+                ("weight_hh", vec![rows, hidden], Init::Orthogonal),
+                ("bias_ih", vec![rows], bias),
+                ("bias_hh", vec![rows], bias),
             ] {
                 let name = format!("{prefix}.{role}_l{layer}{direction}");
-                shapes.push(Shape { name, dims, unit: layer });
+                shapes.push(Shape { name, dims, unit: layer, init });
             }
         }
     }
     let last = hidden * directions.len();
-    shapes.push(Shape { name: "fc.weight".to_owned(), dims: vec![outputs, last], unit: layers });
-    shapes.push(Shape { name: "fc.bias".to_owned(), dims: vec![outputs], unit: layers });
+    let (unit, init) = (layers, Init::fan_in(last));
+    for (name, dims) in [("fc.weight", vec![outputs, last]), ("fc.bias", vec![outputs])] {
+        shapes.push(Shape { name: name.to_owned(), dims, unit, init });
+    }
     Ok(shapes)
 }
 

@@ -7,6 +7,8 @@ use tch::Device;
 use super::*;
 use crate::{data, fixture};
 
+mod cnn;
+
 fn recurrent() -> Recurrent {
     Recurrent {
         hidden_size: 6,

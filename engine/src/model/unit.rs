@@ -1,7 +1,7 @@
 //! The units that a model is made of, and the hand that may be laid around each of them.
 //!
-//! Promise: a unit's forward follows from its input, its weights and its pass alone, so it can be
-//! run again in backward and gives the same bits. Refusal: a unit knows nothing of its neighbours,
+//! Promise: in training, a unit's forward follows from its input, its weights and its pass alone, so
+//! it can be run again in backward and gives the same bits. Refusal: a unit knows nothing of its neighbours,
 //! of ranks or of where its weights lie.
 
 use std::fmt;
@@ -9,7 +9,7 @@ use std::rc::Rc;
 
 use tch::Tensor;
 
-use super::{Error, Parameter};
+use super::{Buffer, Error, Parameter};
 use crate::rng::{self, DropoutKey, Stream};
 
 /// A layer or block whose parameters are used together: what is gathered, freed and recomputed as
@@ -19,6 +19,11 @@ pub trait Unit: fmt::Debug {
 
     /// Its leaves, in torch's order; the model's parameters are handles of the same tensors.
     fn parameters(&self) -> &[Parameter];
+
+    /// What it remembers of the batches that it was trained on.
+    fn buffers(&self) -> &[Buffer] {
+        &[]
+    }
 }
 
 /// What one unit's forward is for.

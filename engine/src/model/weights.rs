@@ -8,38 +8,89 @@ use half::{bf16, f16};
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 
 use super::error::Mismatch;
-use super::{Error, Parameter, Shape, display, leaf};
+use super::{Buffer, BufferShape, BufferValues, Error, Parameter, Shape, display, leaf};
 
-pub(super) fn load(path: &Path, shapes: Vec<Shape>) -> Result<Vec<Parameter>, Error> {
+/// Parameters and buffers, as the file has them.
+pub(super) fn load(
+    path: &Path,
+    shapes: Vec<Shape>,
+    buffer_shapes: Vec<BufferShape>,
+) -> Result<(Vec<Parameter>, Vec<Buffer>), Error> {
     let bytes =
         fs_err::read(path).map_err(|source| Error::ReadWeights { path: display(path), source })?;
     let file = SafeTensors::deserialize(&bytes)
         .map_err(|source| Error::ParseWeights { path: display(path), source })?;
-    let mut found: HashMap<String, TensorView<'_>> = file.tensors().into_iter().collect();
-    let mut mismatch = Mismatch::default();
-    let mut loaded = Vec::with_capacity(shapes.len());
+    let mut found =
+        Found { views: file.tensors().into_iter().collect(), mismatch: Mismatch::default() };
+    let mut parameters = Vec::with_capacity(shapes.len());
     for shape in shapes {
-        match found.remove(&shape.name) {
-            None => mismatch.missing.push(shape.name),
-            Some(view) => match values(&shape, &view) {
-                Ok(values) => loaded.push((shape, values)),
-                Err(reason) => mismatch.wrong.push(format!("{} {reason}", shape.name)),
-            },
-        }
+        let values = found.take(&shape.name, |view| values(&shape.dims, view));
+        parameters.extend(values.map(|values| (shape, values)));
     }
-    mismatch.unexpected = found.into_keys().collect();
+    let mut buffers = Vec::with_capacity(buffer_shapes.len());
+    for shape in buffer_shapes {
+        let values = found.take(&shape.name, |view| match shape.initial {
+            BufferValues::Floats(_) => values(&shape.dims, view).map(BufferValues::Floats),
+            BufferValues::Counts(_) => counts(&shape.dims, view).map(BufferValues::Counts),
+        });
+        buffers.extend(values.map(|initial| BufferShape { initial, ..shape }));
+    }
+    let Found { views, mut mismatch } = found;
+    mismatch.unexpected = views.into_keys().collect();
     mismatch.unexpected.sort();
     if !mismatch.is_empty() {
         return Err(Error::MismatchedWeights { path: display(path), mismatch });
     }
-    loaded.into_iter().map(|(shape, values)| leaf(shape, &values)).collect()
+    let parameters = parameters.into_iter().map(|(shape, values)| leaf(shape, &values));
+    Ok((parameters.collect::<Result<_, _>>()?, super::buffers(buffers)?))
+}
+
+/// What a file has that nobody asked for yet.
+struct Found<'a> {
+    views: HashMap<String, TensorView<'a>>,
+    mismatch: Mismatch,
+}
+
+impl Found<'_> {
+    fn take<T>(
+        &mut self,
+        name: &str,
+        read: impl FnOnce(&TensorView<'_>) -> Result<T, String>,
+    ) -> Option<T> {
+        let Some(view) = self.views.remove(name) else {
+            self.mismatch.missing.push(name.to_owned());
+            return None;
+        };
+        match read(&view) {
+            Ok(values) => Some(values),
+            Err(reason) => {
+                self.mismatch.wrong.push(format!("{name} {reason}"));
+                None
+            }
+        }
+    }
+}
+
+/// A count is a 64-bit integer, as torch writes it.
+fn counts(dims: &[usize], view: &TensorView<'_>) -> Result<Vec<i64>, String> {
+    check_dims(dims, view)?;
+    if view.dtype() != Dtype::I64 {
+        return Err(format!("has type {:?}, not I64", view.dtype()));
+    }
+    let (elements, _) = view.data().as_chunks::<8>();
+    Ok(elements.iter().map(|&bytes| i64::from_le_bytes(bytes)).collect())
+}
+
+fn check_dims(dims: &[usize], view: &TensorView<'_>) -> Result<(), String> {
+    if view.shape() == dims {
+        return Ok(());
+    }
+    Err(format!("has shape {:?}, not {dims:?}", view.shape()))
 }
 
 /// The tensor in fp32, or what is wrong with it.
-fn values(shape: &Shape, view: &TensorView<'_>) -> Result<Vec<f32>, String> {
-    if view.shape() != shape.dims {
-        return Err(format!("has shape {:?}, not {:?}", view.shape(), shape.dims));
-    }
+fn values(dims: &[usize], view: &TensorView<'_>) -> Result<Vec<f32>, String> {
+    check_dims(dims, view)?;
     let data = view.data();
     let values: Vec<f32> = match view.dtype() {
         Dtype::F32 => widen(data, f32::from_le_bytes),

@@ -39,19 +39,33 @@ impl StepsCsv {
 #[derive(Debug)]
 pub struct ValidationCsv(Table);
 
-impl ValidationCsv {
-    pub const HEADER: &'static str = "step,samples,epoch,val_loss";
+/// What a validation measures.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ValidationColumns {
+    Loss,
+    LossAndAccuracy,
+}
 
-    pub fn open(path: &Path, from: Position) -> Result<Self, Error> {
-        Table::open(path, Self::HEADER, from.step).map(Self)
+impl ValidationColumns {
+    pub fn header(self) -> &'static str {
+        match self {
+            Self::Loss => "step,samples,epoch,val_loss",
+            Self::LossAndAccuracy => "step,samples,epoch,val_loss,val_accuracy",
+        }
+    }
+}
+
+impl ValidationCsv {
+    pub fn open(path: &Path, columns: ValidationColumns, from: Position) -> Result<Self, Error> {
+        Table::open(path, columns.header(), from.step).map(Self)
     }
 
     pub fn append(&mut self, records: &[ValidationRecord]) -> Result<(), Error> {
-        self.0.append(
-            records
-                .iter()
-                .map(|r| format!("{},{},{},{}", r.step, r.samples, r.epoch, number(r.val_loss))),
-        )
+        self.0.append(records.iter().map(|r| {
+            let accuracy = r.val_accuracy.map(|value| format!(",{}", number(value)));
+            let accuracy = accuracy.unwrap_or_default();
+            format!("{},{},{},{}{accuracy}", r.step, r.samples, r.epoch, number(r.val_loss))
+        }))
     }
 }
 

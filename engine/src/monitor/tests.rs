@@ -71,7 +71,7 @@ fn a_file_of_someone_else_is_not_overwritten() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("validation.csv");
     fs_err::write(&path, "my,own,notes\n1,2,3\n").unwrap();
-    let error = ValidationCsv::open(&path, at(0)).unwrap_err();
+    let error = ValidationCsv::open(&path, ValidationColumns::Loss, at(0)).unwrap_err();
     assert!(matches!(&error, Error::ForeignFile { found, .. } if found == "my,own,notes"));
     assert_eq!(text(&path), "my,own,notes\n1,2,3\n");
 }
@@ -113,17 +113,27 @@ fn monitors_write_what_the_job_asks_for_and_nothing_else() {
         deepspeed_tensorboard_dir: on.then(|| folder.path().join("ds-tensorboard")),
         deepspeed_csv_dir: on.then(|| folder.path().join("ds-csv")),
     };
-    let mut silent = Monitors::open(&run_dir, &spec(false), at(0), 1).unwrap();
+    let mut silent =
+        Monitors::open(&run_dir, &spec(false), ValidationColumns::Loss, at(0), 1).unwrap();
     silent.steps(&records(1..=2)).unwrap();
     assert!(!run_dir.exists());
 
-    let mut all = Monitors::open(&run_dir, &spec(true), at(0), 1).unwrap();
+    let mut all =
+        Monitors::open(&run_dir, &spec(true), ValidationColumns::LossAndAccuracy, at(0), 1)
+            .unwrap();
     all.steps(&records(1..=2)).unwrap();
-    let validation = ValidationRecord { step: 2, samples: 128, epoch: 1, val_loss: 0.5, time: 7 };
+    let validation = ValidationRecord {
+        step: 2,
+        samples: 128,
+        epoch: 1,
+        val_loss: 0.5,
+        val_accuracy: Some(0.75),
+        time: 7,
+    };
     all.validations(&[validation]).unwrap();
     assert_eq!(
         text(&run_dir.join("metrics/validation.csv")),
-        "step,samples,epoch,val_loss\n2,128,1,0.5\n"
+        "step,samples,epoch,val_loss,val_accuracy\n2,128,1,0.5,0.75\n"
     );
     assert_eq!(text(&run_dir.join("metrics/steps.csv")).lines().count(), 3);
     let validation_file = folder.path().join("ds-csv/Val_Samples_val_loss.csv");

@@ -5,7 +5,7 @@ use common::status::{CheckpointRow, Live, MetricPoint};
 
 use super::{Report, now, peak_resident_bytes, resident_bytes};
 use crate::Reporter;
-use crate::monitor::{Position, StepRecord};
+use crate::monitor::{Position, StepRecord, ValidationColumns};
 
 #[derive(Default)]
 struct Heard(Mutex<Vec<String>>);
@@ -50,7 +50,9 @@ fn every_step_is_in_the_file_once_the_report_is_closed() {
     let dir = tempfile::tempdir().unwrap();
     let heard = Arc::new(Heard::default());
     let mut report = Report::new(heard.clone(), true);
-    report.open_files(dir.path(), &monitor(), Position::default()).unwrap();
+    report
+        .open_files(dir.path(), &monitor(), ValidationColumns::Loss, Position::default())
+        .unwrap();
     (1..=1000).for_each(|step| report.step(record(step)));
     report.close();
     let text = fs_err::read_to_string(dir.path().join("metrics/steps.csv")).unwrap();
@@ -66,7 +68,9 @@ fn other_ranks_tell_their_memory_alone() {
     let dir = tempfile::tempdir().unwrap();
     let heard = Arc::new(Heard::default());
     let mut report = Report::new(heard.clone(), false);
-    report.open_files(dir.path(), &monitor(), Position::default()).unwrap();
+    report
+        .open_files(dir.path(), &monitor(), ValidationColumns::Loss, Position::default())
+        .unwrap();
     report.step(record(1));
     report.note("not said".to_owned());
     report.close();
@@ -86,7 +90,7 @@ fn files_that_cannot_be_written_are_told_and_training_goes_on() {
     let monitor = Monitor { deepspeed_csv_dir: Some(folder), ..monitor() };
     // A new run would set the obstacle aside.
     let resumed = Position { step: 1, samples: 8 };
-    report.open_files(dir.path(), &monitor, resumed).unwrap();
+    report.open_files(dir.path(), &monitor, ValidationColumns::Loss, resumed).unwrap();
     (1..=3).for_each(|step| report.step(record(step)));
     report.close();
     let heard = heard.0.lock().unwrap();

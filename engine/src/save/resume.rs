@@ -70,7 +70,7 @@ pub(crate) fn resume(
         };
         load(zero, &mut source)?;
         best_weights = match state.best {
-            Some(best) if best.step == state.step => Some(zero.snapshot()),
+            Some(best) if best.step == state.step => Some(zero.snapshot()?),
             Some(_) if has_best => Some(load_best(zero, &mut source)?),
             _ => None,
         };
@@ -165,7 +165,23 @@ fn check_tensors(reader: &Reader, zero: &Zero) -> Result<(), Error> {
             }
         }
     }
-    let is_known = |name: &str| (0..zero.num_parameters()).any(|index| zero.name(index) == name);
+    let buffers = zero.buffers();
+    for index in 0..buffers.len() {
+        let (name, shape, dtype) =
+            (buffers.name(index), buffers.shape(index), buffers.dtype(index));
+        let kind = TensorKind::Buffer;
+        let expected = format!("{dtype} of shape {shape:?}");
+        let found = match reader.tensor(kind, name) {
+            Some(row) if row.dtype == dtype && row.shape == shape => continue,
+            Some(row) => format!("{} of shape {:?}", row.dtype, row.shape),
+            None => "none".to_owned(),
+        };
+        return differs(format!("{kind} `{name}`"), found, expected);
+    }
+    let is_known = |name: &str| {
+        (0..zero.num_parameters()).any(|index| zero.name(index) == name)
+            || (0..buffers.len()).any(|index| buffers.name(index) == name)
+    };
     match reader.tensors().into_iter().find(|row| !is_known(&row.name)) {
         Some(row) => differs(format!("`{}`", row.name), "it".to_owned(), "none".to_owned()),
         None => Ok(()),
@@ -198,6 +214,26 @@ enum Source<'a> {
 }
 
 impl Source<'_> {
+    /// All bytes of a tensor of `len` elements.
+    fn fill_whole(
+        &mut self,
+        (kind, name): (TensorKind, &str),
+        len: u64,
+        bytes: &mut [u8],
+    ) -> Result<(), Error> {
+        if let Self::Folder(reader) | Self::RankZero(Some(reader), _) = self {
+            reader
+                .read_into(kind, name, 0..len, bytes)
+                .map_err(Error::checkpoint("read the checkpoint"))?;
+        }
+        if let Self::RankZero(_, communicator) = self {
+            communicator
+                .broadcast(bytes, 0)
+                .map_err(Error::communication("send the checkpoint to all ranks", 0))?;
+        }
+        Ok(())
+    }
+
     /// Elements of one tensor, which has `len`, at each of `ranges`.
     fn fill(
         &mut self,
@@ -233,6 +269,8 @@ impl Source<'_> {
 }
 
 fn load(zero: &mut Zero, source: &mut Source<'_>) -> Result<(), Error> {
+    let buffers = load_buffers(zero, TensorKind::Buffer, source)?;
+    zero.buffers_mut().restore(&buffers)?;
     for kind in zero.kinds() {
         let held = zero.held(kind);
         for parameter in 0..zero.num_parameters() {
@@ -258,12 +296,26 @@ fn load(zero: &mut Zero, source: &mut Source<'_>) -> Result<(), Error> {
 }
 
 fn load_best(zero: &Zero, source: &mut Source<'_>) -> Result<Snapshot, Error> {
-    let mut best = zero.snapshot();
+    let mut best = zero.snapshot()?;
     for slice in zero.held(StateKind::Parameter) {
         let mut values = vec![0.0; slice.len];
         let name = zero.name(slice.parameter);
         source.fill((TensorKind::Best, name), slice.len, &mut [(slice.offset, &mut values)])?;
         zero.write_to(&mut best, &slice, &values);
     }
+    best.buffers = load_buffers(zero, TensorKind::Best, source)?;
     Ok(best)
+}
+
+fn load_buffers(
+    zero: &Zero,
+    kind: TensorKind,
+    source: &mut Source<'_>,
+) -> Result<Vec<Vec<u8>>, Error> {
+    let mut found = zero.buffers().snapshot()?;
+    for (index, bytes) in found.iter_mut().enumerate() {
+        let len = zero.buffers().shape(index).iter().product();
+        source.fill_whole((kind, zero.buffers().name(index)), len, bytes)?;
+    }
+    Ok(found)
 }

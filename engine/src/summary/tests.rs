@@ -5,12 +5,17 @@ use crate::train::State;
 fn reductions_and_quality_follow_the_best_validation() {
     let mut state = State::default();
     state.on_step(8, 2.0, 0.5);
-    state.on_validation(1.0, None);
+    state.on_validation(1.0, None, None);
     state.on_step(8, 0.5, 0.5);
-    state.on_validation(0.04, None);
-    state.on_validation(0.3, None);
-    let measured =
-        Measured { trained_samples: 16, trained_seconds: 0.5, world: 2, ..Measured::default() };
+    state.on_validation(0.04, None, None);
+    state.on_validation(0.3, None, None);
+    let measured = Measured {
+        trained_samples: 16,
+        trained_seconds: 0.5,
+        world: 2,
+        is_regression: true,
+        ..Measured::default()
+    };
     let summary = summarise(&state, measured);
     assert_eq!(summary.loss_reduction_percent, Some(75.0));
     assert_eq!(summary.val_loss_reduction_percent, Some(96.0));

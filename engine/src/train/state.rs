@@ -31,6 +31,9 @@ pub(crate) struct State {
     pub(crate) last_loss: Option<f64>,
     pub(crate) initial_val_loss: Option<f64>,
     pub(crate) last_val_loss: Option<f64>,
+    /// Of a classification.
+    #[serde(default)]
+    pub(crate) last_val_accuracy: Option<f64>,
     /// The step at which `last_val_loss` was measured.
     pub(crate) validated_step: Option<u64>,
     pub(crate) best: Option<Best>,
@@ -47,6 +50,8 @@ pub(crate) struct State {
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Best {
     pub(crate) val_loss: f64,
+    #[serde(default)]
+    pub(crate) val_accuracy: Option<f64>,
     pub(crate) step: u64,
 }
 
@@ -115,13 +120,19 @@ impl State {
     }
 
     /// Returns whether it is the best so far; sets `stopped_early` where patience has run out.
-    pub(crate) fn on_validation(&mut self, loss: f64, stopping: Option<EarlyStopping>) -> bool {
+    pub(crate) fn on_validation(
+        &mut self,
+        loss: f64,
+        accuracy: Option<f64>,
+        stopping: Option<EarlyStopping>,
+    ) -> bool {
+        self.last_val_accuracy = accuracy;
         self.initial_val_loss.get_or_insert(loss);
         self.last_val_loss = Some(loss);
         self.validated_step = Some(self.step);
         let is_best = self.best.is_none_or(|best| loss < best.val_loss);
         if is_best {
-            self.best = Some(Best { val_loss: loss, step: self.step });
+            self.best = Some(Best { val_loss: loss, val_accuracy: accuracy, step: self.step });
         }
         let Some(stopping) = stopping else { return is_best };
         let reference = self.patience.reference;

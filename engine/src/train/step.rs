@@ -3,10 +3,11 @@
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
-use tch::{Reduction, Tensor};
+use tch::Tensor;
 
 use super::{GlobalBatch, Trainer};
 use crate::error::Error;
+use crate::loss;
 use crate::model::{Pass, Plain};
 use crate::monitor::StepRecord;
 use crate::optimizer::{Update, clip_coefficient};
@@ -129,10 +130,9 @@ impl Trainer {
         pass: Pass,
         Weight { weight, factor }: Weight,
     ) -> Result<f64, Error> {
-        let (x_btf, y_bo) = self.data.train.batch(indices)?;
-        let predicted_bo = self.model.forward(&x_btf, pass, &Plain)?;
-        let loss = predicted_bo
-            .f_mse_loss(&y_bo, Reduction::Mean)
+        let (x, y) = self.data.train.batch(indices)?;
+        let predicted_bo = self.model.forward(&x, pass, &Plain)?;
+        let loss = loss::mean(self.data.train.task(), &predicted_bo, &y)
             .and_then(|loss: Tensor| loss.f_mul_scalar(weight))
             .map_err(Error::torch("compute the loss"))?;
         let backward = |loss: &Tensor| match factor {

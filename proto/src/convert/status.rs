@@ -194,6 +194,7 @@ same_fields!(v1::Progress, Live {
     samples = samples,
     loss = loss,
     val_loss = val_loss,
+    val_accuracy = val_accuracy,
     learning_rate = learning_rate,
     grad_norm = grad_norm,
     samples_per_second = samples_per_second,

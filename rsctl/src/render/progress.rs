@@ -161,6 +161,9 @@ impl View for Bar {
                 }
                 parts.extend(live.loss.map(|loss| format!("loss {}", number(loss))));
                 parts.extend(live.val_loss.map(|loss| format!("val {}", number(loss))));
+                parts.extend(
+                    live.val_accuracy.map(|part| format!("accuracy {:.2} %", part * 100.0)),
+                );
                 parts.extend(live.samples_per_second.map(|r| format!("{} samples/s", rate(r))));
                 parts.extend(eta(live).map(|left| format!("ETA {left}")));
                 self.bar.set_message(parts.join("  "));

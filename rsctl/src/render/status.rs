@@ -106,6 +106,7 @@ pub(crate) fn progress(status: &JobStatus) -> String {
     }
     parts.extend(live.loss.map(|loss| format!("loss {}", number(loss))));
     parts.extend(live.val_loss.map(|loss| format!("val {}", number(loss))));
+    parts.extend(live.val_accuracy.map(|part| format!("accuracy {:.2} %", part * 100.0)));
     if !status.row.state.is_final() {
         parts.extend(live.samples_per_second.map(|speed| format!("{} samples/s", rate(speed))));
         parts.extend(eta(&live).map(|left| format!("{left} left")));

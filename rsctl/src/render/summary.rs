@@ -46,6 +46,7 @@ fn validation(text: &mut String, summary: &Summary) {
     line(text, "Initial Val Loss", summary.initial_val_loss.map(number));
     let step = summary.best_val_step.map_or_else(String::new, |step| format!(" (step {step})"));
     line(text, "Best Val Loss", Some(number(best) + &step));
+    line(text, "Best Val Accuracy", summary.best_val_accuracy.map(share));
     line(text, "Val Loss Reduction", summary.val_loss_reduction_percent.map(percent));
     text.push('\n');
     if let Some(quality) = &summary.quality {
@@ -60,24 +61,28 @@ fn validation(text: &mut String, summary: &Summary) {
 }
 
 fn test_part(text: &mut String, test: &TestResult) {
-    let _ = writeln!(
-        text,
-        "Test (best weights, {}, the data's own units):",
-        count(test.samples, "sample")
-    );
-    let against = if test.naive_mae > 0.0 {
-        let better = (1.0 - test.mae / test.naive_mae) * 100.0;
-        let word = if better >= 0.0 { "better" } else { "worse" };
-        format!("; {:.1} % {word}", better.abs())
-    } else {
-        String::new()
-    };
-    let naive =
-        format!("{} (naive last value: {}{against})", number(test.mae), number(test.naive_mae));
-    line(text, "MAE", Some(naive));
-    line(text, "RMSE", Some(number(test.rmse)));
+    let units = if test.mae.is_some() { ", the data's own units" } else { "" };
+    let _ = writeln!(text, "Test (best weights, {}{units}):", count(test.samples, "sample"));
+    line(text, "Accuracy", test.accuracy.map(share));
+    line(text, "MAE", test.mae.map(|mae| number(mae) + &beside_naive(mae, test.naive_mae)));
+    line(text, "RMSE", test.rmse.map(number));
     line(text, "Loss", Some(number(test.loss)));
     text.push('\n');
+}
+
+fn beside_naive(mae: f64, naive: Option<f64>) -> String {
+    let Some(naive) = naive else { return String::new() };
+    if naive <= 0.0 {
+        return format!(" (naive last value: {})", number(naive));
+    }
+    let better = (1.0 - mae / naive) * 100.0;
+    let word = if better >= 0.0 { "better" } else { "worse" };
+    format!(" (naive last value: {}; {:.1} % {word})", number(naive), better.abs())
+}
+
+/// `97.41 %`.
+fn share(part: f64) -> String {
+    format!("{:.2} %", part * 100.0)
 }
 
 fn health(text: &mut String, summary: &Summary) {

@@ -5,7 +5,7 @@ const TWO: &str = "time,a,b\n0,1,10\n1,2,20\n2,3,30\n3,4,40\n4,5,50\n";
 #[test]
 fn columns_and_targets_are_chosen_by_name() {
     let dataset = File::new(TWO).columns(&["b", "a"]).targets(&["a"]).load().unwrap();
-    assert_eq!((dataset.input_features, dataset.output_features), (2, 1));
+    assert_eq!((dataset.input, dataset.output_features), (Input::Series(2), 1));
     let (x_btf, y_bo) = dataset.train.batch(&[1, 0]).unwrap();
     assert_eq!(x_btf.size(), [2, 3, 2]);
     assert_eq!(

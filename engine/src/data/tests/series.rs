@@ -10,7 +10,7 @@ fn a_sine_without_noise_is_the_formula_over_the_same_range_of_t() {
     let validation = dataset.validation.unwrap();
     assert!(dataset.test.is_none());
     assert_eq!((dataset.train.len(), validation.len()), (100, 40));
-    assert_eq!((dataset.input_features, dataset.output_features), (1, 1));
+    assert_eq!((dataset.input, dataset.output_features), (Input::Series(1), 1));
     for samples in [dataset.train, validation] {
         let points = samples.len() + 50;
         let signal = |i: usize| {
@@ -69,7 +69,7 @@ fn a_synthetic_timeseries_has_a_frequency_phase_season_and_trend_per_feature() {
     use std::f64::consts::PI;
 
     let dataset = load(&spec(timeseries(4, 0.0)), 1).unwrap();
-    assert_eq!((dataset.input_features, dataset.output_features), (4, 4));
+    assert_eq!((dataset.input, dataset.output_features), (Input::Series(4), 4));
     // 140, 30 and 30 rows; a sample takes 4.
     let (validation, test) = (dataset.validation.unwrap(), dataset.test.unwrap());
     assert_eq!((dataset.train.len(), validation.len(), test.len()), (137, 27, 27));

@@ -24,7 +24,7 @@ fn early_stopping_counts_misses_by_more_than_its_delta() {
     let stopping = Some(EarlyStopping { patience: 2, min_delta: 0.1 });
     let mut state = State::default();
     for (loss, stops) in [(1.0, false), (0.95, false), (0.8, false), (0.79, false), (0.78, true)] {
-        assert!(state.on_validation(loss, stopping), "each is the best so far");
+        assert!(state.on_validation(loss, None, stopping), "each is the best so far");
         assert_eq!(state.stopped_early, stops, "at {loss}");
     }
     assert_eq!((state.initial_val_loss, state.last_val_loss), (Some(1.0), Some(0.78)));
@@ -33,9 +33,9 @@ fn early_stopping_counts_misses_by_more_than_its_delta() {
 #[test]
 fn without_early_stopping_a_run_goes_on_and_still_knows_its_best() {
     let mut state = State { step: 9, ..State::default() };
-    assert!(state.on_validation(0.5, None));
+    assert!(state.on_validation(0.5, None, None));
     state.step = 12;
-    assert!(!state.on_validation(0.7, None) && !state.stopped_early);
+    assert!(!state.on_validation(0.7, None, None) && !state.stopped_early);
     let best = state.best.unwrap();
     assert_eq!((best.val_loss, best.step), (0.5, 9));
     assert_eq!(state.validation_here(), Some(0.7));
@@ -48,7 +48,7 @@ fn without_early_stopping_a_run_goes_on_and_still_knows_its_best() {
 fn the_state_survives_json_bit_for_bit() {
     let mut state = State::default();
     state.on_step(32, 0.1 + 0.2, 1.0 / 3.0);
-    state.on_validation(2.0_f64.sqrt() * 1e-7, None);
+    state.on_validation(2.0_f64.sqrt() * 1e-7, None, None);
     state.seconds_before = 1.0e-9_f64.exp();
     let value = serde_json::to_value(&state).unwrap();
     let text = serde_json::to_string(&value).unwrap();
