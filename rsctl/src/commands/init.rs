@@ -38,24 +38,32 @@ enum Template {
     Sine,
     /// Your own rows, with a sample
     Csv,
+    /// A convolutional network on handwritten digits, with the images
+    #[value(alias = "cnn")]
+    Digits,
 }
 
 impl Template {
     /// File names and contents.
-    fn files(self) -> Vec<(&'static str, &'static str)> {
+    fn files(self) -> Vec<(&'static str, &'static [u8])> {
         match self {
             Self::Timeseries => vec![
-                ("job.toml", include_str!("../../templates/timeseries.toml")),
-                ("ds_config.json", include_str!("../../templates/timeseries.json")),
+                ("job.toml", include_bytes!("../../templates/timeseries.toml")),
+                ("ds_config.json", include_bytes!("../../templates/timeseries.json")),
             ],
             Self::Sine => vec![
-                ("job.toml", include_str!("../../templates/sine.toml")),
-                ("ds_config.json", include_str!("../../templates/sine.json")),
+                ("job.toml", include_bytes!("../../templates/sine.toml")),
+                ("ds_config.json", include_bytes!("../../templates/sine.json")),
             ],
             Self::Csv => vec![
-                ("job.toml", include_str!("../../templates/csv.toml")),
-                ("ds_config.json", include_str!("../../templates/csv.json")),
-                ("data.csv", include_str!("../../../data/co2.csv")),
+                ("job.toml", include_bytes!("../../templates/csv.toml")),
+                ("ds_config.json", include_bytes!("../../templates/csv.json")),
+                ("data.csv", include_bytes!("../../../data/co2.csv")),
+            ],
+            Self::Digits => vec![
+                ("job.toml", include_bytes!("../../templates/digits.toml")),
+                ("ds_config.json", include_bytes!("../../templates/digits.json")),
+                ("digits.csv.gz", include_bytes!("../../../data/digits.csv.gz")),
             ],
         }
     }
@@ -71,7 +79,7 @@ pub(crate) fn execute(args: &Args) -> Outcome {
 }
 
 /// Writes all files or, where one exists and `force` is not given, none.
-fn write(folder: &Path, files: &[(&str, &str)], force: bool) -> Result<Vec<PathBuf>, Failure> {
+fn write(folder: &Path, files: &[(&str, &[u8])], force: bool) -> Result<Vec<PathBuf>, Failure> {
     let failed = |error: io::Error| Failure::new(ExitCode::Failed, error);
     let paths: Vec<PathBuf> = files.iter().map(|(name, _)| folder.join(name)).collect();
     let existing = paths.iter().filter(|path| path.symlink_metadata().is_ok());
@@ -85,8 +93,8 @@ fn write(folder: &Path, files: &[(&str, &str)], force: bool) -> Result<Vec<PathB
             .hint("name another folder, or --force to replace them"));
     }
     fs_err::create_dir_all(folder).map_err(failed)?;
-    for (path, (_, text)) in paths.iter().zip(files) {
-        service::files::replace(path, text.as_bytes()).map_err(failed)?;
+    for (path, (_, bytes)) in paths.iter().zip(files) {
+        service::files::replace(path, bytes).map_err(failed)?;
     }
     Ok(paths)
 }
