@@ -6,12 +6,13 @@ use std::path::{Path, PathBuf};
 
 use crate::report::Report;
 use crate::section::{Dialect, FloatRange, Found, IntegerRange, Section};
-use crate::spec::PrecisionKind;
+use crate::spec::OffloadDevice;
 use crate::tree::Table;
 
 mod check;
 pub(crate) mod keys;
 mod optimizer;
+mod precision;
 mod rename;
 mod scheduler;
 
@@ -19,6 +20,7 @@ pub(crate) use check::Strictness;
 pub(crate) use optimizer::{
     OptimizerBlock, OptimizerKind, OptimizerSettings, settings as optimizer_settings,
 };
+pub(crate) use precision::PrecisionBlocks;
 pub(crate) use scheduler::{Kind as SchedulerKind, SchedulerBlock, settings as scheduler_settings};
 
 /// What a configuration asks for; None where it is silent or says `"auto"`.
@@ -34,7 +36,7 @@ pub(crate) struct DeepSpeed {
     pub(crate) steps_per_print: Option<Found<u64>>,
     pub(crate) optimizer: OptimizerBlock,
     pub(crate) scheduler: Option<SchedulerBlock>,
-    pub(crate) precision: Option<Found<PrecisionKind>>,
+    pub(crate) precision: PrecisionBlocks,
     pub(crate) zero: ZeroBlock,
     pub(crate) tensorboard_dir: Option<Found<PathBuf>>,
     pub(crate) csv_dir: Option<Found<PathBuf>>,
@@ -45,6 +47,16 @@ pub(crate) struct ZeroBlock {
     pub(crate) stage: Option<Found<u8>>,
     pub(crate) overlap_comm: Option<Found<bool>>,
     pub(crate) reduce_bucket_size: Option<Found<u64>>,
+    /// None where nothing is offloaded.
+    pub(crate) offload_optimizer: Option<OffloadBlock>,
+}
+
+/// One of the blocks `offload_optimizer` and `offload_param`.
+#[derive(Debug)]
+pub(crate) struct OffloadBlock {
+    pub(crate) device: Found<OffloadDevice>,
+    pub(crate) pin_memory: Option<Found<bool>>,
+    pub(crate) ratio: Option<Found<f64>>,
 }
 
 /// How to read.
@@ -75,47 +87,12 @@ pub(crate) fn read(root: Option<&Table>, settings: Settings<'_>, report: &Report
             .filter(|found: &Found<u64>| found.value > 0),
         optimizer: optimizer::read(&top),
         scheduler: scheduler::read(&top),
-        precision: precision(&top),
+        precision: precision::read(&top),
         zero: zero(&top),
         tensorboard_dir: monitor_dir(&top, "tensorboard", settings.caller_dir),
         csv_dir: monitor_dir(&top, "csv_monitor", settings.caller_dir),
     }
 }
-
-/// The precision that one of the blocks switches on; fp32 where one is switched off.
-fn precision(top: &Section<'_>) -> Option<Found<PrecisionKind>> {
-    let switch = |key: &'static str, kind| {
-        let enabled = top.sub(key).boolean("enabled")?;
-        let kind = if enabled.value { kind } else { PrecisionKind::Fp32 };
-        Some((key, enabled.map(|_| kind)))
-    };
-    let autocast = top.sub("torch_autocast");
-    let dtype = autocast.choice("dtype", AUTOCAST_TYPES, &[]);
-    let autocast_kind = dtype.map_or(PrecisionKind::Bf16, |found| found.value);
-    let all = [
-        switch("fp16", PrecisionKind::Fp16),
-        switch("bf16", PrecisionKind::Bf16),
-        switch("torch_autocast", autocast_kind),
-    ];
-    let all: Vec<(&str, Found<PrecisionKind>)> = all.into_iter().flatten().collect();
-    let on: Vec<_> = all.iter().filter(|(_, it)| it.value != PrecisionKind::Fp32).collect();
-    let Some((_, first)) = on.first() else { return all.into_iter().next().map(|(_, it)| it) };
-    if let Some((key, second)) = on.iter().find(|(_, it)| it.value != first.value) {
-        let message = format!("fp16 and bf16 are both enabled, the other one at {}", first.origin);
-        top.report().wrong_key(&second.place, &format!("{key}.enabled"), message);
-    }
-    Some(first.clone())
-}
-
-const AUTOCAST_TYPES: &[(&str, PrecisionKind)] = &[
-    ("bfloat16", PrecisionKind::Bf16),
-    ("bf16", PrecisionKind::Bf16),
-    ("torch.bfloat16", PrecisionKind::Bf16),
-    ("float16", PrecisionKind::Fp16),
-    ("fp16", PrecisionKind::Fp16),
-    ("half", PrecisionKind::Fp16),
-    ("torch.float16", PrecisionKind::Fp16),
-];
 
 fn zero(top: &Section<'_>) -> ZeroBlock {
     let block = top.sub("zero_optimization");
@@ -128,7 +105,18 @@ fn zero(top: &Section<'_>) -> ZeroBlock {
         stage,
         overlap_comm: block.boolean("overlap_comm"),
         reduce_bucket_size: block.integer("reduce_bucket_size", BUCKET),
+        offload_optimizer: offload(&block.sub("offload_optimizer")),
     }
+}
+
+fn offload(block: &Section<'_>) -> Option<OffloadBlock> {
+    let words = &[("none", None), ("cpu", Some(OffloadDevice::Cpu))];
+    let device = block.choice("device", words, &["nvme"]);
+    let pin_memory = block.boolean("pin_memory");
+    let ratio = block.float("ratio", FloatRange::closed(0.0, 1.0));
+    let device = device?;
+    let device = device.value.map(|kind| device.map(|_| kind))?;
+    Some(OffloadBlock { device, pin_memory, ratio })
 }
 
 /// `<output_path>/<job_name>` of a monitor that is enabled.

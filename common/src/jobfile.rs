@@ -20,6 +20,7 @@ mod job;
 mod join;
 mod model;
 mod optimizer;
+mod precision;
 mod schedule;
 mod training;
 

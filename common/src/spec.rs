@@ -527,6 +527,24 @@ pub struct Zero {
     pub overlap_comm: bool,
     /// Elements; capped to the model.
     pub reduce_bucket_size: u64,
+    /// Where masters and optimizer states live while they are not used; None: with the model.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub offload_optimizer: Option<Offload>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Offload {
+    pub device: OffloadDevice,
+    /// The part of the states that is offloaded.
+    pub ratio: f64,
+    pub pin_memory: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum OffloadDevice {
+    Cpu,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -138,7 +138,12 @@ fn job(name: &str, file: &File, initial: PathBuf) -> spec::JobSpec {
         model: model(file, initial),
         data: file.data.spec(),
         training: training(file),
-        zero: spec::Zero { stage: 0, overlap_comm: false, reduce_bucket_size: 500_000_000 },
+        zero: spec::Zero {
+            stage: 0,
+            overlap_comm: false,
+            reduce_bucket_size: 500_000_000,
+            offload_optimizer: None,
+        },
         checkpoint: spec::Checkpoint {
             dir: None,
             every_steps: None,

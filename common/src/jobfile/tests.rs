@@ -9,6 +9,7 @@ mod examples;
 mod explained;
 mod mistakes;
 mod optimizers;
+mod precision;
 mod sections;
 mod seeds;
 mod with_deepspeed;

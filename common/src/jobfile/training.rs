@@ -1,14 +1,15 @@
 //! `[training]`: how long, how large the batches, when to validate and when to stop.
 
+use crate::deepspeed::OffloadBlock;
 use crate::section::{FloatRange, Found, IntegerRange, Section, toml_text};
 use crate::spec::{
-    Batch, BatchMismatch, Data, DataSource, EarlyStopping, Precision, PrecisionKind, Sourced,
-    Training, Validate, Zero,
+    Batch, BatchMismatch, Data, DataSource, EarlyStopping, Offload, Sourced, Training, Validate,
+    Zero,
 };
 
 use super::data::Kind;
 use super::join::joined;
-use super::{Context, DEFAULT, SYNONYMS, optimizer};
+use super::{Context, DEFAULT, SYNONYMS, optimizer, precision};
 
 const EPOCHS: IntegerRange = IntegerRange::new(1, 1_000_000).usually(1, 1000);
 const COUNT: IntegerRange = IntegerRange::new(1, 1 << 40);
@@ -43,7 +44,7 @@ pub(super) fn read(
     let batch = batch(&section, context, kind);
     let (optimizer, schedule) = optimizer::read(&section, context);
     let gradient_clipping = gradient_clipping(&section, context);
-    let precision = precision(&section, context);
+    let precision = precision::read(&section, context);
     let steps_per_print = context.deepspeed.steps_per_print.clone();
     let steps_per_print =
         section.settle_optional("steps-per-print", steps_per_print, "default: none");
@@ -203,45 +204,6 @@ fn gradient_clipping(section: &Section<'_>, context: &Context<'_>) -> f64 {
     section.settle("gradient-clipping", found, (GRADIENT_CLIPPING, origin))
 }
 
-fn precision(section: &Section<'_>, context: &Context<'_>) -> Precision {
-    let words = &[
-        ("fp32", PrecisionKind::Fp32),
-        ("bf16", PrecisionKind::Bf16),
-        ("fp16", PrecisionKind::Fp16),
-    ];
-    let ours = section.choice("precision", words, &["fp8", "int8", "fp64", "tf32"]);
-    let theirs = context.deepspeed.precision.clone();
-    let found = joined(section, "precision", ours, theirs);
-    let origin = found.as_ref().map(|found| found.origin.clone());
-    let asked = section.settle("precision", found, (PrecisionKind::Fp32, DEFAULT));
-    let effective = PrecisionKind::Fp32;
-    if asked != effective {
-        let asked = toml_text(&asked).replace('"', "");
-        let origin = origin.unwrap_or_default();
-        section.report().note(format!(
-            "precision: {asked} is asked for ({origin}), trained in fp32: \
-             this version has no other"
-        ));
-        let why = format!("{asked} is not supported yet");
-        section.record("effective-precision", &"\"fp32\"", why);
-    }
-    let precision = Precision { asked, ..Precision::FP32 };
-    record_precision(section, &precision);
-    precision
-}
-
-/// What follows from the effective precision.
-fn record_precision(section: &Section<'_>, precision: &Precision) {
-    let follows = || "follows training.precision".to_owned();
-    let word = |kind: PrecisionKind| format!("{:?}", kind.word());
-    section.record("precision.grad-accumulation", &word(precision.grad_accumulation), follows());
-    section.record("precision.communication", &word(precision.communication), follows());
-    section.record("precision.prescale-gradients", &precision.prescale_gradients, follows());
-    let factor = toml_text(&precision.gradient_predivide_factor);
-    section.record("precision.gradient-predivide-factor", &factor, follows());
-    section.record("precision.on-overflow", &toml_text(&precision.on_overflow), follows());
-}
-
 /// ZeRO's settings come from the DeepSpeed configuration alone.
 pub(super) fn read_zero(context: &Context<'_>) -> Zero {
     /// DeepSpeed's; the engine caps it to the model.
@@ -259,7 +221,30 @@ pub(super) fn read_zero(context: &Context<'_>) -> Zero {
     let of = "DeepSpeed default, capped to the model";
     let (reduce, origin) = value_and_origin(zero.reduce_bucket_size.as_ref(), BUCKET, of);
     settle("reduce-bucket-size", reduce.to_string(), origin);
-    Zero { stage, overlap_comm, reduce_bucket_size: reduce }
+    let offload_optimizer = zero.offload_optimizer.as_ref().map(|block| offload(context, block));
+    if offload_optimizer.is_none() {
+        settle("offload-optimizer", "-".to_owned(), "default: stays with the model".to_owned());
+    }
+    Zero { stage, overlap_comm, reduce_bucket_size: reduce, offload_optimizer }
+}
+
+fn offload(context: &Context<'_>, block: &OffloadBlock) -> Offload {
+    let OffloadBlock { device, pin_memory, ratio } = block;
+    let report = context.report;
+    report.note(format!(
+        "{}: no effect on a CPU: masters and optimizer states are in host memory already",
+        device.origin
+    ));
+    let settle = |key: &str, shown: String, origin: String| {
+        report.effective(&format!("zero.offload-optimizer.{key}"), shown, origin);
+    };
+    settle("device", toml_text(&device.value), device.origin.clone());
+    let (ratio, origin) = value_and_origin(ratio.as_ref(), 1.0, "DeepSpeed default");
+    settle("ratio", toml_text(&ratio), origin);
+    let since = "DeepSpeed default since 0.19.5 (before: false)";
+    let (pin_memory, origin) = value_and_origin(pin_memory.as_ref(), true, since);
+    settle("pin-memory", pin_memory.to_string(), origin);
+    Offload { device: device.value, ratio, pin_memory }
 }
 
 fn value_and_origin<T: Copy>(found: Option<&Found<T>>, default: T, of: &str) -> (T, String) {

@@ -42,7 +42,12 @@ pub(crate) fn job() -> Builder {
             drop_last: true,
         },
         training: training(),
-        zero: Zero { stage: 0, overlap_comm: false, reduce_bucket_size: 500_000_000 },
+        zero: Zero {
+            stage: 0,
+            overlap_comm: false,
+            reduce_bucket_size: 500_000_000,
+            offload_optimizer: None,
+        },
         checkpoint: Checkpoint {
             dir: None,
             every_steps: None,

@@ -6,10 +6,7 @@ use super::Harmless::{Any, Is, Off};
 use super::Rule::{Loose, Validated};
 use super::{Block, key};
 
-const FP32_FOR_NOW: &str = "training is in fp32, which needs no loss scaling";
 const ONE_IMPLEMENTATION: &str = "there is one implementation, with fp32 states";
-const SAME_MEAN: &str =
-    "gradients are weighted by their samples and summed in fp32; the mean is the same";
 const FP32_NAMES: &[&str] = &["fp32", "float32", "float", "torch.float32"];
 
 #[rustfmt::skip]
@@ -29,10 +26,10 @@ pub(super) const BLOCKS: &[Block] = &[
         key("amp", Table, "mixed precision by NVIDIA Apex", Removed(Off, "use the `bf16` or the `fp16` block")),
         key("data_types", Table, "precision of sums and buffers", Implemented("")),
         key("gradient_clipping", Number, "bound of the global L2 norm, 1.0 since 0.19.3 (0, off, before); 0 disables", Implemented("training.gradient-clipping")),
-        key("communication_data_type", Text, "data type in which gradients travel", Ignored(Is(FP32_NAMES), "gradients travel as fp32")),
+        key("communication_data_type", Text, "data type in which gradients travel; the model's", Implemented("training.precision.communication")),
         key("seq_parallel_communication_data_type", Text, "data type of gradients under sequence parallelism", Ignored(Any, "there is no sequence parallelism")),
-        key("prescale_gradients", Bool, "divide gradients by the world before they are summed", Ignored(Off, SAME_MEAN)),
-        key("gradient_predivide_factor", Number, "divide gradients by this before they are summed, and by the rest after, 1.0", Ignored(Is(&["1"]), SAME_MEAN)),
+        key("prescale_gradients", Bool, "sums in 16 bits: divide gradients by the world before they are summed", Implemented("training.precision.prescale-gradients")),
+        key("gradient_predivide_factor", Number, "sums in 16 bits: divide gradients by this before they are summed, and by the rest after, 1.0", Implemented("training.precision.gradient-predivide-factor")),
         key("gradient_allreduce_op", Text, "mean or sum of the ranks' gradients, \"mean\"", NotSupported(Is(&["mean"]), "gradients are averaged over the global batch")),
         key("sparse_gradients", Bool, "send gradients of embeddings as index and value", Ignored(Off, "models here have no embedding with sparse gradients, and newer DeepSpeed rejects the key")),
         key("disable_allgather", Bool, "read and never used by DeepSpeed", Ignored(Any, "has no effect in DeepSpeed either")),
@@ -111,31 +108,31 @@ pub(super) const BLOCKS: &[Block] = &[
         key("last_epoch", Integer, "the same of torch's schedulers, -1", Ignored(Is(&["-1"]), "a checkpoint holds the position")),
     ] },
     Block { path: "fp16", rule: Validated, keys: &[
-        key("enabled", Bool, "train in fp16; trained in fp32 here for now, which is said at start", Implemented("training.precision")),
-        key("auto_cast", Bool, "cast inputs to fp16", Ignored(Any, FP32_FOR_NOW)),
-        key("loss_scale", Number, "0: dynamic; above 0: constant", Ignored(Any, FP32_FOR_NOW)),
-        key("initial_scale_power", Integer, "the dynamic scale starts at 2 to this, 16", Ignored(Any, FP32_FOR_NOW)),
-        key("loss_scale_window", Integer, "steps without overflow before the scale doubles, 1000", Ignored(Any, FP32_FOR_NOW)),
-        key("hysteresis", Integer, "overflows before the scale halves, 2", Ignored(Any, FP32_FOR_NOW)),
-        key("consecutive_hysteresis", Bool, "a good step restores the hysteresis", Ignored(Any, FP32_FOR_NOW)),
-        key("min_loss_scale", Number, "floor of the dynamic scale, 1", Ignored(Any, FP32_FOR_NOW)),
+        key("enabled", Bool, "train in fp16 with fp32 masters and a loss scale; on a CPU in fp32, unless `training.cpu-fp16` says `native`", Implemented("training.precision")),
+        key("auto_cast", Bool, "cast inputs to fp16", Ignored(Any, "inputs are always converted")),
+        key("loss_scale", Number, "0: dynamic; above 0: constant", Implemented("training.precision.loss-scale.kind")),
+        key("initial_scale_power", Integer, "the dynamic scale starts at 2 to this, 16", Implemented("training.precision.loss-scale.initial-scale-power")),
+        key("loss_scale_window", Integer, "steps without overflow before the scale doubles, 1000", Implemented("training.precision.loss-scale.window")),
+        key("hysteresis", Integer, "overflows before the scale halves, 2", Implemented("training.precision.loss-scale.hysteresis")),
+        key("consecutive_hysteresis", Bool, "a good step restores the hysteresis", Implemented("training.precision.loss-scale.consecutive-hysteresis")),
+        key("min_loss_scale", Number, "floor of the dynamic scale, 1", Implemented("training.precision.loss-scale.min")),
         key("fp16_master_weights_and_grads", Bool, "masters in fp16", NotSupported(Off, "masters are fp32")),
     ] },
     Block { path: "bf16", rule: Validated, keys: &[
-        key("enabled", Bool, "train in bf16; trained in fp32 here for now, which is said at start", Implemented("training.precision")),
+        key("enabled", Bool, "train in bf16 with fp32 masters", Implemented("training.precision")),
         key("immediate_grad_update", Bool, "add gradients to the sums as they come", Ignored(Any, "always so: hooks add each gradient as it comes")),
-        key("check_grad_overflow", Bool, "skip a step whose gradients are not finite, true since 0.19.3 (false before)", Ignored(Any, FP32_FOR_NOW)),
+        key("check_grad_overflow", Bool, "true: skip a step whose gradients are not finite (DeepSpeed: true since 0.19.3, false before); false: end the run", Implemented("training.precision.on-overflow")),
         key("bf16_master_weights_and_grads", Bool, "masters in bf16", NotSupported(Off, "masters are fp32")),
         key("bf16_optimizer_states", Bool, "moments in bf16", NotSupported(Off, "moments are fp32")),
     ] },
     Block { path: "torch_autocast", rule: Loose, keys: &[
-        key("enabled", Bool, "as the block of its dtype; trained in fp32 here for now, which is said at start", Implemented("training.precision")),
+        key("enabled", Bool, "as the block of its dtype: parameters of 16 bits with fp32 masters", Implemented("training.precision")),
         key("dtype", Text, "`bfloat16` or `float16`", Implemented("training.precision")),
         key("lower_precision_safe_modules", List, "modules whose gradients travel in low precision", Ignored(Any, "one precision holds for the whole model")),
     ] },
     Block { path: "data_types", rule: Loose, keys: &[
-        key("grad_accum_dtype", Text, "data type in which gradients are summed over micro-steps", Ignored(Is(FP32_NAMES), "gradients are summed in fp32")),
-        key("param_dtype", Text, "data type of the parameters; must agree with fp16 and bf16", Ignored(Is(FP32_NAMES), "the `fp16` and `bf16` blocks decide")),
+        key("grad_accum_dtype", Text, "data type in which gradients are summed over micro-steps: fp32 or the model's, which is the default", Implemented("training.precision.grad-accumulation")),
+        key("param_dtype", Text, "data type of the parameters; must agree with fp16 and bf16", Implemented("training.precision")),
         key("buffer_dtype", Text, "data type of buffers", Ignored(Is(FP32_NAMES), "buffers are fp32")),
         key("keep_in_fp32_modules", Other, "modules that stay in fp32", Ignored(Any, "one precision holds for the whole model")),
     ] },

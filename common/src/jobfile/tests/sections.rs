@@ -54,15 +54,17 @@ fn sine_has_the_defaults_of_the_basic_lstm_example() {
             training.optimizer.bias-correction = true  # DeepSpeed default
             training.gradient-clipping = 1  # default
             training.precision = "fp32"  # default
-            training.precision.grad-accumulation = "fp32"  # follows training.precision
-            training.precision.communication = "fp32"  # follows training.precision
-            training.precision.prescale-gradients = true  # follows training.precision
-            training.precision.gradient-predivide-factor = 1  # follows training.precision
+            training.cpu-fp16 = "fp32"  # default
+            training.precision.grad-accumulation = "fp32"  # DeepSpeed default: the model's
+            training.precision.communication = "fp32"  # DeepSpeed default: the model's
+            training.precision.prescale-gradients = false  # DeepSpeed default
+            training.precision.gradient-predivide-factor = 1  # DeepSpeed default
             training.precision.on-overflow = "fail"  # follows training.precision
             training.steps-per-print = -  # default: none
             zero.stage = 0  # default
             zero.overlap-comm = true  # default (DeepSpeed: false below stage 3; the result is the same)
             zero.reduce-bucket-size = 500000000  # DeepSpeed default, capped to the model
+            zero.offload-optimizer = -  # default: stays with the model
             checkpoint.every-steps = -  # default: not by steps
             checkpoint.every-epochs = 1  # default
             checkpoint.resume = "auto"  # default
@@ -346,7 +348,7 @@ gradient-clipping = 0
     assert_eq!(spec.training.gradient_clipping, 0.0);
     assert_eq!(spec.zero.stage, 0);
     expect![[r#"
-        ["precision: bf16 is asked for (job.toml:9), trained in fp32: this version has no other"]
+        []
         Optimizer {
             learning_rate: 0.01,
             weight_decay: 0.1,
