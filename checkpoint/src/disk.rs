@@ -209,6 +209,11 @@ impl Staged {
             nix::fcntl::posix_fadvise(&self.file, 0, 0, PosixFadviseAdvice::POSIX_FADV_DONTNEED);
     }
 
+    /// Gives back what was reserved beyond the bytes written, where `needed` was an upper bound.
+    pub(crate) fn cut(&self) -> Result<(), Error> {
+        self.file.set_len(self.written).map_err(|error| self.write_error(error))
+    }
+
     pub(crate) fn written(&self) -> u64 {
         self.written
     }

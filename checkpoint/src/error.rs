@@ -9,7 +9,7 @@ use common::ids::JobId;
 use common::units::display_bytes;
 
 use crate::fence::Fence;
-use crate::tensor::{SliceProblem, TensorKind};
+use crate::tensor::{DataType, SliceProblem, TensorKind};
 
 /// Why something on disk is not a whole checkpoint. Each names its file and what would be right.
 #[derive(Debug, thiserror::Error)]
@@ -127,6 +127,8 @@ pub enum Error {
     BufferLength { kind: TensorKind, name: String, expected: u64, found: u64 },
     #[error("`{name}` is a parameter and a buffer; one safetensors file cannot hold both")]
     NameTwice { name: String },
+    #[error("`{name}` is {from} and cannot be exported as {to}; only f32, bf16 and f16 can")]
+    NoConversion { name: String, from: DataType, to: DataType },
     #[error("no checkpoint `{asked}` under `{}`; there are: {have}", root.display())]
     NoSuchCheckpoint { asked: String, root: PathBuf, have: String },
     #[error(

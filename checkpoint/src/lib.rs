@@ -21,6 +21,7 @@ mod error;
 mod export;
 mod fence;
 mod header;
+pub mod import;
 mod manifest;
 mod probe;
 mod reader;
@@ -30,10 +31,11 @@ mod root;
 pub mod shard;
 mod sweep;
 mod tensor;
+mod torch;
 mod verify;
 
 pub use error::{Defect, Error};
-pub use export::{Exported, export};
+pub use export::{Exported, Format, Options as ExportOptions, export};
 pub use fence::Fence;
 pub use manifest::{MANIFEST_FILE, Manifest, SCHEMA_VERSION, ShardEntry};
 pub use probe::ProbeToken;
@@ -41,6 +43,7 @@ pub use reader::{Reader, TensorRow};
 pub use resolve::{Resolution, Selected, Skipped};
 pub use root::{Found, Incomplete, Listing, Root, local_path, tag};
 pub use tensor::{DataType, SliceMeta, SliceProblem, TensorKind};
+pub use torch::TorchError;
 pub use verify::{Finding, Report, verify};
 
 #[cfg(test)]

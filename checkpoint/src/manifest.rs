@@ -32,6 +32,9 @@ pub struct Manifest {
     pub world_size: u32,
     /// ZeRO stage at the time of the save; any stage reads it.
     pub stage: u8,
+    /// What the model trained in, in a job file's words; the tensors here are f32 all the same.
+    #[serde(default)]
+    pub precision: Option<String>,
     /// Optimizer updates done.
     pub step: u64,
     /// Passes over the data done.

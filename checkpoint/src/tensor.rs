@@ -92,6 +92,10 @@ impl DataType {
         }
     }
 
+    pub fn is_float(self) -> bool {
+        matches!(self, Self::F64 | Self::F32 | Self::F16 | Self::Bf16)
+    }
+
     pub(crate) fn to_safetensors(self) -> safetensors::Dtype {
         use safetensors::Dtype;
         match self {

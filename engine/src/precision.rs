@@ -58,7 +58,6 @@ pub struct History(Vec<Overflow>);
 
 /// A step whose gradients or loss were not finite.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 struct Overflow {
     step: u64,
     /// What was not finite: ``the gradient of `fc.weight` ``, the first in the model's order.
@@ -79,7 +78,6 @@ impl fmt::Display for History {
 
 /// What a run remembers; travels in a checkpoint.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub(crate) struct State {
     /// Steps without an update.
     pub(crate) skipped: u64,

@@ -103,13 +103,13 @@ fn prepare(context: RankContext) -> Result<Prepared, Error> {
     let mut state = resumed.state;
     state.continue_with(spec.training.early_stopping);
     let best_is_lost = data.test.is_some() && state.best.is_some() && best_weights.is_none();
+    let located = plan.locate(&mut state);
     plan.continue_from(&state);
     let resumed_at = (state.step > 0).then_some(state.step);
     let nothing_left = resumed_at.and_then(|_| nothing_left(&plan, &state));
     let schedule = Schedule::new(&spec.training, plan.total_steps);
-    let notes = root.note().into_iter().chain(resumed.notes);
-    let notes = notes.chain(best_is_lost.then(|| LOST_BEST.to_owned()));
-    let notes = notes.chain(nothing_left);
+    let notes = root.note().into_iter().chain(resumed.notes).chain(located);
+    let notes = notes.chain(best_is_lost.then(|| LOST_BEST.to_owned())).chain(nothing_left);
     notes.chain(schedule.warning(plan.total_steps)).for_each(|note| report.note(note));
     let from = Position { step: state.step, samples: state.samples };
     report.open_files(&run_dir, &spec.monitor, validation_columns(&data), from)?;
@@ -119,7 +119,6 @@ fn prepare(context: RankContext) -> Result<Prepared, Error> {
         spec.job.collective_timeout,
         resumed.is_from_root.then_some(state.step),
     )?;
-    let pace = Pace::default();
     let precision = Precision::new(&spec.training.precision, world);
     let trainer = Trainer {
         rank,
@@ -135,7 +134,7 @@ fn prepare(context: RankContext) -> Result<Prepared, Error> {
         report,
         saver,
         stop,
-        pace,
+        pace: Pace::default(),
         started,
         resumed_at,
         spec,

@@ -10,3 +10,4 @@ mod resume;
 mod seeds;
 pub(crate) mod spec;
 mod stages;
+mod worlds;

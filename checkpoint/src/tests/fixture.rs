@@ -141,6 +141,7 @@ pub(super) fn manifest(fence: &Fence, step: u64, shards: Vec<ShardEntry>) -> Man
         generation: fence.generation,
         world_size: u32::try_from(shards.len()).unwrap(),
         stage: 2,
+        precision: None,
         step,
         epoch: step / 10,
         samples: step * 64,

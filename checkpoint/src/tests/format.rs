@@ -7,7 +7,7 @@ use safetensors::SafeTensors;
 
 use super::fixture::{Fixture, TENSORS, bytes_of, cut, shard_path, slice};
 use crate::shard::{Encoded, Incoming, ShardName};
-use crate::{DataType, Error, Reader, SliceMeta, SliceProblem, TensorKind, export};
+use crate::{DataType, Error, ExportOptions, Reader, SliceMeta, SliceProblem, TensorKind, export};
 use common::ids::Generation;
 
 fn name(rank: u32, world: u32) -> ShardName {
@@ -69,7 +69,7 @@ fn an_export_has_torchs_names_shapes_and_values_from_any_world() {
     for world in 1..=4 {
         let found = fixture.save(u64::from(world), world);
         let out = fixture.root.path().join(format!("out-{world}.safetensors"));
-        let exported = export(&found.path, &out).unwrap();
+        let exported = export(&found.path, &out, ExportOptions::default()).unwrap();
         let bytes = fs_err::read(&out).unwrap();
         assert_eq!(bytes.len() as u64, exported.bytes);
         assert_eq!(blake3::hash(&bytes).to_hex().as_str(), exported.blake3);
@@ -103,7 +103,7 @@ fn a_failed_export_leaves_the_older_file_and_nothing_else() {
     let mut bytes = fs_err::read(&path).unwrap();
     *bytes.last_mut().unwrap() ^= 1;
     fs_err::write(&path, bytes).unwrap();
-    let error = export(&found.path, &out).unwrap_err();
+    let error = export(&found.path, &out, ExportOptions::default()).unwrap_err();
     assert!(error.chain().contains("rank-00001"), "{}", error.chain());
     assert_eq!(fs_err::read(&out).unwrap(), b"older");
     assert_eq!(super::fixture::names(folder.path()), ["weights.safetensors"]);

@@ -11,7 +11,6 @@ pub(super) struct AtTheFloor;
 
 /// Where the scale is.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub(super) struct Dynamic {
     scale: f64,
     /// Overflows that are left until the scale falls.

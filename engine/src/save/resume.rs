@@ -7,6 +7,7 @@
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 
+use checkpoint::import::ImportedState;
 use checkpoint::{DataType, Reader, Selected, TensorKind};
 use collectives::Communicator;
 use common::spec::Resume;
@@ -112,10 +113,9 @@ fn choose(root: &Root, resume: &Resume, zero: &Zero) -> Result<Choice, Error> {
             let reader =
                 Reader::open(&found.path).map_err(Error::checkpoint("open the checkpoint"))?;
             check_tensors(&reader, zero)?;
-            let state = serde_json::from_value(reader.manifest().train_state.clone());
+            notes.extend(another_precision(&reader, root.facts.precision));
             Choice {
-                state: state
-                    .map_err(|source| Error::TrainState { path: found.path.clone(), source })?,
+                state: state(&reader)?,
                 hashes: shard_hashes(&reader),
                 has_best: reader.tensor(TensorKind::Best, zero.name(0)).is_some(),
                 folder: Some(found.path),
@@ -137,6 +137,26 @@ fn choose(root: &Root, resume: &Resume, zero: &Zero) -> Result<Choice, Error> {
         notes.push(format!("checkpoints of another history were set aside: {}", names.join(", ")));
     }
     Ok(Choice { gone, notes, ..choice })
+}
+
+/// As this engine saved it, or as an import left it.
+fn state(reader: &Reader) -> Result<State, Error> {
+    let json = &reader.manifest().train_state;
+    if let Ok(imported) = serde_json::from_value::<ImportedState>(json.clone()) {
+        return Ok(imported.into());
+    }
+    let path = reader.folder().to_owned();
+    serde_json::from_value(json.clone()).map_err(|source| Error::TrainState { path, source })
+}
+
+/// Parameters and optimizer states are saved in f32 whatever the model trains in, so nothing is
+/// lost; that the losses will differ from here on should still be no surprise.
+fn another_precision(reader: &Reader, now: &str) -> Option<String> {
+    let saved = reader.manifest().precision.as_deref().filter(|saved| *saved != now)?;
+    Some(format!(
+        "the checkpoint was trained in {saved}, this job trains in {now}: its fp32 parameters and \
+         optimizer states are taken as they are"
+    ))
 }
 
 fn shard_hashes(reader: &Reader) -> Vec<String> {

@@ -44,6 +44,7 @@ pub(crate) struct Root {
 #[derive(Debug)]
 pub(super) struct Facts {
     pub(super) stage: u8,
+    pub(super) precision: &'static str,
     pub(super) seed: u64,
     pub(super) threads_per_rank: u32,
     pub(super) instruction_set: String,
@@ -84,6 +85,7 @@ pub(crate) fn open(start: Start<'_>, communicator: &mut Communicator) -> Result<
     }
     let facts = Facts {
         stage: spec.zero.stage,
+        precision: spec.training.precision.effective.word(),
         seed: spec.job.seed,
         threads_per_rank: spec.resources.threads_per_rank,
         instruction_set: start.instruction_set,

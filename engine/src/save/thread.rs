@@ -228,6 +228,7 @@ impl SaveThread {
             generation: fence.generation,
             world_size: shards.len() as u32,
             stage: facts.stage,
+            precision: Some(facts.precision.to_owned()),
             step: state.step,
             epoch: u64::from(state.epoch),
             samples: state.samples,

@@ -252,7 +252,7 @@ fn every_rank_evaluates_with_rank_0s_running_statistics() {
     let expected = outcome.summary.unwrap();
     let folder = dir.path().join(format!("checkpoints/step-{:08}", expected.steps));
     let exported = dir.path().join("weights.safetensors");
-    checkpoint::export(&folder, &exported).unwrap();
+    checkpoint::export(&folder, &exported, Default::default()).unwrap();
     let Model::Cnn(cnn) = &mut job.model else { panic!() };
     cnn.init_from = Some(exported);
     let dataset = data::load(&job.data, job.job.seed).unwrap();

@@ -67,6 +67,24 @@ impl Plan {
         })
     }
 
+    /// Finds the place in the data of a state that only counted samples: as many whole epochs, and
+    /// the rest into the next one.
+    pub(crate) fn locate(&self, state: &mut State) -> Option<String> {
+        if !std::mem::take(&mut state.lacks_position) {
+            return None;
+        }
+        let size = self.batch.batch_size.value;
+        let per_epoch =
+            if self.drop_last { self.steps_per_epoch * size } else { self.train_samples };
+        state.epoch = u32::try_from(state.samples / per_epoch).unwrap_or(u32::MAX);
+        state.epoch_samples = state.samples % per_epoch;
+        Some(format!(
+            "the imported checkpoint has no position in the data: {} samples are epoch {} and {} \
+             samples, by this job's data and batch size",
+            state.samples, state.epoch, state.epoch_samples
+        ))
+    }
+
     /// Counts the steps anew from where a run continues. That changes nothing, unless what was
     /// saved had another batch size.
     pub(crate) fn continue_from(&mut self, state: &State) {

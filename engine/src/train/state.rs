@@ -14,9 +14,8 @@ const HEALTHY: std::ops::RangeInclusive<f64> = 0.01..=1.0;
 const EXPLODING: f64 = 10.0;
 const VANISHING: f64 = 0.001;
 
-///
-/// Fields are only added, each with `#[serde(default)]`: an older build must be able to pass over
-/// what a newer one saved (docs/checkpoints.md).
+/// All that the loop remembers. Fields are only added, each with `#[serde(default)]`: an older
+/// build must be able to pass over what a newer one saved (docs/checkpoints.md).
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct State {
     /// Steps done, those without an update included.
@@ -45,6 +44,10 @@ pub(crate) struct State {
     pub(crate) precision: precision::State,
     /// Wall time of the attempts before this one.
     pub(crate) seconds_before: f64,
+    /// Set until the position in the data is known: another program saved this state, and `samples`
+    /// alone says how far it was.
+    #[serde(default)]
+    pub(crate) lacks_position: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -60,6 +63,15 @@ pub(crate) struct Best {
 pub(crate) struct Patience {
     pub(crate) reference: Option<f64>,
     pub(crate) misses: u32,
+}
+
+impl From<checkpoint::import::ImportedState> for State {
+    fn from(imported: checkpoint::import::ImportedState) -> Self {
+        let (step, samples) = (imported.steps, imported.samples);
+        let mut precision = precision::State::default();
+        precision.skipped = imported.skipped_steps;
+        Self { step, samples, precision, lacks_position: true, ..Self::default() }
+    }
 }
 
 impl State {

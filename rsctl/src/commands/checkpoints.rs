@@ -1,4 +1,4 @@
-//! `rsctl checkpoints`: looking at, checking, exporting and removing checkpoints.
+//! `rsctl checkpoints`: looking at, checking, exchanging and removing checkpoints.
 
 use std::path::PathBuf;
 
@@ -21,8 +21,11 @@ use crate::place::{self, Local, Place, failed};
 use crate::{job, render};
 
 mod show;
+mod transfer;
 
-/// List, show, verify, export or prune checkpoints
+use transfer::{ExportArgs, ImportArgs, export, import};
+
+/// List, show, verify, export, import or prune checkpoints
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 FROM is a job (JOB or JOB:TAG, by its coordinator), or a path or file:// URL of a checkpoint, of a
@@ -42,6 +45,7 @@ enum Command {
     Show(ShowArgs),
     Verify(VerifyArgs),
     Export(ExportArgs),
+    Import(ImportArgs),
     Prune(PruneArgs),
 }
 
@@ -94,20 +98,6 @@ struct VerifyArgs {
     from: FromArgs,
 }
 
-/// Write the weights as one safetensors file with torch's names
-#[derive(Debug, clap::Args)]
-#[command(after_help = "\
-Examples:
-  rsctl checkpoints export co2:best --out co2.safetensors
-  rsctl checkpoints export runs/co2-lstm-x7k2p9 --out co2.safetensors")]
-struct ExportArgs {
-    #[command(flatten)]
-    from: FromArgs,
-    /// The file to write; one that exists is replaced
-    #[arg(long, value_name = "FILE")]
-    out: PathBuf,
-}
-
 /// Remove old checkpoints on this machine; the newest always stays
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
@@ -138,6 +128,7 @@ pub(crate) async fn execute(args: Args) -> Outcome {
         Command::Show(args) => show(&args).await,
         Command::Verify(args) => verify(&args.from).await,
         Command::Export(args) => export(&args).await,
+        Command::Import(args) => import(&args),
         Command::Prune(args) => prune(&args).await,
     }
 }
@@ -227,23 +218,6 @@ async fn verify(from: &FromArgs) -> Outcome {
     let error = anyhow!("{path} is damaged");
     Err(Failure::new(ExitCode::Failed, error)
         .hint("an older checkpoint may be whole: `rsctl checkpoints list` shows them"))
-}
-
-async fn export(args: &ExportArgs) -> Outcome {
-    let one = one(&args.from).await?;
-    let exported = checkpoint::export(&one.folder, &args.out).map_err(failed)?;
-    if args.from.json {
-        render::json(&exported)?;
-    } else {
-        render::data(exported.path.display())?;
-        render::talk(format_args!(
-            "{} tensors, {} elements, {}",
-            exported.tensors,
-            exported.elements,
-            display_bytes(exported.bytes)
-        ));
-    }
-    Ok(ExitCode::Done)
 }
 
 async fn prune(args: &PruneArgs) -> Outcome {
