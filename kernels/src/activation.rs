@@ -20,8 +20,7 @@ pub(crate) enum Activation {
 }
 
 /// Of each vector, the activation of the same index.
-// Loops, not `map`: what closures do inside a function of the standard library is not sure to be
-// inlined into the kernel, and would then be compiled without its instruction set.
+// Loops, not `map`: see `Kernel`.
 #[inline(always)]
 pub(crate) fn apply<S: Simd, const N: usize>(
     simd: S,

@@ -163,12 +163,20 @@ impl Kernel for Multiply<'_> {
             match self.target.rows {
                 // One or two rows: panels side by side are the independent chains.
                 1 if panels.is_multiple_of(4) => {
-                    (0..panels / 4).for_each(|four| self.tile::<S, 1, 4>(simd, 0, four * 4));
+                    for four in 0..panels / 4 {
+                        self.tile::<S, 1, 4>(simd, 0, four * 4);
+                    }
                 }
                 2 if panels.is_multiple_of(2) => {
-                    (0..panels / 2).for_each(|two| self.tile::<S, 2, 2>(simd, 0, two * 2));
+                    for two in 0..panels / 2 {
+                        self.tile::<S, 2, 2>(simd, 0, two * 2);
+                    }
                 }
-                _ => (0..panels).for_each(|panel| self.panel(simd, panel)),
+                _ => {
+                    for panel in 0..panels {
+                        self.panel(simd, panel);
+                    }
+                }
             }
         }
     }
@@ -207,8 +215,8 @@ unsafe fn accumulate<S: Simd, const M: usize, const N: usize>(
                 // SAFETY: as above.
                 let factor = unsafe { *left.values.get_unchecked(left_at + m * left.row) };
                 let factor = simd.splat(factor);
-                for (sum, column) in sums.iter_mut().zip(columns) {
-                    *sum = simd.mul_add(factor, column, *sum);
+                for n in 0..N {
+                    sums[n] = simd.mul_add(factor, columns[n], sums[n]);
                 }
             }
             left_at += left.step;

@@ -63,8 +63,10 @@ pub(crate) trait Program {
     fn run<S: Simd>(self, simd: S);
 }
 
-/// An inner loop. `run` must be `#[inline(always)]`: only what is inlined into [`Simd::launch`]
-/// is compiled with the instruction set's features.
+/// An inner loop. `run` and all of ours that it calls must be `#[inline(always)]` and use no closure
+/// on vectors: only what is inlined into [`Simd::launch`] is compiled with the instruction set's
+/// features, and whether a closure is, the optimiser decides. What is not runs hundreds of times
+/// slower; `examples/speed.rs` shows it.
 pub(crate) trait Kernel {
     fn run<S: Simd>(self, simd: S);
 }
