@@ -6,7 +6,11 @@
 
 #![expect(unsafe_code, reason = "buffers become spans for the length of one call")]
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    fmt,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use crate::{
     DataType, Error, OpKind, ReduceOp, Signature,
@@ -28,7 +32,14 @@ pub struct Communicator {
     sent: Vec<u64>,
     received: Vec<u64>,
     scratch: crate::reduce::Scratch,
+    observer: Option<Arc<dyn Observer>>,
     life: Arc<Life>,
+}
+
+/// Is told of every operation that has succeeded, on the thread that ran it.
+pub trait Observer: fmt::Debug + Send + Sync {
+    /// `elapsed` counts from the operation's begin on this rank, so waiting for peers is in it.
+    fn completed(&self, signature: &Signature, elapsed: Duration);
 }
 
 impl Communicator {
@@ -36,7 +47,7 @@ impl Communicator {
         let world = fabric.shared.world as usize;
         let (sent, received) = (vec![0; world], vec![0; world]);
         let scratch = crate::reduce::Scratch::default();
-        Self { fabric, channel, sequence: 0, sent, received, scratch, life }
+        Self { fabric, channel, sequence: 0, sent, received, scratch, observer: None, life }
     }
 
     /// This rank.
@@ -55,6 +66,11 @@ impl Communicator {
     #[must_use]
     pub fn channel(&self) -> u32 {
         self.channel
+    }
+
+    /// Tells `observer` of every operation from now on.
+    pub fn observe(&mut self, observer: Arc<dyn Observer>) {
+        self.observer = Some(observer);
     }
 
     /// How long a wait polls before it sleeps. The default suits a rank that has a core for itself.
@@ -210,11 +226,15 @@ impl Communicator {
         header: Header,
         act: impl FnOnce(&mut Schedule<'_>) -> Result<(), Error>,
     ) -> Result<(), Error> {
-        let Self { fabric, scratch, life, .. } = self;
+        let Self { fabric, scratch, life, observer, .. } = self;
+        let (signature, started) = (header.signature, Instant::now());
         let result = fabric
             .begin(header.signature.kind, header.sequence)
             .and_then(|()| act(&mut Schedule { fabric, header, scratch }))
             .and_then(|()| fabric.finish());
+        if let (Ok(()), Some(observer)) = (&result, observer) {
+            observer.completed(&signature, started.elapsed());
+        }
         if let Err(error) = &result {
             fabric.forget_spans();
             match error {

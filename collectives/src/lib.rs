@@ -29,7 +29,7 @@ mod tests;
 
 pub use crate::{
     asynchronous::{AsyncCommunicator, Operation, Pending, PendingBuffer},
-    communicator::Communicator,
+    communicator::{Communicator, Observer},
     datatype::{DataType, ReduceOp},
     error::{ConnectError, Error, MissingPeer, OpKind, Signature},
     listener::{Listener, PeerAddress},

@@ -13,6 +13,7 @@ mod check;
 pub(crate) mod keys;
 mod optimizer;
 mod precision;
+mod profiling;
 mod rename;
 mod scheduler;
 
@@ -21,6 +22,7 @@ pub(crate) use optimizer::{
     OptimizerBlock, OptimizerKind, OptimizerSettings, settings as optimizer_settings,
 };
 pub(crate) use precision::PrecisionBlocks;
+pub(crate) use profiling::Profiling;
 pub(crate) use scheduler::{Kind as SchedulerKind, SchedulerBlock, settings as scheduler_settings};
 
 /// What a configuration asks for; None where it is silent or says `"auto"`.
@@ -40,6 +42,7 @@ pub(crate) struct DeepSpeed {
     pub(crate) zero: ZeroBlock,
     pub(crate) tensorboard_dir: Option<Found<PathBuf>>,
     pub(crate) csv_dir: Option<Found<PathBuf>>,
+    pub(crate) profiling: Profiling,
 }
 
 #[derive(Debug, Default)]
@@ -91,6 +94,7 @@ pub(crate) fn read(root: Option<&Table>, settings: Settings<'_>, report: &Report
         zero: zero(&top),
         tensorboard_dir: monitor_dir(&top, "tensorboard", settings.caller_dir),
         csv_dir: monitor_dir(&top, "csv_monitor", settings.caller_dir),
+        profiling: profiling::read(&top, settings.caller_dir),
     }
 }
 

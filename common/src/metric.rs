@@ -27,6 +27,13 @@ metrics! {
     GRAD_NORM: "train/grad-norm", "Train/Samples/grad_norm", "", "global L2 norm before clipping";
     SAMPLES_PER_SECOND: "train/samples-per-second", "Train/Samples/samples_per_second", "1/s", "global, over this step";
     STEP_SECONDS: "train/step-seconds", "Train/Samples/step_seconds", "s", "wall time of this step";
+    FETCH_SECONDS: "train/fetch-seconds", "Train/Samples/elapsed_time_ms_fetch", "s", "samples become tensors";
+    FORWARD_SECONDS: "train/forward-seconds", "Train/Samples/elapsed_time_ms_forward", "s", "forward passes of this step";
+    BACKWARD_SECONDS: "train/backward-seconds", "Train/Samples/elapsed_time_ms_backward_inner", "s", "backward passes, with the sums that run inside";
+    REDUCE_SECONDS: "train/reduce-seconds", "Train/Samples/elapsed_time_ms_backward_allreduce", "s", "waited for sums after backward";
+    BACKWARD_AND_REDUCE_SECONDS: "train/backward-and-reduce-seconds", "Train/Samples/elapsed_time_ms_backward", "s", "the two before together";
+    OPTIMIZER_SECONDS: "train/optimizer-seconds", "Train/Samples/elapsed_time_ms_step", "s", "clipping, update, gathering of parameters";
+    SAVE_SECONDS: "train/save-seconds", "Train/Samples/elapsed_time_ms_save", "s", "waited for a checkpoint since the step before";
     LOSS_SCALE: "train/loss-scale", "Train/Samples/loss_scale", "", "fp16 only";
     RSS_BYTES: "system/rss-bytes", "System/Samples/rss_bytes", "B", "resident memory of the rank";
 }

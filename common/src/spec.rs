@@ -11,8 +11,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::units;
 
+mod diagnostics;
 mod precision;
 
+pub use diagnostics::{Collective, CommsLog, Diagnostics, FlopsProfile, GradientCompression};
 pub use precision::{DynamicLossScale, LossScale, OnOverflow, Precision, PrecisionKind};
 
 /// A whole job, checked and complete.
@@ -276,6 +278,8 @@ pub struct Training {
     /// Global L2 norm bound; 0 disables.
     pub gradient_clipping: f64,
     pub precision: Precision,
+    #[serde(default)]
+    pub gradient_compression: GradientCompression,
     /// DeepSpeed's `steps_per_print`: a line every N steps.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub steps_per_print: Option<u64>,
@@ -597,4 +601,6 @@ pub struct Monitor {
     /// A DeepSpeed `csv_monitor` block: folder of its per-tag files.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub deepspeed_csv_dir: Option<PathBuf>,
+    #[serde(default)]
+    pub diagnostics: Diagnostics,
 }

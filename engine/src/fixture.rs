@@ -159,6 +159,7 @@ fn job(name: &str, file: &File, initial: PathBuf) -> spec::JobSpec {
             csv: false,
             deepspeed_tensorboard_dir: None,
             deepspeed_csv_dir: None,
+            diagnostics: Default::default(),
         },
         notes: Vec::new(),
     }
@@ -241,6 +242,7 @@ fn training(file: &File) -> spec::Training {
         schedule: in_kebab_case(&file.schedule),
         gradient_clipping: file.gradient_clipping,
         precision: spec::Precision::FP32,
+        gradient_compression: Default::default(),
         steps_per_print: None,
     }
 }

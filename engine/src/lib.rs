@@ -20,10 +20,12 @@ pub mod model;
 pub mod monitor;
 pub mod rng;
 
+mod comms_log;
 mod error;
 mod evaluate;
 #[cfg(test)]
 mod fixture;
+mod flops;
 mod loss;
 mod native;
 mod numbers;

@@ -75,6 +75,18 @@ impl Report {
         self.record(Record::Step(record));
     }
 
+    /// Seconds of a phase of the step. The monitors' tags are DeepSpeed's, which counts
+    /// milliseconds.
+    pub(crate) fn seconds(&mut self, metric: metric::Metric, of: &StepRecord, seconds: f64) {
+        if !self.is_first_rank {
+            return;
+        }
+        let StepRecord { step, samples, time, .. } = *of;
+        let point = MetricPoint { step, samples, value: seconds, time };
+        self.reporter.metric(metric.name, point);
+        self.record(Record::Scalar(Scalar { metric, samples, value: seconds * 1e3, time }));
+    }
+
     pub(crate) fn validation(&mut self, record: ValidationRecord) {
         if !self.is_first_rank {
             return;

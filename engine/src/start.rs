@@ -15,7 +15,7 @@ use crate::report::{Report, peak_resident_bytes};
 use crate::save::{self, SaveThread, Saver, Start};
 use crate::schedule::Schedule;
 use crate::summary::{Measured, summarise};
-use crate::train::{End, Pace, Plan, State, Trainer};
+use crate::train::{End, Measure, Pace, Plan, State, Trainer};
 use crate::zero::Zero;
 use crate::{Outcome, RankContext, output};
 
@@ -80,6 +80,8 @@ fn prepare(context: RankContext) -> Result<Prepared, Error> {
     }
     let Planned { data, mut plan } = plan(&spec, world, &report)?;
     let mut model = model::build(&spec.model, data.input, data.output_features, seed)?;
+    let mut communicator = communicator;
+    let measure = Measure::new(&spec.monitor.diagnostics, rank, &mut communicator);
     let mut zero = Zero::new(&mut model, &spec, communicator)?;
     agree_on_data(&zero, &data)?;
     let weights = model.parameters().first().map_or(Kind::Float, |p| p.tensor.kind());
@@ -132,6 +134,7 @@ fn prepare(context: RankContext) -> Result<Prepared, Error> {
         state,
         best_weights,
         report,
+        measure,
         saver,
         stop,
         pace: Pace::default(),
@@ -222,6 +225,9 @@ fn finish(prepared: &mut Prepared, end: End) -> Result<Outcome, Error> {
         was_stopped,
     };
     let summary = (trainer.rank == 0).then(|| summarise(&trainer.state, measured));
+    if let Err(error) = trainer.measure.tell_comms(&prepared.run_dir) {
+        trainer.report.note(format!("no log of collectives: {}", crate::error::chain(&error)));
+    }
     trainer.report.close();
     if let Some(summary) = &summary {
         output::write_summary(&prepared.run_dir, summary)?;

@@ -1,6 +1,7 @@
 //! The room through its public surface: whole runs with the ranks as threads of one process.
 
 pub(crate) mod cnn;
+mod diagnostics;
 mod failures;
 mod numerics;
 mod optimizers;

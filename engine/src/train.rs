@@ -22,11 +22,15 @@ use crate::save::{Saver, Urgency};
 use crate::schedule::Schedule;
 use crate::zero::{Snapshot, Zero};
 
+mod breakdown;
+mod measure;
 mod pace;
 mod plan;
 mod state;
 mod step;
 
+use breakdown::Phase;
+pub(crate) use measure::Measure;
 pub(crate) use pace::Pace;
 pub(crate) use plan::{Error as PlanError, GlobalBatch, Plan};
 pub(crate) use state::State;
@@ -47,6 +51,7 @@ pub(crate) struct Trainer {
     /// The weights of the best validation, where they are needed and not the present ones.
     pub(crate) best_weights: Option<Snapshot>,
     pub(crate) report: Report,
+    pub(crate) measure: Measure,
     pub(crate) saver: Saver,
     pub(crate) stop: Arc<AtomicBool>,
     pub(crate) pace: Pace,
@@ -224,7 +229,10 @@ impl Trainer {
             .best_weights
             .as_ref()
             .filter(|_| state.best.is_some_and(|best| best.step != state.step));
+        let saving = self.saver.stall();
         self.saver.save(&self.zero, &state, best, urgency)?;
+        let stalled = self.saver.stall().saturating_sub(saving).as_secs_f64();
+        self.measure.breakdown.add(Phase::Save, stalled);
         for note in self.saver.notes() {
             self.report.note(note);
         }

@@ -16,7 +16,7 @@ use std::cell::RefCell;
 use std::rc::Rc;
 
 use collectives::Communicator;
-use common::spec::JobSpec;
+use common::spec::{GradientCompression, JobSpec, PrecisionKind};
 
 use crate::error::Error;
 use crate::model::Model;
@@ -103,7 +103,12 @@ impl Zero {
         buffers.share(&mut link)?;
         let kinds = GradientKinds {
             accumulation: precision.grad_accumulation,
-            communication: precision.communication,
+            communication: match spec.training.gradient_compression {
+                GradientCompression::None => precision.communication,
+                GradientCompression::Bf16 => PrecisionKind::Bf16,
+                GradientCompression::Fp16 => PrecisionKind::Fp16,
+                GradientCompression::Int8 => PrecisionKind::Fp32,
+            },
         };
         let reducer = Reducer::new(stage, kinds, layout.clone(), rank, link);
         let reducer = Rc::new(RefCell::new(reducer));

@@ -3,8 +3,9 @@
 use std::path::Path;
 
 use crate::section::{Found, IntegerRange, Section, absolute, nearest};
-use crate::spec::{Checkpoint, Layout, Monitor, Resume};
+use crate::spec::{Checkpoint, CommsLog, Diagnostics, FlopsProfile, Layout, Monitor, Resume};
 
+use super::join::joined;
 use super::{Context, DEFAULT, SYNONYMS};
 
 const EVERY: IntegerRange = IntegerRange::new(1, 1 << 40);
@@ -116,6 +117,7 @@ pub(super) fn read_monitor(root: &Section<'_>, context: &Context<'_>) -> Monitor
     let section = root.sub("monitor");
     let tensorboard = section.boolean("tensorboard");
     let csv = section.boolean("csv");
+    let diagnostics = diagnostics(&section, context);
     section.not_yet(&["wandb", "comet", "mlflow", "prometheus"], "this monitor");
     let deepspeed = context.deepspeed;
     let monitor = Monitor {
@@ -131,7 +133,39 @@ pub(super) fn read_monitor(root: &Section<'_>, context: &Context<'_>) -> Monitor
             deepspeed.csv_dir.clone(),
             "no csv_monitor block",
         ),
+        diagnostics,
     };
     section.refuse_unknown(SYNONYMS);
     monitor
+}
+
+fn diagnostics(monitor: &Section<'_>, context: &Context<'_>) -> Diagnostics {
+    let section = &monitor.sub("diagnostics");
+    let theirs = &context.deepspeed.profiling;
+    let breakdown = section.boolean("wall-clock-breakdown");
+    let breakdown =
+        joined(section, "wall-clock-breakdown", breakdown, theirs.wall_clock_breakdown.clone());
+    let comms = section.boolean("comms-log");
+    let asked = theirs.comms_log.clone();
+    let asked_on = asked.clone().map(|found| found.map(|log| log.is_some()));
+    let comms = joined(section, "comms-log", comms, asked_on);
+    let comms_on = section.settle("comms-log", comms, (false, DEFAULT));
+    let as_asked = || asked.and_then(|found| found.value).unwrap_or_else(CommsLog::default);
+    let step = section.integer("flops-profile-step", EVERY);
+    let block = theirs.flops_profile.clone().and_then(|found| {
+        let step = found.value.as_ref()?.step;
+        Some((found.clone().map(|_| step), found.value?))
+    });
+    let step = joined(section, "flops-profile-step", step, block.clone().map(|(step, _)| step));
+    let step = section.settle_optional("flops-profile-step", step, "default: no profile");
+    let profile = |step| match block {
+        Some((_, profile)) => FlopsProfile { step, ..profile },
+        None => FlopsProfile { step, detailed: true, output_file: None },
+    };
+    section.refuse_unknown(SYNONYMS);
+    Diagnostics {
+        wall_clock_breakdown: section.settle("wall-clock-breakdown", breakdown, (false, DEFAULT)),
+        comms_log: comms_on.then(as_asked),
+        flops_profile: step.map(profile),
+    }
 }

@@ -5,6 +5,7 @@ use expect_test::{Expect, expect};
 
 use super::*;
 
+mod diagnostics;
 mod examples;
 mod explained;
 mod mistakes;

@@ -3,8 +3,8 @@
 use crate::deepspeed::OffloadBlock;
 use crate::section::{FloatRange, Found, IntegerRange, Section, toml_text};
 use crate::spec::{
-    Batch, BatchMismatch, Data, DataSource, EarlyStopping, Offload, Sourced, Training, Validate,
-    Zero,
+    Batch, BatchMismatch, Data, DataSource, EarlyStopping, GradientCompression, Offload, Sourced,
+    Training, Validate, Zero,
 };
 
 use super::data::Kind;
@@ -45,6 +45,7 @@ pub(super) fn read(
     let (optimizer, schedule) = optimizer::read(&section, context);
     let gradient_clipping = gradient_clipping(&section, context);
     let precision = precision::read(&section, context);
+    let gradient_compression = compression(&section);
     let steps_per_print = context.deepspeed.steps_per_print.clone();
     let steps_per_print =
         section.settle_optional("steps-per-print", steps_per_print, "default: none");
@@ -70,8 +71,19 @@ pub(super) fn read(
         schedule,
         gradient_clipping,
         precision,
+        gradient_compression,
         steps_per_print,
     }
+}
+
+fn compression(section: &Section<'_>) -> GradientCompression {
+    let words = &[
+        ("none", GradientCompression::None),
+        ("fp16", GradientCompression::Fp16),
+        ("bf16", GradientCompression::Bf16),
+    ];
+    let found = section.choice("gradient-compression", words, &["int8", "int4", "1bit", "topk"]);
+    section.settle("gradient-compression", found, (GradientCompression::None, DEFAULT))
 }
 
 fn has_validation_part(source: &DataSource) -> bool {

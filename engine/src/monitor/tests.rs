@@ -112,6 +112,7 @@ fn monitors_write_what_the_job_asks_for_and_nothing_else() {
         csv: on,
         deepspeed_tensorboard_dir: on.then(|| folder.path().join("ds-tensorboard")),
         deepspeed_csv_dir: on.then(|| folder.path().join("ds-csv")),
+        diagnostics: Default::default(),
     };
     let mut silent =
         Monitors::open(&run_dir, &spec(false), ValidationColumns::Loss, at(0), 1).unwrap();

@@ -27,6 +27,7 @@ fn monitor() -> Monitor {
         csv: true,
         deepspeed_tensorboard_dir: None,
         deepspeed_csv_dir: None,
+        diagnostics: Default::default(),
     }
 }
 

@@ -1,5 +1,6 @@
 //! Runs a job with its ranks as threads, each with its own mesh on loopback.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -19,6 +20,8 @@ pub(crate) struct Heard {
     pub(crate) notes: Mutex<Vec<String>>,
     pub(crate) losses: Mutex<Vec<f64>>,
     pub(crate) loss_scales: Mutex<Vec<f64>>,
+    /// By the metric's name.
+    pub(crate) seconds: Mutex<BTreeMap<&'static str, Vec<f64>>>,
     pub(crate) checkpoints: Mutex<Vec<(CheckpointRow, Vec<String>)>>,
     /// Asks for a graceful stop once this step has been told.
     stop_after: Option<u64>,
@@ -41,6 +44,8 @@ impl Reporter for Heard {
             self.losses.lock().unwrap().push(point.value);
         } else if name == common::metric::LOSS_SCALE.name {
             self.loss_scales.lock().unwrap().push(point.value);
+        } else if name.ends_with("-seconds") {
+            self.seconds.lock().unwrap().entry(name).or_default().push(point.value);
         }
     }
     fn note(&self, text: String) {

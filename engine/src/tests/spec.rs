@@ -63,6 +63,7 @@ pub(crate) fn job() -> Builder {
             csv: true,
             deepspeed_tensorboard_dir: None,
             deepspeed_csv_dir: None,
+            diagnostics: Default::default(),
         },
         notes: Vec::new(),
     })
@@ -90,6 +91,7 @@ fn training() -> Training {
         schedule: Schedule::Constant,
         gradient_clipping: 1.0,
         precision: Precision::FP32,
+        gradient_compression: Default::default(),
         steps_per_print: None,
     }
 }

@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use tch::Tensor;
 
+use super::breakdown::Phase;
 use super::{GlobalBatch, Trainer};
 use crate::error::Error;
 use crate::loss;
@@ -75,8 +76,9 @@ impl Trainer {
             gradient_scale: clip_coefficient(clipping, agreed.grad_norm) / factor as f32,
             betas: self.schedule.betas(self.state.updates()),
         };
-        self.zero
-            .update(update)
+        self.measure
+            .breakdown
+            .time(Phase::Optimizer, || self.zero.update(update))
             .map_err(Error::communication("gather the updated parameters", self.state.step + 1))?;
         self.precision.on_update(&mut self.state.precision);
         Ok(())
@@ -117,8 +119,9 @@ impl Trainer {
                 let pass = Pass::Train(key);
                 loss += self.forward_backward(&order[run], pass, Weight { weight, factor })?;
             }
-            self.zero
-                .end_micro_step()
+            self.measure
+                .breakdown
+                .time(Phase::Reduce, || self.zero.end_micro_step())
                 .map_err(Error::communication("sum gradients", self.state.step + 1))?;
         }
         Ok(loss)
@@ -130,8 +133,9 @@ impl Trainer {
         pass: Pass,
         Weight { weight, factor }: Weight,
     ) -> Result<f64, Error> {
-        let (x, y) = self.data.train.batch(indices)?;
-        let predicted_bo = self.model.forward(&x, pass, &Plain)?;
+        let clock = &self.measure.breakdown;
+        let (x, y) = clock.time(Phase::Fetch, || self.data.train.batch(indices))?;
+        let predicted_bo = clock.time(Phase::Forward, || self.model.forward(&x, pass, &Plain))?;
         let loss = loss::mean(self.data.train.task(), &predicted_bo, &y)
             .and_then(|loss: Tensor| loss.f_mul_scalar(weight))
             .map_err(Error::torch("compute the loss"))?;
@@ -139,15 +143,16 @@ impl Trainer {
             1.0 => loss.f_backward(),
             factor => loss.f_mul_scalar(factor)?.f_backward(),
         };
-        backward(&loss).map_err(Error::torch("run backward"))?;
+        clock.time(Phase::Backward, || backward(&loss)).map_err(Error::torch("run backward"))?;
         loss.f_double_value(&[]).map_err(Error::torch("read the loss"))
     }
 
     fn agree(&self, loss: f64, factor: f64) -> Result<Agreement, Error> {
         let stop = f64::from(u8::from(self.stop.load(Ordering::Relaxed)));
         let mut sums = [loss, self.zero.gradient_squares(), stop];
-        self.zero
-            .with_link(|link| link.sum_f64(&mut sums))
+        self.measure
+            .breakdown
+            .time(Phase::Reduce, || self.zero.with_link(|link| link.sum_f64(&mut sums)))
             .map_err(Error::communication("agree on the step", self.state.step + 1))?;
         let [loss, squares, stop] = sums;
         Ok(Agreement { loss, grad_norm: squares.sqrt() / factor, stop_asked: stop > 0.0 })
@@ -196,15 +201,38 @@ impl Trainer {
         self.report.step(record);
         self.report.progress(self.live());
         let prints = self.spec.training.steps_per_print;
-        if prints.is_some_and(|n| self.state.step.is_multiple_of(n.max(1))) && self.rank == 0 {
-            tracing::info!(
-                step = record.step,
-                loss = record.train_loss,
-                lr = record.learning_rate,
-                grad_norm = record.grad_norm,
-                samples_per_second = record.samples_per_second,
-                "trained"
-            );
+        let prints =
+            self.rank == 0 && prints.is_some_and(|n| self.state.step.is_multiple_of(n.max(1)));
+        if prints {
+            self.print(&record);
         }
+        self.measure.tell_step(&mut self.report, &record, prints);
+        let samples = (0..batch.micro_steps).map(|index| batch.run(index, self.rank).len() as u64);
+        let measured = (&record, samples.sum(), self.world);
+        if let Some(Err(error)) = self.measure.profile(&self.spec, &self.data, measured) {
+            self.report.note(format!("no FLOPS profile: {}", crate::error::chain(&error)));
+        }
+        self.measure.breakdown.reset();
+    }
+
+    /// What DeepSpeed prints every `steps_per_print`, and the loss.
+    fn print(&self, record: &StepRecord) {
+        tracing::info!(
+            step = record.step,
+            skipped = self.state.step - self.state.updates(),
+            lr = record.learning_rate,
+            mom = ?self.momentum(),
+            loss = record.train_loss,
+            grad_norm = record.grad_norm,
+            running_samples_per_second = self.pace.samples_per_second(),
+            samples_per_second = record.samples_per_second,
+            "trained"
+        );
+    }
+
+    /// Of the update that was made last.
+    fn momentum(&self) -> Option<[f64; 2]> {
+        let updates = self.state.updates().saturating_sub(1);
+        self.schedule.betas(updates).or_else(|| self.spec.training.optimizer.rule.betas())
     }
 }

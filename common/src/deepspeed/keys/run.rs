@@ -11,8 +11,7 @@ const NOT_BY_ITSELF: &str =
     "the block does nothing by itself in DeepSpeed either: the model's code has to call it";
 const OTHER_MONITORS: &str = "writes to a service outside; TensorBoard and CSV files are written here, `rsctl metrics` reads them";
 const TIMED: &str = "steps are always timed: `train/step-seconds`";
-const NO_PROFILER: &str = "there is no FLOPS profiler";
-const NO_COMMS_LOG: &str = "there is no log of collectives";
+const FLAT: &str = "models here are a row of layers; `detailed` lists them all";
 const OWN_CHECKPOINTS: &str = "checkpoints are written in the background, synced and hashed; `[checkpoint]` says where and when";
 const NVME: &str = "nothing is offloaded to NVMe";
 const DATA_PARALLEL: &str = "ranks are data parallel only";
@@ -30,15 +29,15 @@ pub(super) const BLOCKS: &[Block] = &[
         key("wandb", Table, "metrics to Weights & Biases", Ignored(Off, OTHER_MONITORS)),
         key("comet", Table, "metrics to Comet", Ignored(Off, OTHER_MONITORS)),
         key("steps_per_print", Integer, "a line in the log of rank 0 every so many steps; not given: none (10 before 0.15.2)", Implemented("training.steps-per-print")),
-        key("wall_clock_breakdown", Bool, "times of forward, backward and step", Ignored(Off, TIMED)),
+        key("wall_clock_breakdown", Bool, "seconds of each phase of a step, in the metrics and every steps_per_print in the log; false", Implemented("monitor.diagnostics.wall-clock-breakdown")),
         key("memory_breakdown", Bool, "memory after each phase", Ignored(Off, "`system/rss-bytes` is always measured")),
         key("dump_state", Bool, "print the engine's state", Ignored(Off, "`rsctl config explain` prints every value")),
         key("disable_python_gc", Bool, "switch Python's garbage collector off", Ignored(Any, "there is no Python")),
         key("log_level", Text, "how much is logged", Ignored(Any, "`RUST_LOG` sets the level")),
         key("vocabulary_size", Integer, "warns unless it is a multiple of 8", Ignored(Any, "only makes DeepSpeed warn")),
         key("timers", Table, "how throughput is timed", Ignored(Any, TIMED)),
-        key("flops_profiler", Table, "operations and time by layer at one step", Ignored(Off, NO_PROFILER)),
-        key("comms_logger", Table, "count, size and time of collectives; on when the block is there", Ignored(Off, NO_COMMS_LOG)),
+        key("flops_profiler", Table, "operations and time by layer at one step", Implemented("")),
+        key("comms_logger", Table, "count, size and time of collectives; on when the block is there, off with `enabled: false`", Implemented("")),
         key("checkpoint", Table, "how checkpoints are written", Ignored(Any, OWN_CHECKPOINTS)),
         key("datastates_ckpt", Table, "checkpoints by a third party's engine", Ignored(Off, OWN_CHECKPOINTS)),
         key("nebula", Table, "checkpoints by Azure's service", Removed(Off, "`[checkpoint]` says where checkpoints go")),
@@ -106,20 +105,20 @@ pub(super) const BLOCKS: &[Block] = &[
         key("synchronized", Bool, "wait for the device at each step, true", Ignored(Any, TIMED)),
     ] },
     Block { path: "flops_profiler", rule: Loose, keys: &[
-        key("enabled", Bool, "profile one step", Ignored(Any, NO_PROFILER)),
-        key("recompute_fwd_factor", Number, "extra forwards of recomputation, 0", Ignored(Any, NO_PROFILER)),
-        key("profile_step", Integer, "the step, 1", Ignored(Any, NO_PROFILER)),
-        key("module_depth", Integer, "how deep, -1", Ignored(Any, NO_PROFILER)),
-        key("top_modules", Integer, "how many of each depth, 1", Ignored(Any, NO_PROFILER)),
-        key("detailed", Bool, "every module, true", Ignored(Any, NO_PROFILER)),
-        key("output_file", Text, "where to, stdout", Ignored(Any, NO_PROFILER)),
+        key("enabled", Bool, "profile one step", Implemented("monitor.diagnostics.flops-profile-step")),
+        key("recompute_fwd_factor", Number, "extra forwards of recomputation, 0", Ignored(Is(&["0", "0.0"]), "operations are counted once")),
+        key("profile_step", Integer, "the step, 1", Implemented("monitor.diagnostics.flops-profile-step")),
+        key("module_depth", Integer, "how deep, -1", Ignored(Any, FLAT)),
+        key("top_modules", Integer, "how many of each depth, 1", Ignored(Any, FLAT)),
+        key("detailed", Bool, "every layer, true", Implemented("")),
+        key("output_file", Text, "where to, relative to the caller's folder; not given: the log of rank 0", Implemented("")),
     ] },
     Block { path: "comms_logger", rule: Validated, keys: &[
-        key("enabled", Bool, "not consulted by DeepSpeed", Ignored(Any, NO_COMMS_LOG)),
-        key("prof_all", Bool, "every kind of collective, true", Ignored(Any, NO_COMMS_LOG)),
-        key("prof_ops", List, "only these", Ignored(Any, NO_COMMS_LOG)),
-        key("verbose", Bool, "a line for each", Ignored(Any, NO_COMMS_LOG)),
-        key("debug", Bool, "with the caller", Ignored(Any, NO_COMMS_LOG)),
+        key("enabled", Bool, "not consulted by DeepSpeed; false is honoured here", Implemented("monitor.diagnostics.comms-log")),
+        key("prof_all", Bool, "every kind of collective, true", Implemented("")),
+        key("prof_ops", List, "only these, where prof_all is false", Implemented("")),
+        key("verbose", Bool, "a line for each in the log of rank 0", Implemented("")),
+        key("debug", Bool, "with the caller", Ignored(Off, "collectives have one caller here")),
     ] },
     Block { path: "checkpoint", rule: Loose, keys: &[
         key("tag_validation", Text, "what to do when ranks name different tags, \"Warn\"", Ignored(Any, "ranks agree on the tag by construction")),

@@ -89,7 +89,9 @@ fn fp16_can_be_trained_in_fp16_with_deepspeeds_loss_scale() {
 fn a_loss_scale_is_explained_and_survives_toml_and_json() {
     let job =
         with_deepspeed("{fp16: {enabled: true, hysteresis: 3}}").set("training.cpu-fp16=native");
-    job.explain("training.precision", &expect![[r#"
+    job.explain(
+        "training.precision",
+        &expect![[r#"
         training.precision = "fp16"  # ds.json:1 fp16.enabled
         training.precision.grad-accumulation = "fp16"  # DeepSpeed default: the model's
         training.precision.communication = "fp16"  # DeepSpeed default: the model's
@@ -102,7 +104,8 @@ fn a_loss_scale_is_explained_and_survives_toml_and_json() {
         training.precision.loss-scale.hysteresis = 3  # ds.json:1 fp16.hysteresis
         training.precision.loss-scale.consecutive-hysteresis = false  # DeepSpeed default
         training.precision.loss-scale.min = 1  # DeepSpeed default
-    "#]]);
+    "#]],
+    );
     for json in ["{fp16: {enabled: true}}", "{fp16: {enabled: true, loss_scale: 8}}"] {
         let spec = with_deepspeed(json).set("training.cpu-fp16=native").spec();
         let toml = explain::to_toml(&spec).unwrap();

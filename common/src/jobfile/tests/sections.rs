@@ -60,6 +60,7 @@ fn sine_has_the_defaults_of_the_basic_lstm_example() {
             training.precision.prescale-gradients = false  # DeepSpeed default
             training.precision.gradient-predivide-factor = 1  # DeepSpeed default
             training.precision.on-overflow = "fail"  # follows training.precision
+            training.gradient-compression = "none"  # default
             training.steps-per-print = -  # default: none
             zero.stage = 0  # default
             zero.overlap-comm = true  # default (DeepSpeed: false below stage 3; the result is the same)
@@ -73,6 +74,9 @@ fn sine_has_the_defaults_of_the_basic_lstm_example() {
             checkpoint.keep-best = 1  # default
             checkpoint.async = true  # default
             checkpoint.layout = "auto"  # default
+            monitor.diagnostics.comms-log = false  # default
+            monitor.diagnostics.flops-profile-step = -  # default: no profile
+            monitor.diagnostics.wall-clock-breakdown = false  # default
             monitor.tensorboard = true  # default
             monitor.csv = true  # default
             monitor.deepspeed-tensorboard-dir = -  # no tensorboard block

@@ -47,6 +47,7 @@ fn a_file_fills_the_job() {
             training.precision.prescale-gradients = false  # DeepSpeed default
             training.precision.gradient-predivide-factor = 1  # DeepSpeed default
             training.precision.on-overflow = "fail"  # follows training.precision
+            training.gradient-compression = "none"  # default
             training.steps-per-print = 10  # ds.json:7 steps_per_print
         "#]],
     );
@@ -165,6 +166,7 @@ fn the_command_line_wins_over_a_deepspeed_file() {
         training.precision.prescale-gradients = false  # DeepSpeed default
         training.precision.gradient-predivide-factor = 1  # DeepSpeed default
         training.precision.on-overflow = "fail"  # follows training.precision
+        training.gradient-compression = "none"  # default
         training.steps-per-print = -  # default: none
     "#]]);
     job.explain(
@@ -313,7 +315,6 @@ fn strict_makes_every_doubt_a_mistake() {
     with_deepspeed(json).check(&expect![[r#"
         ok
         note: gradient_clipping is not given: 1.0 holds, DeepSpeed's default since 0.19.3 (0, off, before)
-        warning: ds.json:1: wall_clock_breakdown: ignored because steps are always timed: `train/step-seconds`
         warning: ds.json:3: gradient_cliping: unknown key; did you mean `gradient_clipping`? (ignored)
         warning: ds.json:4: zero_optimization.reduce_scatter: ignored because always so: gradients lie in flat buffers, which a real reduce-scatter and all-gather move
     "#]]);
@@ -324,7 +325,6 @@ fn strict_makes_every_doubt_a_mistake() {
         note: precision: fp16 is asked for (ds.json:1 fp16.enabled), trained in fp32, without a loss scale: a CPU has no fp16 arithmetic of its own; training.cpu-fp16 = "native" trains in fp16 all the same
     "#]]);
     with_deepspeed(json).strict().check(&expect![[r#"
-        ds.json:1: wall_clock_breakdown: ignored because steps are always timed: `train/step-seconds`
         ds.json:3: gradient_cliping: unknown key; did you mean `gradient_clipping`? (ignored)
         ds.json:4: zero_optimization.reduce_scatter: ignored because always so: gradients lie in flat buffers, which a real reduce-scatter and all-gather move
     "#]]);
