@@ -392,6 +392,12 @@ fn a_kernel_runs_what_it_was_written_for() {
         .check(&expect![[r#"
             job.toml:3: model.kernel = "native": only lstm has a kernel of our own; expected `libtorch`
         "#]]);
+    job(
+        "[model]\nkernel = \"native\"\n[data]\nkind = \"sine\"\n[training]\nprecision = \"bf16\"\n",
+    )
+    .check(&expect![[r#"
+        job.toml: model.kernel: "native" computes in fp32 only; set it to "auto", or training.precision to "fp32"
+    "#]]);
     job("[model]\nhidden-size = 8\nkernel = \"native\"\n[data]\nkind = \"digits\"\npath = \"x\"\n")
         .check(&expect![[r#"
             job.toml:3: model.kernel: kind = "cnn" has no such key; it belongs to lstm and gru
