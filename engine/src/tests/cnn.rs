@@ -30,7 +30,7 @@ pub(crate) fn lines(count: usize) -> String {
 }
 
 /// A small network on all digits.
-fn job() -> spec::Builder {
+pub(crate) fn job() -> spec::Builder {
     spec::job().batch(64, 32).with(|spec| {
         spec.model = Model::Cnn(Cnn {
             channels: vec![12, 24],
