@@ -36,6 +36,12 @@ impl BatchPlan {
         run(self.batch_size.value, self.gradient_accumulation.value, index)
     }
 
+    /// The most samples that a rank takes at once.
+    pub fn largest_run(&self) -> u64 {
+        let micro_step = self.batch_size.value.div_ceil(self.gradient_accumulation.value);
+        micro_step.div_ceil(u64::from(self.world))
+    }
+
     /// Samples of a global batch, relative to its first, that `rank` takes in micro-step `index`.
     /// Empty where the micro-step has fewer samples than there are ranks: such a rank still takes
     /// part in the micro-step's collectives.

@@ -60,6 +60,11 @@ pub(crate) fn schedule_warning(schedule: &Schedule, total: u64) -> Option<String
     })
 }
 
+/// Whether whoever reads the job file is told already, so that the run need not say it again.
+pub fn is_told_before_start(spec: &JobSpec) -> bool {
+    !warnings(spec, spec.resources.world_size).is_empty()
+}
+
 pub(crate) fn warnings(spec: &JobSpec, world: Option<u32>) -> Vec<String> {
     let Some(samples) = training_samples(&spec.data) else { return Vec::new() };
     // T is the same for every world where it is given, which is the usual case.

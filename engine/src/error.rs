@@ -43,6 +43,11 @@ pub enum Error {
          gradients or check the data"
     )]
     NotFinite { step: u64, what: String, loss: f64 },
+    #[error(
+        "out of memory: this rank needs about {needs}{}",
+        if advice.is_empty() { String::new() } else { format!("; nearest settings that need less: {advice}") }
+    )]
+    OutOfMemory { needs: common::memory::Estimate, advice: String, source: Box<Self> },
     #[error("write `{}`", path.display())]
     Output { path: PathBuf, source: std::io::Error },
     #[error("write `{}`", path.display())]
@@ -147,6 +152,7 @@ impl Error {
             | Self::Thread { .. }
             | Self::ThreadEnded { .. }
             | Self::BufferKind { .. } => FailureKind::Engine,
+            Self::OutOfMemory { .. } => FailureKind::OutOfMemory,
             Self::Model(_) | Self::Torch { .. } | Self::Native(_) => match is_out_of_memory(self) {
                 true => FailureKind::OutOfMemory,
                 false => FailureKind::Engine,
@@ -166,7 +172,7 @@ impl Error {
 }
 
 /// libtorch tells the CPU allocator's refusal only in words.
-fn is_out_of_memory(error: &Error) -> bool {
+pub(crate) fn is_out_of_memory(error: &Error) -> bool {
     let text = chain(error);
     text.contains("DefaultCPUAllocator: can't allocate memory")
         || text.contains("CUDA out of memory")

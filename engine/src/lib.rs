@@ -27,6 +27,7 @@ mod evaluate;
 mod fixture;
 mod flops;
 mod loss;
+mod memory;
 mod native;
 mod numbers;
 mod optimizer;

@@ -3,6 +3,7 @@
 
 use std::time::Instant;
 
+use common::memory::Sizes;
 use common::spec::{JobSpec, Validate};
 use tch::Kind;
 
@@ -17,7 +18,7 @@ use crate::schedule::Schedule;
 use crate::summary::{Measured, summarise};
 use crate::train::{End, Measure, Pace, Plan, State, Trainer};
 use crate::zero::Zero;
-use crate::{Outcome, RankContext, output};
+use crate::{Outcome, RankContext, memory, output};
 
 /// A job without a test part keeps no such weights, and may be continued by one that has it.
 const LOST_BEST: &str = "the checkpoint does not hold the weights of its best validation: unless \
@@ -28,6 +29,11 @@ pub(crate) fn run(context: RankContext) -> Result<Outcome, Error> {
     // The thread that called owns every tensor (A8), so its setting is the rank's.
     let threads = context.spec.resources.threads_per_rank;
     tch::set_num_threads(i32::try_from(threads).unwrap_or(i32::MAX));
+    let (spec, world) = (context.spec.clone(), context.world);
+    run_prepared(context).map_err(|error| memory::explain(error, &spec, world))
+}
+
+fn run_prepared(context: RankContext) -> Result<Outcome, Error> {
     let mut trainer = prepare(context)?;
     let end = trainer.trainer.train()?;
     finish(&mut trainer, end)
@@ -70,6 +76,15 @@ fn idle_patience(spec: &JobSpec, data: &Dataset) -> Option<String> {
     })
 }
 
+/// For the estimate of memory.
+fn sizes(data: &Dataset) -> Sizes {
+    let inputs = match data.input {
+        model::Input::Series(features) => features,
+        model::Input::Image(image) => image.channels,
+    };
+    Sizes { inputs: inputs as u64, outputs: data.output_features as u64 }
+}
+
 fn prepare(context: RankContext) -> Result<Prepared, Error> {
     let started = Instant::now();
     let RankContext { spec, run_dir, reporter, stop, communicator, .. } = context;
@@ -82,6 +97,8 @@ fn prepare(context: RankContext) -> Result<Prepared, Error> {
     let mut model = model::build(&spec.model, data.input, data.output_features, seed)?;
     let mut communicator = communicator;
     let measure = Measure::new(&spec.monitor.diagnostics, rank, &mut communicator);
+    let expected = memory::warning(&spec, sizes(&data), &plan.batch);
+    expected.into_iter().for_each(|note| report.note(note));
     let mut zero = Zero::new(&mut model, &spec, communicator)?;
     agree_on_data(&zero, &data)?;
     let weights = model.parameters().first().map_or(Kind::Float, |p| p.tensor.kind());
@@ -112,7 +129,9 @@ fn prepare(context: RankContext) -> Result<Prepared, Error> {
     let schedule = Schedule::new(&spec.training, plan.total_steps);
     let notes = root.note().into_iter().chain(resumed.notes).chain(located);
     let notes = notes.chain(best_is_lost.then(|| LOST_BEST.to_owned())).chain(nothing_left);
-    notes.chain(schedule.warning(plan.total_steps)).for_each(|note| report.note(note));
+    let warning = schedule.warning(plan.total_steps);
+    let warning = warning.filter(|_| !common::length::is_told_before_start(&spec));
+    notes.chain(warning).for_each(|note| report.note(note));
     let from = Position { step: state.step, samples: state.samples };
     report.open_files(&run_dir, &spec.monitor, validation_columns(&data), from)?;
     let saver = Saver::start(

@@ -1,6 +1,7 @@
 //! From what a user types for a job - a file with its flags, or an id - to what is meant.
 
 use std::fmt::Write as _;
+use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 
 use common::exit::ExitCode;
@@ -61,7 +62,11 @@ impl From<Error> for Failure {
             Error::Override(_) => (ExitCode::Usage, None),
             Error::Mistakes { .. } => (ExitCode::BadConfiguration, None),
         };
-        Self { code, hint: hint.map(str::to_owned), error: error.into() }
+        let hint = match &error {
+            Error::Mistakes { .. } => Some(format!("see {}", common::help::CONFIGURATION)),
+            _ => hint.map(str::to_owned),
+        };
+        Self { code, hint, error: error.into() }
     }
 }
 
@@ -87,7 +92,7 @@ impl JobArgs {
 
     /// [`Self::load`] with a command's own overrides before those of `--set`.
     pub(crate) fn load_with(&self, file: &Path, more: &[Override]) -> Result<JobFile, Error> {
-        let text = fs_err::read_to_string(file).map_err(Error::Read)?;
+        let text = read_regular(file).map_err(Error::Read)?;
         let caller_dir = std::env::current_dir().map_err(Error::CurrentFolder)?;
         let folder = file.parent().filter(|parent| !parent.as_os_str().is_empty());
         let base_dir = folder.map_or_else(|| caller_dir.clone(), |parent| caller_dir.join(parent));
@@ -100,7 +105,7 @@ impl JobArgs {
             caller_dir: &caller_dir,
             overrides: &overrides,
             strict: self.strict,
-            read: &|path| fs_err::read_to_string(path),
+            read: &read_regular,
             variable: &|name| std::env::var(name).ok(),
         };
         let loaded = jobfile::load(&input)
@@ -116,6 +121,26 @@ impl JobArgs {
         let set = self.set.iter().map(|text| Override::set(text));
         more.iter().cloned().chain(gpus).map(Ok).chain(env).chain(set).collect()
     }
+}
+
+/// No job file or DeepSpeed configuration comes near it.
+const MAX_FILE_BYTES: u64 = 4 << 20;
+
+/// The text of a regular file of a sane size: a pipe or a device could keep us reading for ever.
+pub(crate) fn read_regular(path: &Path) -> io::Result<String> {
+    // Looked at before it is opened: opening a pipe waits for its writer.
+    if !fs_err::metadata(path)?.is_file() {
+        let message = format!("`{}` is not a regular file", path.display());
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
+    }
+    let mut text = String::new();
+    fs_err::File::open(path)?.take(MAX_FILE_BYTES + 1).read_to_string(&mut text)?;
+    if text.len() as u64 > MAX_FILE_BYTES {
+        let limit = MAX_FILE_BYTES >> 20;
+        let message = format!("`{}` is larger than {limit} MiB", path.display());
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
+    }
+    Ok(text)
 }
 
 /// Inputs of a job that must exist where a trainer runs: the key and the path.

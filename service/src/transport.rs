@@ -7,6 +7,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use common::exit::ExitCode;
+use common::help::{IN_USE, UNREACHABLE};
 use hyper_util::rt::TokioIo;
 use tokio::net::{TcpListener, UdpSocket, UnixStream};
 use tokio_stream::StreamExt as _;
@@ -84,11 +85,11 @@ impl Error {
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::Address { .. } => Some("write it as 192.168.1.100:29500".to_owned()),
-            Self::Connect { address, .. } | Self::ConnectTimeout { address, .. } => {
-                Some(format!("is the coordinator running, and is {address} its address?"))
-            }
+            Self::Connect { address, .. } | Self::ConnectTimeout { address, .. } => Some(format!(
+                "is the coordinator running, and is {address} its address? see {UNREACHABLE}"
+            )),
             Self::Bind { source, .. } if source.kind() == io::ErrorKind::AddrInUse => {
-                Some("another process listens there; choose another port".to_owned())
+                Some(format!("another process listens there; choose another port; see {IN_USE}"))
             }
             _ => None,
         }

@@ -9,6 +9,8 @@ use common::batch;
 use common::exit::ExitCode;
 use common::explain::Effective;
 use common::jobfile::{Mistake, Override};
+use common::memory::{self, Estimate, Sizes};
+use common::spec::JobSpec;
 use service::exit::Failure;
 
 use crate::commands::Outcome;
@@ -52,6 +54,7 @@ struct CheckArgs {
 Examples:
   rsctl config explain job.toml
   rsctl config explain job.toml --world 4          the batch sizes of four ranks
+  rsctl config explain job.toml --memory --world 2  the bytes of a rank
   rsctl config explain job.toml --json | jq -r '.[] | select(.key == \"training.epochs\").origin'")]
 struct ExplainArgs {
     #[arg(value_name = "JOB.TOML")]
@@ -59,6 +62,9 @@ struct ExplainArgs {
     /// The number of ranks
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     world: Option<u32>,
+    /// Estimate the memory of a rank instead: bytes by kind, before the run
+    #[arg(long)]
+    memory: bool,
     #[command(flatten)]
     job: JobArgs,
     /// Print JSON
@@ -131,19 +137,66 @@ fn explain(args: &ExplainArgs) -> Outcome {
     });
     let loaded = args.job.load_with(&args.file, world.as_slice())?.loaded;
     loaded.warnings.iter().for_each(render::warning);
-    let mut rows = loaded.explain;
+    if args.memory {
+        return memory(&loaded.spec, args.json);
+    }
+    let (mut rows, mut notes) = (loaded.explain, loaded.spec.notes);
     if let Some(world) = loaded.spec.resources.world_size {
         let plan = batch::plan(&loaded.spec.training.batch, world)
             .map_err(|error| Failure::new(ExitCode::BadConfiguration, error))?;
         rows.extend(plan_rows(&plan));
+        notes.extend(plan.note);
     }
     if args.json {
         render::json(&rows)?;
     } else {
-        const COLUMNS: [(&str, Align); 3] =
-            [("KEY", Align::Left), ("VALUE", Align::Left), ("ORIGIN", Align::Left)];
-        let rows = rows.into_iter().map(|row| [row.key, row.value, row.origin]);
+        const COLUMNS: [(&str, Align); 4] = [
+            ("KEY", Align::Left),
+            ("VALUE", Align::Left),
+            ("ORIGIN", Align::Left),
+            ("MEANING", Align::Left),
+        ];
+        let rows = rows.into_iter().map(|row| [row.key, row.value, row.origin, row.meaning]);
         render::data(table::render(&COLUMNS, rows))?;
+    }
+    // What the run says at its start is talk: it is no value.
+    notes.iter().for_each(|note| render::talk(format_args!("note: {note}")));
+    Ok(ExitCode::Done)
+}
+
+/// What one rank will hold.
+#[derive(Debug, Serialize)]
+struct RankNeeds {
+    world_size: u32,
+    zero_stage: u8,
+    #[serde(flatten)]
+    bytes: Estimate,
+    total: u64,
+}
+
+fn memory(spec: &JobSpec, as_json: bool) -> Outcome {
+    let world = spec.resources.world_size.unwrap_or(1);
+    let wrong = |error| Failure::new(ExitCode::BadConfiguration, error);
+    let plan = batch::plan(&spec.training.batch, world).map_err(|error| wrong(error.into()))?;
+    let sizes = Sizes::of(spec).ok_or_else(|| {
+        wrong(anyhow!("the width of the data is not known before its file is read"))
+            .hint("name the columns: --set 'data.columns=[\"a\", \"b\"]'")
+    })?;
+    let bytes = memory::estimate(spec, sizes, &plan);
+    let total = bytes.total();
+    if as_json {
+        let zero_stage = spec.zero.stage;
+        render::json(&RankNeeds { world_size: world, zero_stage, bytes, total })?;
+    } else {
+        let columns = [("KIND", Align::Left), ("BYTES", Align::Right), ("MEMORY", Align::Right)];
+        let kinds = bytes.kinds().into_iter().chain([("total", total)]);
+        let rows = kinds.map(|(kind, n)| [kind.to_owned(), n.to_string(), memory::in_words(n)]);
+        render::data(table::render(&columns, rows))?;
+        let (stage, run) = (spec.zero.stage, plan.largest_run());
+        render::talk(format_args!(
+            "each of {world} ranks, ZeRO stage {stage}, at most {run} samples at once; libtorch and \
+             the data come on top"
+        ));
     }
     Ok(ExitCode::Done)
 }

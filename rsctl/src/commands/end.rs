@@ -56,5 +56,7 @@ fn hint(status: &JobStatus) -> Option<String> {
     if let Some(checkpoint) = &status.latest_checkpoint {
         parts.push(format!("--resume {checkpoint} goes on from the newest checkpoint"));
     }
+    let help = status.failure.as_ref().and_then(common::help::of_failure);
+    parts.extend(help.map(|help| format!("see {help}")));
     (!parts.is_empty()).then(|| parts.join("; "))
 }

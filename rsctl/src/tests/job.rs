@@ -3,7 +3,7 @@
 use common::exit::ExitCode;
 use common::ids::JobId;
 
-use crate::job::{choose, no_such_rank};
+use crate::job::{choose, no_such_rank, read_regular};
 use crate::tests::statuses::running;
 
 fn ids() -> Vec<JobId> {
@@ -49,4 +49,21 @@ fn a_rank_that_the_job_does_not_have_is_refused_with_those_that_it_has() {
     assert_eq!(failure.render(), "error: --rank 9: job co2-lstm-ab12cd has ranks 0 to 1");
     status.ranks.clear();
     assert!(no_such_rank(&status, 9).is_none(), "nobody knows before it is placed");
+}
+
+#[test]
+fn a_job_is_read_from_a_regular_file_of_a_sane_size_only() {
+    let folder = tempfile::tempdir().unwrap();
+    let pipe = folder.path().join("pipe");
+    assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    for path in [pipe.as_path(), "/dev/zero".as_ref(), folder.path()] {
+        let error = read_regular(path).unwrap_err().to_string();
+        assert!(error.contains("is not a regular file"), "{error}");
+    }
+    let large = folder.path().join("large.toml");
+    fs_err::File::create(&large).unwrap().set_len(5 << 20).unwrap();
+    let error = read_regular(&large).unwrap_err().to_string();
+    assert!(error.contains("large.toml") && error.contains("4 MiB"), "{error}");
+    fs_err::write(&large, "a = 1").unwrap();
+    assert_eq!(read_regular(&large).unwrap(), "a = 1");
 }

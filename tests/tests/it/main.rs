@@ -11,3 +11,4 @@ mod monitors;
 mod run;
 mod separate_disks;
 mod submit;
+mod troubleshooting;

@@ -1,0 +1,116 @@
+//! What the node can give against what a rank will need, before and after it runs out. Reads
+//! `/proc` and the cgroup; estimates come from `common::memory`.
+
+use std::path::Path;
+
+use common::batch::BatchPlan;
+use common::memory::{self, Sizes, advise, in_words};
+use common::spec::JobSpec;
+
+use crate::error::{Error, is_out_of_memory};
+
+/// Said at start where the estimate is more than what is free.
+pub(crate) fn warning(spec: &JobSpec, sizes: Sizes, plan: &BatchPlan) -> Option<String> {
+    warning_of(spec, (sizes, plan), available()?)
+}
+
+fn warning_of(spec: &JobSpec, of: (Sizes, &BatchPlan), available: u64) -> Option<String> {
+    let (sizes, plan) = of;
+    let needs = memory::estimate(spec, sizes, plan);
+    (needs.total() > available).then(|| {
+        let advice = advise(spec, sizes, plan.world, available);
+        let advice = if advice.is_empty() {
+            "no smaller micro-batch and no higher stage fits".to_owned()
+        } else {
+            format!("nearest settings that fit: {}", advice.join("; or "))
+        };
+        format!(
+            "a rank will need about {needs}, and this node has {} free: it may be killed; {advice}; \
+             see {}#out-of-memory",
+            in_words(available),
+            common::help::PAGE
+        )
+    })
+}
+
+/// A refused allocation becomes a failure that tells the bytes by kind and what would need less.
+pub(crate) fn explain(error: Error, spec: &JobSpec, world: u32) -> Error {
+    if !is_out_of_memory(&error) {
+        return error;
+    }
+    let (Some(needs), Some(sizes)) = (memory::of_job(spec, world), Sizes::of(spec)) else {
+        return error;
+    };
+    // What is free now is not what was free then; less than before is a start.
+    let goal = available().unwrap_or(u64::MAX).min(needs.total() / 2);
+    let advice = advise(spec, sizes, world, goal).join("; or ");
+    Error::OutOfMemory { needs, advice, source: Box::new(error) }
+}
+
+/// Bytes that this process may still take: of the machine, and of its cgroup where that has a
+/// limit. None where neither tells.
+fn available() -> Option<u64> {
+    let machine = fs_err::read_to_string("/proc/meminfo").ok().and_then(|text| meminfo(&text));
+    [machine, cgroup_v2(), cgroup_v1()].into_iter().flatten().min()
+}
+
+fn meminfo(text: &str) -> Option<u64> {
+    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    line.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
+}
+
+fn cgroup_v2() -> Option<u64> {
+    let text = fs_err::read_to_string("/proc/self/cgroup").ok()?;
+    let path = text.lines().find_map(|line| line.strip_prefix("0::"))?;
+    let folder = Path::new("/sys/fs/cgroup").join(path.trim_start_matches('/'));
+    left(&folder.join("memory.max"), &folder.join("memory.current"))
+}
+
+fn cgroup_v1() -> Option<u64> {
+    let folder = Path::new("/sys/fs/cgroup/memory");
+    left(&folder.join("memory.limit_in_bytes"), &folder.join("memory.usage_in_bytes"))
+}
+
+/// Of a limit that is one: `max` and numbers beyond any machine are none.
+fn left(limit: &Path, used: &Path) -> Option<u64> {
+    let number = |path: &Path| fs_err::read_to_string(path).ok()?.trim().parse::<u64>().ok();
+    let limit = number(limit).filter(|limit| *limit < 1 << 60)?;
+    Some(limit.saturating_sub(number(used)?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tests::spec::job;
+
+    #[test]
+    fn more_than_is_free_is_said_with_what_would_fit() {
+        let spec = job().batch(64, 64).build();
+        let sizes = Sizes { inputs: 1, outputs: 1 };
+        let plan = common::batch::plan(&spec.training.batch, 2).unwrap();
+        let needs = memory::estimate(&spec, sizes, &plan);
+        assert_eq!(warning_of(&spec, (sizes, &plan), needs.total()), None);
+        let said = warning_of(&spec, (sizes, &plan), needs.total() - 1).unwrap();
+        assert!(said.contains("--set training.micro-batch-size=16 needs"), "{said}");
+        assert!(said.contains("activations"), "{said}");
+    }
+
+    #[test]
+    fn a_refused_allocation_tells_bytes_by_kind_and_a_way_out() {
+        // More than any machine has: libtorch's allocator refuses it at once.
+        let refused = tch::Tensor::f_zeros([1 << 50], (tch::Kind::Float, tch::Device::Cpu));
+        let error = Error::torch("make a tensor")(refused.unwrap_err());
+        let spec = job().batch(64, 64).build();
+        let error = explain(error, &spec, 2);
+        assert!(matches!(error, Error::OutOfMemory { .. }), "{error:?}");
+        let said = error.to_string();
+        assert!(said.contains("activations") && said.contains("micro-batch-size"), "{said}");
+    }
+
+    #[test]
+    fn free_memory_is_read_from_the_machine() {
+        assert_eq!(meminfo("MemTotal: 9 kB\nMemAvailable:      12 kB\n"), Some(12 * 1024));
+        assert_eq!(meminfo("MemTotal: 9 kB\n"), None);
+        assert!(available().unwrap() > 0);
+    }
+}
