@@ -3,6 +3,7 @@
 pub(crate) mod cnn;
 mod diagnostics;
 mod failures;
+mod matrix;
 mod numerics;
 mod optimizers;
 mod precision;
