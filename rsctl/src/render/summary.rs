@@ -125,7 +125,7 @@ fn effort(text: &mut String, summary: &Summary) {
     if summary.skipped_steps > 0 {
         let _ = writeln!(
             text,
-            "Skipped: {} of {steps} steps, whose gradients were not finite",
+            "Skipped: {} of {steps}, whose gradients were not finite",
             summary.skipped_steps
         );
     }

@@ -57,6 +57,24 @@ fn one_step_is_no_steps() {
 }
 
 #[test]
+fn a_summary_tells_precision_loss_scale_and_skipped_steps() {
+    let render = |asked: Option<&str>, skipped_steps, final_loss_scale| {
+        let mut status = succeeded();
+        let summary = status.summary.as_mut().unwrap();
+        summary.precision = if asked.is_some() { "fp32" } else { "fp16" }.to_owned();
+        summary.precision_asked = asked.map(str::to_owned);
+        (summary.skipped_steps, summary.final_loss_scale) = (skipped_steps, final_loss_scale);
+        summary::render(&status)
+    };
+    let native = render(None, 3, Some(32768.0));
+    assert!(native.contains("Ranks: 2, ZeRO stage 2, fp16, loss scale 32768\n"), "{native}");
+    assert!(native.contains("Skipped: 3 of 400 steps, whose gradients were"), "{native}");
+    let fallback = render(Some("fp16"), 0, None);
+    assert!(fallback.contains("stage 2, fp32 (the job asks for fp16)\n"), "{fallback}");
+    assert!(!fallback.contains("Skipped"), "{fallback}");
+}
+
+#[test]
 fn a_status_reads_like_this() {
     check(
         &status::job(&running(), NOW),
@@ -69,7 +87,7 @@ fn a_status_reads_like_this() {
             progress          step 120/400, epoch 3/10, loss 0.042100, val 5.123e-5, 4123 samples/s, 2m11s left
             goodput           93.2 %
             output            /home/ada/runs/co2-lstm-ab12cd
-            note              bf16 was asked for; training in fp32
+            note              fp16 was asked for; training in fp32
 
             ATTEMPT  STATE    RANKS   TOOK  REASON
                   1  running      2  1m30s  -
@@ -90,7 +108,7 @@ fn a_status_reads_like_this() {
             progress          step 120/400, epoch 3/10, loss 0.042100, val 5.123e-5
             goodput           93.2 %
             output            /home/ada/runs/co2-lstm-ab12cd
-            note              bf16 was asked for; training in fp32
+            note              fp16 was asked for; training in fp32
 
             ATTEMPT  STATE    RANKS   TOOK  REASON
                   1  running      2  1m30s  -

@@ -57,7 +57,7 @@ pub(crate) fn running() -> JobStatus {
             samples_per_second: Some(4123.4),
             eta_seconds: Some(131.2),
         }),
-        notes: vec!["bf16 was asked for; training in fp32".to_owned()],
+        notes: vec!["fp16 was asked for; training in fp32".to_owned()],
         summary: None,
         output_dir: Some("/home/ada/runs/co2-lstm-ab12cd".to_owned()),
         latest_checkpoint: None,
