@@ -29,6 +29,7 @@ use crate::zero::reducer::{GradientKinds, Reducer};
 use crate::zero::weights::Weights;
 
 mod buffers;
+mod compress;
 mod flat;
 mod layer_wise;
 pub(crate) mod layout;
@@ -91,7 +92,10 @@ impl Zero {
         let size =
             bucket_size(spec.zero.reduce_bucket_size, spec.zero.overlap_comm, model.num_elements());
         let layout = Layout::plan(&extents, world, size);
-        let mut link = Link::new(communicator, spec.zero.overlap_comm)
+        // Alone there is nothing to send.
+        let compresses =
+            spec.training.gradient_compression == GradientCompression::Int8 && world > 1;
+        let mut link = Link::new(communicator, spec.zero.overlap_comm && !compresses)
             .map_err(Error::communication("start the communication thread", 0))?;
         let precision = &spec.training.precision;
         let updated = |bucket: usize| match (stage, &layout.buckets[bucket]) {
@@ -110,7 +114,10 @@ impl Zero {
                 GradientCompression::Int8 => PrecisionKind::Fp32,
             },
         };
-        let reducer = Reducer::new(stage, kinds, layout.clone(), rank, link);
+        let mut reducer = Reducer::new(stage, kinds, layout.clone(), rank, link);
+        if compresses {
+            reducer.compress();
+        }
         let reducer = Rc::new(RefCell::new(reducer));
         let leaves = model.parameters().iter().map(|p| p.tensor.shallow_clone()).collect();
         let hooks = GradientHooks::install(leaves, reducer.clone())?;

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use crate::section::{Found, IntegerRange, Section, absolute, nearest};
-use crate::spec::{Checkpoint, CommsLog, Diagnostics, FlopsProfile, Layout, Monitor, Resume};
+use crate::spec::{Checkpoint, Diagnostics, FlopsProfile, Layout, Monitor, Resume};
 
 use super::join::joined;
 use super::{Context, DEFAULT, SYNONYMS};
@@ -150,7 +150,7 @@ fn diagnostics(monitor: &Section<'_>, context: &Context<'_>) -> Diagnostics {
     let asked_on = asked.clone().map(|found| found.map(|log| log.is_some()));
     let comms = joined(section, "comms-log", comms, asked_on);
     let comms_on = section.settle("comms-log", comms, (false, DEFAULT));
-    let as_asked = || asked.and_then(|found| found.value).unwrap_or_else(CommsLog::default);
+    let as_asked = || asked.and_then(|found| found.value).unwrap_or_default();
     let step = section.integer("flops-profile-step", EVERY);
     let block = theirs.flops_profile.clone().and_then(|found| {
         let step = found.value.as_ref()?.step;

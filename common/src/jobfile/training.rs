@@ -81,8 +81,9 @@ fn compression(section: &Section<'_>) -> GradientCompression {
         ("none", GradientCompression::None),
         ("fp16", GradientCompression::Fp16),
         ("bf16", GradientCompression::Bf16),
+        ("int8", GradientCompression::Int8),
     ];
-    let found = section.choice("gradient-compression", words, &["int8", "int4", "1bit", "topk"]);
+    let found = section.choice("gradient-compression", words, &["int4", "1bit", "topk"]);
     section.settle("gradient-compression", found, (GradientCompression::None, DEFAULT))
 }
 

@@ -31,6 +31,11 @@ pub(crate) struct Flight {
 }
 
 impl Flight {
+    /// A sum that is there already.
+    pub(crate) fn landed(bucket: usize, input: Numbers, output: Option<Numbers>) -> Self {
+        Self { pending: None, bucket, input, output }
+    }
+
     /// Returns once the sum is there.
     pub(crate) fn land(&mut self) -> Result<(), Error> {
         self.pending.take().map_or(Ok(()), Pending::wait)
@@ -44,6 +49,14 @@ impl Link {
             AsyncCommunicator::spawn(communicator).map(Self::Overlapped)
         } else {
             Ok(Self::Inline(communicator))
+        }
+    }
+
+    /// The communicator, of a link that runs its operations on the calling thread.
+    pub(crate) fn inline(&mut self) -> &mut Communicator {
+        match self {
+            Self::Inline(communicator) => communicator,
+            Self::Overlapped(_) => unreachable!("asked of links that were made without overlap"),
         }
     }
 

@@ -20,6 +20,7 @@ use common::spec::PrecisionKind;
 
 use crate::native::GradientSink;
 use crate::numbers::{Numbers, NumbersRef};
+use crate::zero::compress::Compressor;
 use crate::zero::layout::{Layout, Piece};
 use crate::zero::link::{Flight, Link};
 
@@ -31,6 +32,8 @@ pub(crate) struct Reducer {
     // Dropped before the link: its drop waits for the communication thread.
     flights: VecDeque<Flight>,
     pub(crate) link: Link,
+    /// Squeezes what travels; its link runs on this thread.
+    compressor: Option<Compressor>,
     stage: u8,
     kinds: GradientKinds,
     layout: Layout,
@@ -85,6 +88,7 @@ impl Reducer {
         Self {
             flights: VecDeque::new(),
             link,
+            compressor: None,
             stage,
             kinds,
             rank,
@@ -99,6 +103,11 @@ impl Reducer {
             places,
             layout,
         }
+    }
+
+    /// From now on sums travel compressed, which takes a link that runs on this thread.
+    pub(crate) fn compress(&mut self) {
+        self.compressor = Some(Compressor::new(&self.layout, self.rank));
     }
 
     /// Before a micro-step's backward.
@@ -195,7 +204,11 @@ impl Reducer {
             let bucket = self.unsent;
             let input = self.departing(bucket);
             let output = self.landing_place(bucket);
-            match self.link.start_sum(bucket, input, output) {
+            let flight = match &mut self.compressor {
+                Some(compressor) => compressor.sum(self.link.inline(), bucket, (input, output)),
+                None => self.link.start_sum(bucket, input, output),
+            };
+            match flight {
                 Ok(flight) => self.flights.push_back(flight),
                 Err(error) => self.failure = Some(error),
             }

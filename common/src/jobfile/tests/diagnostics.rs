@@ -70,6 +70,7 @@ fn gradients_are_compressed_by_name() {
         job(&text).spec().training.gradient_compression
     };
     assert_eq!(with("fp16"), GradientCompression::Fp16);
+    assert_eq!(with("int8"), GradientCompression::Int8);
     assert_eq!(with("bf16"), GradientCompression::Bf16);
     let one_bit = "data.kind = \"sine\"\ntraining.gradient-compression = \"1bit\"\n";
     let mistakes = job(one_bit).load().unwrap_err();
