@@ -9,7 +9,7 @@ use tch::Kind;
 
 use crate::data::{self, Dataset, Task};
 use crate::error::Error;
-use crate::model;
+use crate::model::{self, Model};
 use crate::monitor::{Position, ValidationColumns};
 use crate::precision::Precision;
 use crate::report::{Report, peak_resident_bytes};
@@ -63,7 +63,9 @@ fn plan(spec: &JobSpec, world: u32, report: &Report) -> Result<Planned, Error> {
         "planned"
     );
     let notes = spec.notes.iter().chain(&data.notes).chain(&plan.batch.note).cloned();
-    notes.chain(idle_patience(spec, &data)).for_each(|note| report.note(note));
+    let expected = memory::warning(spec, sizes(&data), &plan.batch);
+    let notes = notes.chain(idle_patience(spec, &data)).chain(expected);
+    notes.for_each(|note| report.note(note));
     Ok(Planned { data, plan })
 }
 
@@ -87,7 +89,7 @@ fn sizes(data: &Dataset) -> Sizes {
 
 fn prepare(context: RankContext) -> Result<Prepared, Error> {
     let started = Instant::now();
-    let RankContext { spec, run_dir, reporter, stop, communicator, .. } = context;
+    let RankContext { spec, run_dir, reporter, stop, mut communicator, .. } = context;
     let (rank, world, seed) = (context.rank.0, context.world, spec.job.seed);
     let mut report = Report::new(reporter.clone(), rank == 0);
     if rank == 0 {
@@ -95,15 +97,10 @@ fn prepare(context: RankContext) -> Result<Prepared, Error> {
     }
     let Planned { data, mut plan } = plan(&spec, world, &report)?;
     let mut model = model::build(&spec.model, data.input, data.output_features, seed)?;
-    let mut communicator = communicator;
     let measure = Measure::new(&spec.monitor.diagnostics, rank, &mut communicator);
-    let expected = memory::warning(&spec, sizes(&data), &plan.batch);
-    expected.into_iter().for_each(|note| report.note(note));
     let mut zero = Zero::new(&mut model, &spec, communicator)?;
     agree_on_data(&zero, &data)?;
-    let weights = model.parameters().first().map_or(Kind::Float, |p| p.tensor.kind());
-    let instruction_set = model::instruction_set(&spec.model, weights)?;
-    tracing::info!(instruction_set, "computing");
+    let instruction_set = instruction_set(&spec, &model)?;
     let start = Start {
         spec: &spec,
         job_id: context.job_id,
@@ -140,13 +137,12 @@ fn prepare(context: RankContext) -> Result<Prepared, Error> {
         spec.job.collective_timeout,
         resumed.is_from_root.then_some(state.step),
     )?;
-    let precision = Precision::new(&spec.training.precision, world);
     let trainer = Trainer {
         rank,
         world,
         plan,
         schedule,
-        precision,
+        precision: Precision::new(&spec.training.precision, world),
         data,
         model,
         zero,
@@ -163,6 +159,13 @@ fn prepare(context: RankContext) -> Result<Prepared, Error> {
     };
     trainer.report.progress(trainer.live());
     Ok(Prepared { trainer, run_dir })
+}
+
+fn instruction_set(spec: &JobSpec, model: &Model) -> Result<String, Error> {
+    let weights = model.parameters().first().map_or(Kind::Float, |p| p.tensor.kind());
+    let instruction_set = model::instruction_set(&spec.model, weights)?;
+    tracing::info!(instruction_set, "computing");
+    Ok(instruction_set)
 }
 
 /// A run that continues from its own end makes no step; that must not look like training.
