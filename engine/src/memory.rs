@@ -80,7 +80,10 @@ fn left(limit: &Path, used: &Path) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
+    use common::spec::{Cnn, Model, Recurrent};
+
     use super::*;
+    use crate::model::{Image, Input};
     use crate::tests::spec::job;
 
     #[test]
@@ -105,6 +108,32 @@ mod tests {
         assert!(matches!(error, Error::OutOfMemory { .. }), "{error:?}");
         let said = error.to_string();
         assert!(said.contains("activations") && said.contains("micro-batch-size"), "{said}");
+    }
+
+    #[test]
+    fn the_estimate_counts_the_parameters_that_models_have() {
+        let Model::Lstm(lstm) = job().build().model else { panic!("the builder's is an LSTM") };
+        let deep = Recurrent { num_layers: 3, bidirectional: true, ..lstm.clone() };
+        let cnn = Cnn {
+            channels: vec![4, 8],
+            kernel_size: 3,
+            hidden_size: 16,
+            dropout: 0.0,
+            init_from: None,
+        };
+        let image = Image { channels: 1, height: 8, width: 8 };
+        for (model, input, inputs) in [
+            (Model::Lstm(lstm), Input::Series(3), 3),
+            (Model::Lstm(deep.clone()), Input::Series(3), 3),
+            (Model::Gru(deep), Input::Series(3), 3),
+            (Model::Cnn(cnn), Input::Image(image), 1),
+        ] {
+            let built = crate::model::build(&model, input, 10, 7).unwrap();
+            let real: Vec<u64> =
+                built.parameters().iter().map(|p| p.tensor.numel() as u64).collect();
+            let units = memory::units(&model, Sizes { inputs, outputs: 10 });
+            assert_eq!(units.concat(), real, "{model:?}");
+        }
     }
 
     #[test]
