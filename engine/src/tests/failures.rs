@@ -133,6 +133,10 @@ fn a_schedule_that_outlasts_the_run_is_told_at_the_start() {
     let dir = tempfile::tempdir().unwrap();
     let spec = spec::job()
         .with(|spec| {
+            // Without a global batch and a world, who reads the job cannot know its length.
+            let batch = &mut spec.training.batch;
+            batch.micro_batch_size = batch.batch_size.take();
+            spec.resources.world_size = None;
             spec.training.schedule = common::spec::Schedule::WarmupLr {
                 min_lr: 0.0,
                 max_lr: 0.01,
