@@ -83,15 +83,14 @@ impl Textbook {
             UpdateRule::Adam { betas: own, eps, decoupled_decay, .. } => {
                 let l2 = if decoupled_decay { 0.0 } else { decay };
                 self.adam(
-                    t,
-                    rate,
+                    (t, rate),
                     (betas(own), eps),
                     (l2, if l2 > 0.0 { 0.0 } else { decay }),
                     gradient,
                 );
             }
             UpdateRule::AdamW { betas: own, eps, .. } => {
-                self.adam(t, rate, (betas(own), eps), (0.0, decay), gradient);
+                self.adam((t, rate), (betas(own), eps), (0.0, decay), gradient);
             }
             UpdateRule::Sgd { momentum, dampening, nesterov } => {
                 for (i, g) in gradient.iter().enumerate() {
@@ -131,10 +130,10 @@ impl Textbook {
                 }
             }
             UpdateRule::Lamb { betas: own, eps, min_coeff, max_coeff, .. } => {
-                self.lamb(t, rate, (betas(own), eps), (min_coeff, max_coeff), gradient);
+                self.lamb((t, rate), (betas(own), eps), (min_coeff, max_coeff), gradient);
             }
             UpdateRule::NAdam { betas: own, eps, momentum_decay, .. } => {
-                self.nadam(t, rate, (own, eps, momentum_decay), gradient);
+                self.nadam((t, rate), (own, eps, momentum_decay), gradient);
             }
         }
     }
@@ -146,8 +145,7 @@ impl Textbook {
 
     fn adam(
         &mut self,
-        t: u64,
-        rate: f64,
+        (t, rate): (u64, f64),
         (betas, eps): ([f64; 2], f64),
         (l2, decoupled): (f64, f64),
         gradient: &[f64],
@@ -163,8 +161,7 @@ impl Textbook {
 
     fn lamb(
         &mut self,
-        t: u64,
-        rate: f64,
+        (t, rate): (u64, f64),
         (betas, eps): ([f64; 2], f64),
         (min, max): (f64, f64),
         gradient: &[f64],
@@ -186,8 +183,7 @@ impl Textbook {
 
     fn nadam(
         &mut self,
-        t: u64,
-        rate: f64,
+        (t, rate): (u64, f64),
         (betas, eps, momentum_decay): ([f64; 2], f64, f64),
         gradient: &[f64],
     ) {
