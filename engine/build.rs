@@ -26,6 +26,7 @@ fn main() {
         .include(include.join("include/torch/csrc/api/include"))
         .file("native/shim.cpp")
         .file("native/lstm.cpp")
+        .file("native/unit.cpp")
         .compile("rustspeed_shim");
     // Binaries of other crates (the trainer) say this in their own build scripts.
     println!("cargo:rustc-link-arg=-Wl,-rpath,{}", lib.join("lib").display());

@@ -13,7 +13,7 @@ use std::{
 };
 
 use crate::{
-    DataType, Error, OpKind, ReduceOp, Signature,
+    DataType, Error, OpKind, ReduceOp, Signature, Traffic,
     header::Header,
     link::{Fabric, Span},
     mesh::Life,
@@ -33,6 +33,7 @@ pub struct Communicator {
     received: Vec<u64>,
     scratch: crate::reduce::Scratch,
     observer: Option<Arc<dyn Observer>>,
+    traffic: Arc<Traffic>,
     life: Arc<Life>,
 }
 
@@ -47,7 +48,24 @@ impl Communicator {
         let world = fabric.shared.world as usize;
         let (sent, received) = (vec![0; world], vec![0; world]);
         let scratch = crate::reduce::Scratch::default();
-        Self { fabric, channel, sequence: 0, sent, received, scratch, observer: None, life }
+        let traffic = Arc::default();
+        Self {
+            fabric,
+            channel,
+            sequence: 0,
+            sent,
+            received,
+            scratch,
+            traffic,
+            observer: None,
+            life,
+        }
+    }
+
+    /// Counts what this communicator sends, also while a thread of its own has it.
+    #[must_use]
+    pub fn traffic(&self) -> Arc<Traffic> {
+        self.traffic.clone()
     }
 
     /// This rank.
@@ -226,8 +244,9 @@ impl Communicator {
         header: Header,
         act: impl FnOnce(&mut Schedule<'_>) -> Result<(), Error>,
     ) -> Result<(), Error> {
-        let Self { fabric, scratch, life, observer, .. } = self;
+        let Self { fabric, scratch, traffic, life, observer, .. } = self;
         let (signature, started) = (header.signature, Instant::now());
+        let before = fabric.sent();
         let result = fabric
             .begin(header.signature.kind, header.sequence)
             .and_then(|()| act(&mut Schedule { fabric, header, scratch }))
@@ -235,6 +254,8 @@ impl Communicator {
         if let (Ok(()), Some(observer)) = (&result, observer) {
             observer.completed(&signature, started.elapsed());
         }
+        let Signature { kind, reduction, .. } = signature;
+        traffic.add(kind, reduction.map(|(data_type, _)| data_type), fabric.sent() - before);
         if let Err(error) = &result {
             fabric.forget_spans();
             match error {

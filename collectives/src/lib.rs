@@ -23,6 +23,7 @@ mod mesh;
 mod random;
 mod reduce;
 mod schedule;
+mod traffic;
 
 #[cfg(test)]
 mod tests;
@@ -34,4 +35,5 @@ pub use crate::{
     error::{ConnectError, Error, MissingPeer, OpKind, Signature},
     listener::{Listener, PeerAddress},
     mesh::{AbortHandle, Mesh, MeshConfig, PeerPath, Transport},
+    traffic::Traffic,
 };

@@ -62,6 +62,8 @@ pub(crate) struct Fabric {
     has_streams: bool,
     spin: Duration,
     current: Current,
+    /// Bytes of buffers handed to `send`, ever; no headers.
+    sent: u64,
     pub(crate) shared: Arc<Shared>,
 }
 
@@ -69,7 +71,11 @@ impl Fabric {
     pub(crate) fn new(links: Vec<Option<Link>>, shared: Arc<Shared>, spin: Duration) -> Self {
         let has_streams = links.iter().flatten().any(|link| matches!(link, Link::Stream(_)));
         let current = Current { kind: OpKind::Barrier, sequence: 0, started: Instant::now() };
-        Self { links, has_streams, spin, current, shared }
+        Self { links, has_streams, spin, current, sent: 0, shared }
+    }
+
+    pub(crate) fn sent(&self) -> u64 {
+        self.sent
     }
 
     /// How long a wait polls before it sleeps.
@@ -111,6 +117,7 @@ impl Fabric {
     /// # Safety
     /// `span` stays valid, and its bytes unchanged until the peer has them, until `finish` returns.
     pub(crate) unsafe fn send(&mut self, to: usize, span: Span) -> Result<(), Error> {
+        self.sent += span.len() as u64;
         match self.link(to) {
             Link::Memory(_) => {
                 self.write_ring(to, span)?;

@@ -50,6 +50,10 @@ pub(crate) struct ZeroBlock {
     pub(crate) stage: Option<Found<u8>>,
     pub(crate) overlap_comm: Option<Found<bool>>,
     pub(crate) reduce_bucket_size: Option<Found<u64>>,
+    pub(crate) prefetch_bucket_size: Option<Found<u64>>,
+    pub(crate) max_live_parameters: Option<Found<u64>>,
+    pub(crate) max_reuse_distance: Option<Found<u64>>,
+    pub(crate) param_persistence_threshold: Option<Found<u64>>,
     /// None where nothing is offloaded.
     pub(crate) offload_optimizer: Option<OffloadBlock>,
 }
@@ -101,14 +105,16 @@ pub(crate) fn read(root: Option<&Table>, settings: Settings<'_>, report: &Report
 fn zero(top: &Section<'_>) -> ZeroBlock {
     let block = top.sub("zero_optimization");
     let stage = block.integer::<u8>("stage", IntegerRange::new(0, 3));
-    if stage.as_ref().is_some_and(|found| found.value == 3) {
-        block.refuse("stage", "not supported: ZeRO stage 3; this version has 0, 1 and 2");
-    }
     const BUCKET: IntegerRange = IntegerRange::new(1, 1 << 40);
+    const ELEMENTS: IntegerRange = IntegerRange::at_least(0);
     ZeroBlock {
         stage,
         overlap_comm: block.boolean("overlap_comm"),
         reduce_bucket_size: block.integer("reduce_bucket_size", BUCKET),
+        prefetch_bucket_size: block.integer("stage3_prefetch_bucket_size", ELEMENTS),
+        max_live_parameters: block.integer("stage3_max_live_parameters", ELEMENTS),
+        max_reuse_distance: block.integer("stage3_max_reuse_distance", ELEMENTS),
+        param_persistence_threshold: block.integer("stage3_param_persistence_threshold", ELEMENTS),
         offload_optimizer: offload(&block.sub("offload_optimizer")),
     }
 }

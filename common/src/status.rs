@@ -250,8 +250,22 @@ pub struct Summary {
     /// The job was cancelled before its end.
     pub cancelled: bool,
     pub peak_rss_bytes: Vec<u64>,
+    /// Bytes that the state takes between two steps, by rank.
+    #[serde(default)]
+    pub memory: Vec<RankMemory>,
     pub gradient_norms: GradientHealth,
     pub checkpoint_stall_seconds: f64,
+}
+
+/// Bytes that a rank's state takes, by kind, as measured.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RankMemory {
+    pub parameters: u64,
+    pub gradients: u64,
+    /// Moments and their like, and fp32 masters where the parameters have 16 bits.
+    pub optimizer: u64,
+    /// For gradients between backward and their sums.
+    pub buffers: u64,
 }
 
 /// The test part, evaluated once on the best weights. A regression has errors in the data's own

@@ -10,8 +10,8 @@ use tch::TchError;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    #[error("ZeRO stage {stage} does not exist yet: zero_optimization.stage takes 0, 1 or 2")]
-    Stage { stage: u8 },
+    #[error(transparent)]
+    Freeze(#[from] crate::freeze::Error),
     #[error(transparent)]
     Plan(#[from] crate::train::PlanError),
     #[error(transparent)]
@@ -130,7 +130,7 @@ impl Error {
 
     fn kind(&self) -> FailureKind {
         match self {
-            Self::Stage { .. } => FailureKind::Configuration,
+            Self::Freeze(_) => FailureKind::Configuration,
             Self::Model(error) if error.is_configuration() => FailureKind::Configuration,
             Self::Communication { .. } => FailureKind::Communication,
             Self::Precision(_) | Self::NotFinite { .. } => FailureKind::NotFinite,

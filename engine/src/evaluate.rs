@@ -8,7 +8,7 @@ use tch::no_grad_guard;
 use crate::data::{Samples, Task, TestErrors};
 use crate::error::Error;
 use crate::loss;
-use crate::model::{Model, Pass, Plain};
+use crate::model::{Model, Pass};
 use crate::zero::Zero;
 
 /// What an evaluation reads.
@@ -60,9 +60,11 @@ impl Evaluation<'_> {
             let run = common::batch::rank_run(from..end, self.world, self.rank);
             // Sample indices are u32: loading refuses longer series.
             let indices: Vec<u32> = (run.start as u32..run.end as u32).collect();
+            self.zero.begin_evaluation(self.step);
+            // A rank without samples still takes part in what the others need of it.
             if !indices.is_empty() {
                 let (x, y) = samples.batch(&indices)?;
-                let predicted_bo = self.model.forward(&x, Pass::Evaluate, &Plain)?;
+                let predicted_bo = self.model.forward(&x, Pass::Evaluate, self.zero.around())?;
                 let mean = loss::mean(task, &predicted_bo, &y)
                     .and_then(|loss| loss.f_double_value(&[]))
                     .map_err(Error::torch("compute the loss of an evaluation"))?;
@@ -78,6 +80,7 @@ impl Evaluation<'_> {
                     }
                 }
             }
+            self.zero.end_evaluation()?;
             from = end;
         }
         let [loss, correct, errors @ ..] = self.sum_over_ranks([loss, correct], errors)?;

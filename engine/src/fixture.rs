@@ -143,6 +143,7 @@ fn job(name: &str, file: &File, initial: PathBuf) -> spec::JobSpec {
             overlap_comm: false,
             reduce_bucket_size: 500_000_000,
             offload_optimizer: None,
+            stage3: spec::Stage3::default(),
         },
         checkpoint: spec::Checkpoint {
             dir: None,
@@ -243,6 +244,8 @@ fn training(file: &File) -> spec::Training {
         gradient_clipping: file.gradient_clipping,
         precision: spec::Precision::FP32,
         gradient_compression: Default::default(),
+        freeze: Vec::new(),
+        activation_checkpointing: false,
         steps_per_print: None,
     }
 }

@@ -26,6 +26,7 @@ mod evaluate;
 #[cfg(test)]
 mod fixture;
 mod flops;
+mod freeze;
 mod loss;
 mod memory;
 mod native;

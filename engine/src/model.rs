@@ -218,6 +218,24 @@ impl Model {
         Ok(output.map_err(|source| Error::torch("convert the output", source))?)
     }
 
+    /// Of units of a test's own; a leaf that two share is a parameter of the first.
+    #[cfg(test)]
+    pub(crate) fn of_units(units: Vec<Rc<dyn Unit>>, input: Input) -> Self {
+        let mut parameters: Vec<Parameter> = Vec::new();
+        for (unit, leaf) in units
+            .iter()
+            .enumerate()
+            .flat_map(|(index, unit)| unit.parameters().iter().map(move |leaf| (index, leaf)))
+        {
+            let known = |p: &Parameter| p.tensor.data_ptr() == leaf.tensor.data_ptr();
+            if !parameters.iter().any(known) {
+                parameters.push(Parameter { unit, ..leaf.handle() });
+            }
+        }
+        let (buffers, description) = (Vec::new(), serde_json::Value::Null);
+        Self { units, input, parameters, buffers, description }
+    }
+
     /// In forward order.
     pub fn parameters(&self) -> &[Parameter] {
         &self.parameters

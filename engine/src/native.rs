@@ -13,6 +13,7 @@ use tch::Tensor;
 use crate::numbers::NumbersRef;
 
 pub(crate) mod lstm;
+pub(crate) mod unit;
 
 /// What libtorch said.
 #[derive(Debug, thiserror::Error)]
@@ -50,18 +51,18 @@ unsafe extern "C" {
 
 /// Hooks on a model's parameters; they come off when this is dropped.
 pub(crate) struct GradientHooks {
-    leaves: Vec<Tensor>,
+    leaves: Vec<(usize, Tensor)>,
     // The hooks hold its address.
     sink: Box<Sink>,
 }
 
 impl GradientHooks {
     /// From now on a backward through `leaves` (leaves that require a gradient) hands each
-    /// gradient to `sink` with the leaf's index here, and leaves no gradient behind.
-    pub(crate) fn install(leaves: Vec<Tensor>, sink: Sink) -> Result<Self, Error> {
+    /// gradient to `sink` with the index that the leaf has here, and leaves no gradient behind.
+    pub(crate) fn install(leaves: Vec<(usize, Tensor)>, sink: Sink) -> Result<Self, Error> {
         let mut hooks = Self { leaves, sink: Box::new(sink) };
         let context: *const Sink = &*hooks.sink;
-        for (index, leaf) in hooks.leaves.iter_mut().enumerate() {
+        for (index, leaf) in &mut hooks.leaves {
             // SAFETY: the leaf is a live tensor. The context is boxed, so it stays where it is, and
             // `drop` takes the hooks off before it goes. The autograd engine runs the backward of
             // CPU tensors on the thread that asked for it, which is this one: `Sink` is not `Send`,
@@ -71,7 +72,7 @@ impl GradientHooks {
                     leaf.as_mut_ptr().cast(),
                     on_gradient,
                     context.cast_mut().cast(),
-                    index as u64,
+                    *index as u64,
                 )
             };
             check("hook a parameter's gradient", message)?;
@@ -82,7 +83,7 @@ impl GradientHooks {
 
 impl Drop for GradientHooks {
     fn drop(&mut self) {
-        for leaf in &mut self.leaves {
+        for (_, leaf) in &mut self.leaves {
             // SAFETY: the leaf is a live tensor.
             let message = unsafe { rustspeed_unhook_gradient(leaf.as_mut_ptr().cast()) };
             // Setting a pointer to null has no way to fail but a bug of ours.

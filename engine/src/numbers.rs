@@ -63,6 +63,15 @@ impl Numbers {
         self.as_ref().len()
     }
 
+    /// Of memory, used or not.
+    pub(crate) fn bytes(&self) -> usize {
+        match self {
+            Self::Fp32(values) => values.capacity() * size_of::<f32>(),
+            Self::Bf16(values) => values.capacity() * size_of::<bf16>(),
+            Self::Fp16(values) => values.capacity() * size_of::<f16>(),
+        }
+    }
+
     pub(crate) fn as_ref(&self) -> NumbersRef<'_> {
         match self {
             Self::Fp32(values) => NumbersRef::Fp32(values),

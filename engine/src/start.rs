@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use common::memory::Sizes;
 use common::spec::{JobSpec, Validate};
+use common::status::RankMemory;
 use tch::Kind;
 
 use crate::data::{self, Dataset, Task};
@@ -126,6 +127,7 @@ fn prepare(context: RankContext) -> Result<Prepared, Error> {
     let schedule = Schedule::new(&spec.training, plan.total_steps);
     let notes = root.note().into_iter().chain(resumed.notes).chain(located);
     let notes = notes.chain(best_is_lost.then(|| LOST_BEST.to_owned())).chain(nothing_left);
+    let notes = notes.chain(zero.note(&spec));
     let warning = schedule.warning(plan.total_steps);
     let warning = warning.filter(|_| !common::length::is_told_before_start(&spec));
     notes.chain(warning).for_each(|note| report.note(note));
@@ -227,7 +229,7 @@ fn finish(prepared: &mut Prepared, end: End) -> Result<Outcome, Error> {
     let trainer = &mut prepared.trainer;
     let was_stopped = end == End::Stopped;
     let test = if was_stopped { None } else { trainer.test()? };
-    let peak_rss_bytes = gather_peaks(trainer)?;
+    let (peak_rss_bytes, memory) = gather_memory(trainer)?;
     let precision = &trainer.spec.training.precision;
     let measured = Measured {
         world: trainer.world,
@@ -241,6 +243,7 @@ fn finish(prepared: &mut Prepared, end: End) -> Result<Outcome, Error> {
         resumed_at_step: trainer.resumed_at,
         duration_seconds: trainer.state.seconds_before + trainer.started.elapsed().as_secs_f64(),
         peak_rss_bytes,
+        memory,
         checkpoint_stall_seconds: trainer.saver.stall().as_secs_f64(),
         test,
         is_regression: trainer.data.train.task() == Task::Regression,
@@ -257,13 +260,33 @@ fn finish(prepared: &mut Prepared, end: End) -> Result<Outcome, Error> {
     Ok(Outcome { summary, stopped: was_stopped })
 }
 
-fn gather_peaks(trainer: &Trainer) -> Result<Vec<u64>, Error> {
+/// By rank: the most resident memory that the process ever had, and what the state takes by kind.
+fn gather_memory(trainer: &Trainer) -> Result<(Vec<u64>, Vec<RankMemory>), Error> {
+    const NUMBERS: usize = 5;
+    let own = trainer.zero.memory();
+    let numbers: [u64; NUMBERS] = [
+        peak_resident_bytes().unwrap_or(0),
+        own.parameters,
+        own.gradients,
+        own.optimizer,
+        own.buffers,
+    ];
     // Each rank fills its own place; the sum is the list. f64 counts bytes exactly to 9 PB.
-    let mut peaks = vec![0.0; trainer.world as usize];
-    peaks[trainer.rank as usize] = peak_resident_bytes().unwrap_or(0) as f64;
+    let mut all = vec![0.0; NUMBERS * trainer.world as usize];
+    let place = &mut all[NUMBERS * trainer.rank as usize..][..NUMBERS];
+    place.iter_mut().zip(numbers).for_each(|(place, number)| *place = number as f64);
     trainer
         .zero
-        .with_link(|link| link.sum_f64(&mut peaks))
-        .map_err(Error::communication("gather peak memory", trainer.state.step))?;
-    Ok(peaks.into_iter().map(|bytes| bytes as u64).collect())
+        .with_link(|link| link.sum_f64(&mut all))
+        .map_err(Error::communication("gather the ranks' memory", trainer.state.step))?;
+    let all: Vec<u64> = all.into_iter().map(|bytes| bytes as u64).collect();
+    let (ranks, _) = all.as_chunks::<NUMBERS>();
+    let peaks = ranks.iter().map(|[peak, ..]| *peak).collect();
+    let memory = ranks.iter().map(|&[_, parameters, gradients, optimizer, buffers]| RankMemory {
+        parameters,
+        gradients,
+        optimizer,
+        buffers,
+    });
+    Ok((peaks, memory.collect()))
 }

@@ -2,7 +2,7 @@
 //!
 //! Promise: pure; made of the state that a checkpoint holds and of what this attempt measured.
 
-use common::status::{Summary, TestResult};
+use common::status::{RankMemory, Summary, TestResult};
 
 use crate::train::State;
 
@@ -21,6 +21,7 @@ pub(crate) struct Measured {
     pub(crate) resumed_at_step: Option<u64>,
     pub(crate) duration_seconds: f64,
     pub(crate) peak_rss_bytes: Vec<u64>,
+    pub(crate) memory: Vec<RankMemory>,
     pub(crate) checkpoint_stall_seconds: f64,
     pub(crate) test: Option<TestResult>,
     pub(crate) is_regression: bool,
@@ -65,6 +66,7 @@ pub(crate) fn summarise(state: &State, measured: Measured) -> Summary {
         stopped_early: state.stopped_early,
         cancelled: measured.was_stopped,
         peak_rss_bytes: measured.peak_rss_bytes,
+        memory: measured.memory,
         gradient_norms: state.gradients.clone(),
         checkpoint_stall_seconds: measured.checkpoint_stall_seconds,
     }

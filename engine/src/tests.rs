@@ -10,6 +10,7 @@ mod precision;
 pub(crate) mod ranks;
 mod resume;
 mod seeds;
+mod sharded;
 pub(crate) mod spec;
 mod stages;
 mod worlds;

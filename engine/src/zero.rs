@@ -1,43 +1,57 @@
-//! ZeRO stages 0, 1 and 2: who holds which part of parameters, gradients and optimizer states, and
-//! the communication that this takes.
+//! The ZeRO stages: who holds which part of parameters, gradients and optimizer states, and the
+//! communication that this takes.
 //!
-//! | stage | gradients | optimizer states | traffic of a step |
-//! |---|---|---|---|
-//! | 0 | whole, all-reduced | whole | all-reduce of gradients |
-//! | 1 | whole, reduce-scattered once a step | sharded | reduce-scatter, all-gather of parameters |
-//! | 2 | sharded, reduce-scattered every micro-step | sharded | as 1, per micro-step |
+//! | stage | parameters | gradients | optimizer states | traffic of a step |
+//! |---|---|---|---|---|
+//! | 0 | whole | whole, all-reduced | whole | all-reduce of gradients |
+//! | 1 | whole | whole, reduce-scattered once a step | sharded | reduce-scatter, all-gather of parameters |
+//! | 2 | whole | sharded, reduce-scattered every micro-step | sharded | as 1, per micro-step |
+//! | 3 | sharded; whole while their unit computes | as 2 | sharded | as 2, and a second all-gather per micro-step instead of one per step |
 //!
 //! Promise: the same world gives the same bits at every stage (with one micro-step a step, where
 //! sums have one order), because sums go in rank order, every norm is made of the same shards and
 //! the update is element by element. Refusal: the model does not know; it sees its parameters,
-//! which are views of flat buffers here.
+//! which are views of flat buffers here, and what is laid around its units.
 
 use std::cell::RefCell;
 use std::rc::Rc;
 
 use collectives::Communicator;
 use common::spec::{GradientCompression, JobSpec, PrecisionKind};
+use common::status::RankMemory;
+use tch::TchError;
 
 use crate::error::Error;
+use crate::freeze;
 use crate::model::Model;
 use crate::native::GradientHooks;
 use crate::optimizer::{Optimizer, Shard, StateName, Update, sum_of_squares};
+use crate::zero::around::Around;
 use crate::zero::buffers::Buffers;
-use crate::zero::layout::{Extent, Layout, Slice, bucket_size};
+use crate::zero::gather::{Gatherer, Journey};
+use crate::zero::itinerary::{Bounds, Route};
+use crate::zero::layout::{Extent, Layout, Rules, bucket_size};
 use crate::zero::link::Link;
 use crate::zero::reducer::{GradientKinds, Reducer};
+use crate::zero::uses::Uses;
 use crate::zero::weights::Weights;
 
+mod around;
 mod buffers;
 mod compress;
 mod flat;
+mod gather;
+mod itinerary;
 mod layer_wise;
 pub(crate) mod layout;
 mod link;
 mod reducer;
+mod state;
+mod uses;
 mod weights;
 
 pub(crate) use reducer::MicroStep;
+pub(crate) use state::{Snapshot, StateKind};
 
 /// The state of one rank: parameters, optimizer states, and its way to the others.
 pub(crate) struct Zero {
@@ -47,62 +61,46 @@ pub(crate) struct Zero {
     optimizer: Optimizer,
     // They come off before the reducer goes.
     _hooks: GradientHooks,
+    around: Around,
     reducer: Rc<RefCell<Reducer>>,
     names: Vec<String>,
     shapes: Vec<Vec<i64>>,
-    weights: Weights,
-    /// By bucket, then in the order of [`Optimizer::states`]: whole at stage 0, this rank's shard
-    /// else.
+    trained: Vec<bool>,
+    weights: Rc<RefCell<Weights>>,
+    /// By bucket that is trained, then in the order of [`Optimizer::states`]: whole at stage 0, this
+    /// rank's shard else.
     states: Vec<Vec<Vec<f32>>>,
     buffers: Buffers,
 }
 
-/// All weights and buffers, to come back to.
-#[derive(Debug)]
-pub(crate) struct Snapshot {
-    weights: weights::Snapshot,
-    pub(crate) buffers: buffers::Snapshot,
-}
-
-/// What a slice of the state belongs to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum StateKind {
-    Parameter,
-    State(StateName),
-}
-
 impl Zero {
-    /// Moves the model's parameters into flat buffers, with rank 0's values, and hooks their
-    /// gradients. Collective.
+    /// Moves the model's parameters into flat buffers, with rank 0's values, and hooks the gradients
+    /// of those that are trained. Collective.
     pub(crate) fn new(
         model: &mut Model,
         spec: &JobSpec,
         communicator: Communicator,
     ) -> Result<Self, Error> {
         let stage = spec.zero.stage;
-        if stage > 2 {
-            return Err(Error::Stage { stage });
-        }
         let (rank, world) = (communicator.rank() as usize, communicator.world() as usize);
-        let extents: Vec<Extent> = model
-            .parameters()
-            .iter()
-            .map(|p| Extent { unit: p.unit, len: p.tensor.numel() })
-            .collect();
-        let size =
-            bucket_size(spec.zero.reduce_bucket_size, spec.zero.overlap_comm, model.num_elements());
-        let layout = Layout::plan(&extents, world, size);
+        let trained = freeze(model, &spec.training.freeze)?;
+        let recomputes = spec.training.activation_checkpointing;
+        let uses = Uses::of(model, &trained);
+        let layout = plan_layout(model, spec, &trained, world);
         // Alone there is nothing to send.
         let compresses =
             spec.training.gradient_compression == GradientCompression::Int8 && world > 1;
         let mut link = Link::new(communicator, spec.zero.overlap_comm && !compresses)
             .map_err(Error::communication("start the communication thread", 0))?;
+        let overlaps = link.is_overlapped();
         let precision = &spec.training.precision;
-        let updated = |bucket: usize| match (stage, &layout.buckets[bucket]) {
-            (0, bucket) => 0..bucket.len,
-            (_, bucket) => bucket.shard(world, rank),
+        let held = |bucket: usize| match (stage, &layout.buckets[bucket]) {
+            // What is frozen is never updated, only saved: by its owner.
+            (0, bucket_layout) if layout.is_trained(bucket) => 0..bucket_layout.len,
+            (_, bucket_layout) => bucket_layout.shard(world, rank),
         };
-        let weights = Weights::flatten(model, &layout, precision.effective, updated, &mut link)?;
+        let weights = Weights::flatten(model, &layout, precision.effective, held, &mut link)?;
+        let weights = Rc::new(RefCell::new(weights));
         let mut buffers = Buffers::of(model)?;
         buffers.share(&mut link)?;
         let kinds = GradientKinds {
@@ -114,26 +112,38 @@ impl Zero {
                 GradientCompression::Int8 => PrecisionKind::Fp32,
             },
         };
-        let mut reducer = Reducer::new(stage, kinds, layout.clone(), rank, link);
+        let arrivals = uses.arrivals(recomputes);
+        let mut reducer = Reducer::new(stage, kinds, (layout.clone(), rank), arrivals, link);
         if compresses {
             reducer.compress();
         }
         let reducer = Rc::new(RefCell::new(reducer));
-        let leaves = model.parameters().iter().map(|p| p.tensor.shallow_clone()).collect();
+        let leaves = model.parameters().iter().map(|p| p.tensor.shallow_clone()).enumerate();
+        let leaves = leaves.filter(|(index, _)| trained[*index]).collect();
         let hooks = GradientHooks::install(leaves, reducer.clone())?;
+        let gatherer = layout.buckets.iter().any(|bucket| bucket.is_sharded).then(|| {
+            let lens: Vec<usize> = layout.buckets.iter().map(|bucket| bucket.len).collect();
+            let needs = uses.sharded_buckets(&layout);
+            let first_trained = uses.first_trained();
+            let bounds = bounds(spec, overlaps);
+            let route = Route { needs: &needs, lens: &lens, first_trained, bounds };
+            Rc::new(RefCell::new(Gatherer::new(route, weights.clone(), reducer.clone())))
+        });
         let held = |len: usize| if stage == 0 { len } else { len / world };
         let optimizer = Optimizer::new(&spec.training.optimizer);
         let state = |name: &StateName, len: usize| vec![optimizer.initial(*name); held(len)];
         let states_of = |len| optimizer.states().iter().map(|name| state(name, len)).collect();
-        let states = layout.buckets.iter().map(|bucket| states_of(bucket.len)).collect();
+        let states = layout.trained().iter().map(|bucket| states_of(bucket.len)).collect();
         Ok(Self {
             stage,
             rank,
             optimizer,
             _hooks: hooks,
+            around: Around::new(gatherer, recomputes),
             reducer,
             names: model.parameters().iter().map(|p| p.name.clone()).collect(),
             shapes: model.parameters().iter().map(|p| p.tensor.size()).collect(),
+            trained,
             weights,
             states,
             buffers,
@@ -141,14 +151,49 @@ impl Zero {
         })
     }
 
-    /// Before a backward: its gradients will be collected as a part of the step's.
-    pub(crate) fn begin_micro_step(&self, micro_step: MicroStep) {
-        self.reducer.borrow_mut().begin(micro_step);
+    /// What must be laid around the model's units in every pass.
+    pub(crate) fn around(&self) -> &Around {
+        &self.around
     }
 
-    /// After it. Once the last micro-step of a step has ended, the sums over ranks are there.
-    pub(crate) fn end_micro_step(&self) -> Result<(), collectives::Error> {
-        self.reducer.borrow_mut().end()
+    /// Before a forward and its backward: the gradients will be collected as a part of those of
+    /// `step`.
+    pub(crate) fn begin_micro_step(&self, micro_step: MicroStep, step: u64) {
+        self.reducer.borrow_mut().begin(micro_step);
+        if let Some(gatherer) = self.around.gatherer() {
+            gatherer.borrow_mut().begin(Journey::Training, step);
+        }
+    }
+
+    /// After them, also where this rank had nothing to compute. Once the last micro-step of a step
+    /// has ended, the sums over ranks are there.
+    pub(crate) fn end_micro_step(&self, step: u64) -> Result<(), Error> {
+        if let Some(gatherer) = self.around.gatherer() {
+            gatherer.borrow_mut().end()?;
+        }
+        let ended = self.reducer.borrow_mut().end();
+        ended.map_err(Error::communication("sum gradients", step))
+    }
+
+    /// Before a forward without backward.
+    pub(crate) fn begin_evaluation(&self, step: u64) {
+        if let Some(gatherer) = self.around.gatherer() {
+            gatherer.borrow_mut().begin(Journey::Evaluation, step);
+        }
+    }
+
+    /// After it, also where this rank had nothing to compute.
+    pub(crate) fn end_evaluation(&self) -> Result<(), Error> {
+        match self.around.gatherer() {
+            Some(gatherer) => gatherer.borrow_mut().end(),
+            None => Ok(()),
+        }
+    }
+
+    /// Why a backward failed, of which libtorch says `source`.
+    pub(crate) fn backward_failure(&self, source: TchError) -> Error {
+        let torch = || Error::Torch { operation: "run backward", source };
+        self.around.take_failure().unwrap_or_else(torch)
     }
 
     /// The training communicator, for small reductions between steps.
@@ -160,7 +205,7 @@ impl Zero {
     pub(crate) fn gradient_squares(&self) -> f64 {
         let reducer = self.reducer.borrow();
         let mut scratch = Vec::new();
-        (0..self.layout.buckets.len())
+        (0..self.layout.num_trained)
             .map(|bucket| sum_of_squares(reducer.shard(bucket).widened(&mut scratch)))
             .sum()
     }
@@ -171,6 +216,7 @@ impl Zero {
         self.layout
             .slices(self.rank)
             .into_iter()
+            .filter(|s| self.layout.is_trained(s.bucket))
             .filter(|s| {
                 let range = s.shard_offset..s.shard_offset + s.len;
                 !reducer.shard(s.bucket).range(range).all_finite()
@@ -179,135 +225,94 @@ impl Zero {
             .min()
     }
 
-    pub(crate) fn name(&self, parameter: usize) -> &str {
-        &self.names[parameter]
-    }
-
-    pub(crate) fn num_parameters(&self) -> usize {
-        self.names.len()
-    }
-
-    pub(crate) fn shape(&self, parameter: usize) -> &[i64] {
-        &self.shapes[parameter]
-    }
-
-    /// Updates the parameters from the summed gradients; at stages 1 and 2 each rank its shard,
-    /// then all gather. Collective.
+    /// Updates the parameters from the summed gradients; from stage 1 on each rank its shard, then
+    /// all gather what is whole on every rank. Collective.
     pub(crate) fn update(&mut self, update: Update) -> Result<(), collectives::Error> {
         let layer_wise = self.optimizer.layer_wise();
         let mut reducer = self.reducer.borrow_mut();
+        let mut weights = self.weights.borrow_mut();
         let mut scratch = Vec::new();
         for (bucket, states) in self.states.iter_mut().enumerate() {
             let sums = if self.stage == 0 { reducer.sums(bucket) } else { reducer.shard(bucket) };
             let gradients = sums.widened(&mut scratch);
-            self.weights.update(bucket, |parameters| {
+            weights.update(bucket, |parameters| {
                 self.optimizer.apply(update, &mut Shard { parameters, gradients, states });
             });
-            if self.stage > 0 && layer_wise.is_none() {
-                reducer.link.all_gather(self.weights.bytes_mut(bucket))?;
+            if self.stage > 0 && layer_wise.is_none() && !self.layout.buckets[bucket].is_sharded {
+                reducer.link.all_gather(weights.bytes_mut(bucket))?;
             }
         }
-        drop(reducer);
+        drop((reducer, weights));
         layer_wise.map_or(Ok(()), |lamb| self.move_layers(lamb, update))
     }
 
-    /// The parts of the state that this rank owns, whatever the stage.
-    pub(crate) fn owned(&self) -> Vec<Slice> {
-        self.layout.slices(self.rank)
-    }
-
-    /// Every part of the state that this rank holds: what loading a checkpoint must fill.
-    /// Parameters are whole on every rank, optimizer states at stage 0.
-    pub(crate) fn held(&self, kind: StateKind) -> Vec<Slice> {
-        if kind != StateKind::Parameter && self.stage > 0 {
-            return self.owned();
+    /// What this rank holds at present, measured.
+    pub(crate) fn memory(&self) -> RankMemory {
+        let (parameters, masters) = self.weights.borrow().bytes_held();
+        let (gradients, buffers) = self.reducer.borrow().bytes_held();
+        let states = self.states.iter().flatten().map(|state| size_of_val(&**state));
+        RankMemory {
+            parameters: parameters as u64,
+            gradients: gradients as u64,
+            optimizer: (masters + states.sum::<usize>()) as u64,
+            buffers: buffers as u64,
         }
-        // One rank's shard of a world of one is everything.
-        Layout { world: 1, buckets: self.layout.buckets.clone() }.slices(0)
     }
 
-    /// The elements of a slice of [`Zero::owned`], parameters in fp32.
-    pub(crate) fn read(&self, kind: StateKind, slice: &Slice) -> &[f32] {
-        let shard = self.layout.buckets[slice.bucket].shard(self.layout.world, self.rank);
-        let values = match kind {
-            StateKind::Parameter => {
-                let start = shard.start + slice.shard_offset;
-                return self.weights.read(slice.bucket, start..start + slice.len);
-            }
-            StateKind::State(name) => &self.states[slice.bucket][self.slot(name)],
-        };
-        let base = if self.stage == 0 { shard.start } else { 0 };
-        &values[base + slice.shard_offset..][..slice.len]
+    /// What a person should know of how the job's settings work out.
+    pub(crate) fn note(&self, spec: &JobSpec) -> Option<String> {
+        let is_alone = self.layout.world == 1;
+        (self.stage == 3 && !is_alone && self.around.gatherer().is_none()).then(|| {
+            format!(
+                "ZeRO stage 3 keeps every parameter whole on every rank: none has more than \
+                 stage3_param_persistence_threshold = {} elements",
+                spec.zero.stage3.param_persistence_threshold
+            )
+        })
     }
+}
 
-    /// The elements of a slice of [`Zero::owned`] in a snapshot.
-    pub(crate) fn read_from<'a>(&self, snapshot: &'a Snapshot, slice: &Slice) -> &'a [f32] {
-        let shard = self.layout.buckets[slice.bucket].shard(self.layout.world, self.rank);
-        let start = shard.start + slice.shard_offset;
-        self.weights.read_from(&snapshot.weights, slice.bucket, start..start + slice.len)
+/// Marks the parameters that the job freezes; tells which ones are trained.
+fn freeze(model: &Model, patterns: &[String]) -> Result<Vec<bool>, Error> {
+    let names: Vec<&str> = model.parameters().iter().map(|p| p.name.as_str()).collect();
+    let trained = freeze::trained(&names, patterns)?;
+    for (parameter, &is_trained) in model.parameters().iter().zip(&trained) {
+        // Marks the leaf itself; what comes back is another handle of it.
+        let _ = parameter
+            .tensor
+            .f_set_requires_grad(is_trained)
+            .map_err(Error::torch("freeze a parameter"))?;
     }
+    Ok(trained)
+}
 
-    /// Sets the elements of a slice of [`Zero::held`].
-    pub(crate) fn write(&mut self, kind: StateKind, slice: &Slice, values: &[f32]) {
-        let target = match kind {
-            StateKind::Parameter => {
-                return self.weights.write(slice.bucket, slice.shard_offset, values);
-            }
-            StateKind::State(name) => {
-                let slot = self.slot(name);
-                &mut self.states[slice.bucket][slot]
-            }
-        };
-        target[slice.shard_offset..][..slice.len].copy_from_slice(values);
-    }
+fn plan_layout(model: &Model, spec: &JobSpec, trained: &[bool], world: usize) -> Layout {
+    let parameters = model.parameters().iter().zip(trained);
+    let extents: Vec<Extent> = parameters
+        .map(|(p, &is_trained)| Extent { unit: p.unit, len: p.tensor.numel(), is_trained })
+        .collect();
+    let zero = &spec.zero;
+    let rules = Rules {
+        bucket_size: bucket_size(zero.reduce_bucket_size, zero.overlap_comm, model.num_elements()),
+        // Alone, a rank's shard is everything: it would be copied and not save a byte.
+        shards_above: (zero.stage == 3 && world > 1)
+            .then(|| elements(zero.stage3.param_persistence_threshold)),
+    };
+    Layout::plan(&extents, world, rules)
+}
 
-    /// Sets the elements of a slice of the parameters of [`Zero::held`] in a snapshot.
-    pub(crate) fn write_to(&self, snapshot: &mut Snapshot, slice: &Slice, values: &[f32]) {
-        self.weights.write_to(&mut snapshot.weights, slice.bucket, slice.shard_offset, values);
+/// Without a communication thread a gather ahead of its time gains nothing.
+fn bounds(spec: &JobSpec, overlaps: bool) -> Bounds {
+    let stage3 = &spec.zero.stage3;
+    Bounds {
+        prefetch: if overlaps { elements(stage3.prefetch_bucket_size) } else { 0 },
+        max_live: elements(stage3.max_live_parameters),
+        max_reuse: elements(stage3.max_reuse_distance),
     }
+}
 
-    /// What this run's state is made of: the parameters and what its optimizer keeps.
-    pub(crate) fn kinds(&self) -> Vec<StateKind> {
-        let states = self.optimizer.states().iter().map(|name| StateKind::State(*name));
-        std::iter::once(StateKind::Parameter).chain(states).collect()
-    }
-
-    fn slot(&self, name: StateName) -> usize {
-        let states = self.optimizer.states();
-        states.iter().position(|it| *it == name).expect("asked for a kind of `Zero::kinds`")
-    }
-
-    /// A copy of all parameters and buffers, to come back to.
-    pub(crate) fn snapshot(&self) -> Result<Snapshot, Error> {
-        Ok(Snapshot { weights: self.weights.snapshot(), buffers: self.buffers.snapshot()? })
-    }
-
-    /// Exchanges the parameters and buffers with a snapshot's.
-    pub(crate) fn swap(&mut self, snapshot: &mut Snapshot) -> Result<(), Error> {
-        self.weights.swap(&mut snapshot.weights);
-        let buffers = self.buffers.snapshot()?;
-        self.buffers.restore(&snapshot.buffers)?;
-        snapshot.buffers = buffers;
-        Ok(())
-    }
-
-    pub(crate) fn is_first_rank(&self) -> bool {
-        self.rank == 0
-    }
-
-    /// What the model remembers beside its parameters.
-    pub(crate) fn buffers(&self) -> &Buffers {
-        &self.buffers
-    }
-
-    pub(crate) fn buffers_mut(&mut self) -> &mut Buffers {
-        &mut self.buffers
-    }
-
-    /// Every rank takes over rank 0's buffers: before they are used or saved. Collective.
-    pub(crate) fn share_buffers(&mut self) -> Result<(), Error> {
-        self.buffers.share(&mut self.reducer.borrow_mut().link)
-    }
+fn elements(count: u64) -> usize {
+    usize::try_from(count).unwrap_or(usize::MAX)
 }
 
 impl std::fmt::Debug for Zero {

@@ -4,8 +4,9 @@ use crate::deepspeed::OffloadBlock;
 use crate::section::{FloatRange, Found, IntegerRange, Section, toml_text};
 use crate::spec::{
     Batch, BatchMismatch, Data, DataSource, EarlyStopping, GradientCompression, Offload, Sourced,
-    Training, Validate, Zero,
+    Stage3, Training, Validate, Zero,
 };
+use crate::tree::{Node, Value};
 
 use super::data::Kind;
 use super::join::joined;
@@ -46,6 +47,11 @@ pub(super) fn read(
     let gradient_clipping = gradient_clipping(&section, context);
     let precision = precision::read(&section, context);
     let gradient_compression = compression(&section);
+    let freeze = freeze(&section);
+    let recomputes = section.boolean("activation-checkpointing");
+    let of = "default: every activation is kept for backward";
+    let activation_checkpointing =
+        section.settle("activation-checkpointing", recomputes, (false, of));
     let steps_per_print = context.deepspeed.steps_per_print.clone();
     let steps_per_print =
         section.settle_optional("steps-per-print", steps_per_print, "default: none");
@@ -72,6 +78,8 @@ pub(super) fn read(
         gradient_clipping,
         precision,
         gradient_compression,
+        freeze,
+        activation_checkpointing,
         steps_per_print,
     }
 }
@@ -85,6 +93,17 @@ fn compression(section: &Section<'_>) -> GradientCompression {
     ];
     let found = section.choice("gradient-compression", words, &["int4", "1bit", "topk"]);
     section.settle("gradient-compression", found, (GradientCompression::None, DEFAULT))
+}
+
+/// `freeze = ["lstm.*"]`: names of parameters; whether there are such the model says.
+fn freeze(section: &Section<'_>) -> Vec<String> {
+    let pattern = |node: &Node| match &node.value {
+        Value::Text(text) if !text.trim().is_empty() => Some(text.clone()),
+        _ => None,
+    };
+    let expected = "a list of parameter names such as [\"lstm.*\", \"fc.bias\"]";
+    let found = section.list("freeze", expected, pattern);
+    section.settle("freeze", found, (Vec::new(), "default: every parameter is trained"))
 }
 
 fn has_validation_part(source: &DataSource) -> bool {
@@ -238,7 +257,13 @@ pub(super) fn read_zero(context: &Context<'_>) -> Zero {
     if offload_optimizer.is_none() {
         settle("offload-optimizer", "-".to_owned(), "default: stays with the model".to_owned());
     }
-    Zero { stage, overlap_comm, reduce_bucket_size: reduce, offload_optimizer }
+    Zero {
+        stage,
+        overlap_comm,
+        reduce_bucket_size: reduce,
+        stage3: stage3(context),
+        offload_optimizer,
+    }
 }
 
 fn offload(context: &Context<'_>, block: &OffloadBlock) -> Offload {
@@ -258,6 +283,43 @@ fn offload(context: &Context<'_>, block: &OffloadBlock) -> Offload {
     let (pin_memory, origin) = value_and_origin(pin_memory.as_ref(), true, since);
     settle("pin-memory", pin_memory.to_string(), origin);
     Offload { device: device.value, ratio, pin_memory }
+}
+
+fn stage3(context: &Context<'_>) -> Stage3 {
+    let zero = &context.deepspeed.zero;
+    let default = Stage3::default();
+    let bound = |key: &str, found: Option<&Found<u64>>, default: u64, of: &str| {
+        let (value, origin) = value_and_origin(found, default, of);
+        context.report.effective(&format!("zero.{key}"), value.to_string(), origin);
+        value
+    };
+    const OF: &str = "DeepSpeed default";
+    Stage3 {
+        prefetch_bucket_size: bound(
+            "stage3.prefetch-bucket-size",
+            zero.prefetch_bucket_size.as_ref(),
+            default.prefetch_bucket_size,
+            OF,
+        ),
+        max_live_parameters: bound(
+            "stage3.max-live-parameters",
+            zero.max_live_parameters.as_ref(),
+            default.max_live_parameters,
+            OF,
+        ),
+        max_reuse_distance: bound(
+            "stage3.max-reuse-distance",
+            zero.max_reuse_distance.as_ref(),
+            default.max_reuse_distance,
+            "default: a unit goes after each use (DeepSpeed: 1000000000, which keeps small models)",
+        ),
+        param_persistence_threshold: bound(
+            "stage3.param-persistence-threshold",
+            zero.param_persistence_threshold.as_ref(),
+            default.param_persistence_threshold,
+            OF,
+        ),
+    }
 }
 
 fn value_and_origin<T: Copy>(found: Option<&Found<T>>, default: T, of: &str) -> (T, String) {

@@ -16,7 +16,7 @@ impl StateCopy {
     pub(super) fn of(zero: &Zero, best: Option<&Snapshot>) -> Result<Self, Error> {
         let mut slices = Vec::new();
         for slice in zero.owned() {
-            let mut push = |kind: TensorKind, values: &[f32]| {
+            let mut push = |kind: TensorKind, values: Vec<f32>| {
                 let meta = SliceMeta {
                     name: zero.name(slice.parameter).to_owned(),
                     kind,
@@ -25,9 +25,9 @@ impl StateCopy {
                     offset: slice.offset as u64,
                     len: slice.len as u64,
                 };
-                slices.push((meta, bytemuck::cast_slice(values).to_vec()));
+                slices.push((meta, bytemuck::cast_slice(&values).to_vec()));
             };
-            for kind in zero.kinds() {
+            for kind in zero.kinds().into_iter().filter(|kind| zero.has(*kind, slice.parameter)) {
                 push(tensor_kind(kind), zero.read(kind, &slice));
             }
             if let Some(best) = best {

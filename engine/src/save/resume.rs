@@ -170,8 +170,9 @@ fn check_tensors(reader: &Reader, zero: &Zero) -> Result<(), Error> {
         let path = reader.folder().to_owned();
         Err(Error::OtherModel { path, tensor, found, expected })
     };
-    for kind in zero.kinds().into_iter().map(tensor_kind) {
-        for parameter in 0..zero.num_parameters() {
+    for kind in zero.kinds() {
+        for parameter in (0..zero.num_parameters()).filter(|&index| zero.has(kind, index)) {
+            let kind = tensor_kind(kind);
             let name = zero.name(parameter);
             let shape: Vec<u64> = zero.shape(parameter).iter().map(|d| *d as u64).collect();
             let expected = format!("shape {shape:?}");
@@ -294,6 +295,9 @@ fn load(zero: &mut Zero, source: &mut Source<'_>) -> Result<(), Error> {
     for kind in zero.kinds() {
         let held = zero.held(kind);
         for parameter in 0..zero.num_parameters() {
+            if !zero.has(kind, parameter) {
+                continue;
+            }
             let len = zero.shape(parameter).iter().product::<i64>() as usize;
             let name = zero.name(parameter).to_owned();
             // Every rank asks for every tensor, also where it holds none of it: with
@@ -317,11 +321,19 @@ fn load(zero: &mut Zero, source: &mut Source<'_>) -> Result<(), Error> {
 
 fn load_best(zero: &Zero, source: &mut Source<'_>) -> Result<Snapshot, Error> {
     let mut best = zero.snapshot()?;
-    for slice in zero.held(StateKind::Parameter) {
-        let mut values = vec![0.0; slice.len];
-        let name = zero.name(slice.parameter);
-        source.fill((TensorKind::Best, name), slice.len, &mut [(slice.offset, &mut values)])?;
-        zero.write_to(&mut best, &slice, &values);
+    let held = zero.held(StateKind::Parameter);
+    // Every rank asks for every tensor, as in `load`.
+    for parameter in 0..zero.num_parameters() {
+        let len = zero.shape(parameter).iter().product::<i64>() as usize;
+        let slices: Vec<_> = held.iter().filter(|slice| slice.parameter == parameter).collect();
+        let mut values: Vec<Vec<f32>> = slices.iter().map(|slice| vec![0.0; slice.len]).collect();
+        let offsets = slices.iter().map(|slice| slice.offset);
+        let mut parts: Vec<(usize, &mut [f32])> =
+            offsets.zip(values.iter_mut().map(Vec::as_mut_slice)).collect();
+        source.fill((TensorKind::Best, zero.name(parameter)), len, &mut parts)?;
+        for (slice, values) in slices.into_iter().zip(&values) {
+            zero.write_to(&mut best, slice, values);
+        }
     }
     best.buffers = load_buffers(zero, TensorKind::Best, source)?;
     Ok(best)

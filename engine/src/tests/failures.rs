@@ -46,15 +46,15 @@ fn the_first_bad_tensor_is_named() {
 }
 
 #[test]
-fn stage_three_and_empty_batches_are_refused_by_name() {
+fn frozen_models_and_empty_batches_are_refused_by_name() {
     let dir = tempfile::tempdir().unwrap();
     let refuse = |builder: spec::Builder| {
         let ended = Attempt::new(builder.build(), 1, dir.path()).run();
         ended.outcomes.into_iter().next().unwrap().unwrap_err().failure()
     };
-    let failure = refuse(spec::job().stage(3));
+    let failure = refuse(spec::job().with(|spec| spec.training.freeze = vec!["gru.*".to_owned()]));
     assert_eq!(failure.kind, FailureKind::Configuration);
-    assert!(failure.message.contains("stage 3"), "{failure:?}");
+    assert!(failure.message.contains("no parameter is called like `gru.*`"), "{failure:?}");
     let failure = refuse(spec::job().batch(1000, 1000));
     assert_eq!(failure.kind, FailureKind::Configuration);
     assert!(failure.message.contains("96 samples"), "{failure:?}");

@@ -177,6 +177,18 @@ pub(crate) fn with_ranks<T: Send>(
     })
 }
 
+/// As [`with_ranks`], with meshes that a rank may abort or leave.
+pub(crate) fn with_meshes<T: Send>(world: u32, body: impl Fn(Mesh) -> T + Sync) -> Vec<T> {
+    let body = &body;
+    std::thread::scope(|scope| {
+        let ranks: Vec<_> = meshes(world, Duration::from_secs(20))
+            .into_iter()
+            .map(|mesh| scope.spawn(move || body(mesh)))
+            .collect();
+        ranks.into_iter().map(|rank| rank.join().unwrap()).collect()
+    })
+}
+
 fn meshes(world: u32, collective_timeout: Duration) -> Vec<Mesh> {
     if world == 1 {
         return vec![Mesh::solo(2)];

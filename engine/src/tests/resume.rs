@@ -38,12 +38,18 @@ fn job() -> spec::Builder {
     })
 }
 
+/// Nothing stays whole at stage 3.
+fn sharded(builder: spec::Builder) -> spec::Builder {
+    builder.with(|spec| spec.zero.stage3.param_persistence_threshold = 0)
+}
+
 /// All of a summary that does not depend on the clock.
 fn timeless(summary: &Summary) -> Summary {
     Summary {
         samples_per_second: 0.0,
         duration_seconds: 0.0,
         peak_rss_bytes: Vec::new(),
+        memory: Vec::new(),
         checkpoint_stall_seconds: 0.0,
         world_size: 0,
         zero_stage: 0,
@@ -63,7 +69,8 @@ fn notes(heard: &Heard) -> String {
 
 #[test]
 fn a_resumed_run_is_the_uninterrupted_one_bit_for_bit() {
-    for world in [1, 2] {
+    for (world, stage) in [(1, 2), (2, 2), (2, 3)] {
+        let job = || sharded(job().stage(stage));
         let whole = tempfile::tempdir().unwrap();
         let (outcome, heard) = Attempt::new(job().build(), world, whole.path()).run().unwrap();
         let (expected, expected_losses) = (outcome.summary.unwrap(), losses(&heard));
@@ -95,13 +102,13 @@ fn a_resumed_run_is_the_uninterrupted_one_bit_for_bit() {
 /// rank, so another world would train on other masks: there is none here.
 #[test]
 fn another_world_and_stage_continues_the_run() {
-    let job = || job().with(|spec| spec::recurrent(spec).dropout = 0.0);
+    let job = || sharded(job()).with(|spec| spec::recurrent(spec).dropout = 0.0);
     let whole = tempfile::tempdir().unwrap();
     let (_, heard) = Attempt::new(job().build(), 1, whole.path()).run().unwrap();
     let expected = losses(&heard);
     let parts = tempfile::tempdir().unwrap();
     let mut seen = Vec::new();
-    let plan = [(1, 3, 2, Some(4)), (2, 1, 0, Some(8)), (3, 2, 1, Some(12)), (4, 2, 0, None)];
+    let plan = [(1, 3, 3, Some(4)), (2, 1, 0, Some(8)), (3, 2, 1, Some(12)), (4, 2, 3, None)];
     for (generation, world, stage, stop) in plan {
         let spec = job().stage(stage).build();
         let mut attempt = Attempt::new(spec, world, parts.path()).generation(generation);
@@ -116,6 +123,7 @@ fn another_world_and_stage_continues_the_run() {
 
 #[test]
 fn ranks_without_a_common_disk_send_their_shards_and_get_them_back() {
+    let job = || sharded(job().stage(3));
     let (first, second) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let attempt = |generation, stop| {
         let mut attempt = Attempt::new(job().build(), 2, first.path()).generation(generation);

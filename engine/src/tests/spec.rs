@@ -47,6 +47,7 @@ pub(crate) fn job() -> Builder {
             overlap_comm: false,
             reduce_bucket_size: 500_000_000,
             offload_optimizer: None,
+            stage3: Stage3::default(),
         },
         checkpoint: Checkpoint {
             dir: None,
@@ -92,6 +93,8 @@ fn training() -> Training {
         gradient_clipping: 1.0,
         precision: Precision::FP32,
         gradient_compression: Default::default(),
+        freeze: Vec::new(),
+        activation_checkpointing: false,
         steps_per_print: None,
     }
 }

@@ -80,7 +80,8 @@ fn uneven_runs_train_as_one_rank_does() {
 fn a_rank_without_samples_takes_part() {
     let losses = |world| {
         let dir = tempfile::tempdir().unwrap();
-        let spec = spec::job().batch(19, 19).epochs(1).drop_last(false).stage(2).build();
+        let builder = spec::job().batch(19, 19).epochs(1).drop_last(false).stage(3);
+        let spec = builder.with(|spec| spec.zero.stage3.param_persistence_threshold = 0).build();
         let (_, heard) = Attempt::new(spec, world, dir.path()).run().unwrap();
         heard.losses.lock().unwrap().clone()
     };

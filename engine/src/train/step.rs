@@ -9,7 +9,7 @@ use super::breakdown::Phase;
 use super::{GlobalBatch, Trainer};
 use crate::error::Error;
 use crate::loss;
-use crate::model::{Pass, Plain};
+use crate::model::Pass;
 use crate::monitor::StepRecord;
 use crate::optimizer::{Update, clip_coefficient};
 use crate::report::now;
@@ -108,7 +108,8 @@ impl Trainer {
         for index in 0..batch.micro_steps {
             let micro_step =
                 MicroStep { is_first: index == 0, is_last: index + 1 == batch.micro_steps };
-            self.zero.begin_micro_step(micro_step);
+            let step_number = self.state.step + 1;
+            self.zero.begin_micro_step(micro_step, step_number);
             // A rank without samples in this micro-step still takes part in its sums.
             let run = batch.run(index, self.rank);
             if !run.is_empty() {
@@ -119,10 +120,7 @@ impl Trainer {
                 let pass = Pass::Train(key);
                 loss += self.forward_backward(&order[run], pass, Weight { weight, factor })?;
             }
-            self.measure
-                .breakdown
-                .time(Phase::Reduce, || self.zero.end_micro_step())
-                .map_err(Error::communication("sum gradients", self.state.step + 1))?;
+            self.measure.breakdown.time(Phase::Reduce, || self.zero.end_micro_step(step_number))?;
         }
         Ok(loss)
     }
@@ -135,7 +133,8 @@ impl Trainer {
     ) -> Result<f64, Error> {
         let clock = &self.measure.breakdown;
         let (x, y) = clock.time(Phase::Fetch, || self.data.train.batch(indices))?;
-        let predicted_bo = clock.time(Phase::Forward, || self.model.forward(&x, pass, &Plain))?;
+        let predicted_bo =
+            clock.time(Phase::Forward, || self.model.forward(&x, pass, self.zero.around()))?;
         let loss = loss::mean(self.data.train.task(), &predicted_bo, &y)
             .and_then(|loss: Tensor| loss.f_mul_scalar(weight))
             .map_err(Error::torch("compute the loss"))?;
@@ -143,7 +142,9 @@ impl Trainer {
             1.0 => loss.f_backward(),
             factor => loss.f_mul_scalar(factor)?.f_backward(),
         };
-        clock.time(Phase::Backward, || backward(&loss)).map_err(Error::torch("run backward"))?;
+        clock
+            .time(Phase::Backward, || backward(&loss))
+            .map_err(|source| self.zero.backward_failure(source))?;
         loss.f_double_value(&[]).map_err(Error::torch("read the loss"))
     }
 

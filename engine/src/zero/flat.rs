@@ -9,6 +9,7 @@ use std::slice::{from_raw_parts as slice, from_raw_parts_mut as slice_mut};
 use common::spec::PrecisionKind;
 use tch::{Device, Kind, TchError, Tensor};
 
+use crate::native::{Error, unit};
 use crate::numbers::{NumbersMut, NumbersRef};
 
 /// A flat buffer. Its views alias it, so it is not `Sync` and stays on the training thread (A8).
@@ -25,6 +26,29 @@ impl Flat {
         Ok(Self { tensor, kind, len })
     }
 
+    /// Gives the memory back; what was in it is lost. Views of it must not be used until it is
+    /// [`Flat::restore`]d.
+    pub(crate) fn free(&mut self) -> Result<(), Error> {
+        // SAFETY: `&mut self` excludes slices of ours; units compute between `restore` and `free`.
+        unsafe { unit::resize_storage(&self.tensor, 0) }
+    }
+
+    /// Memory again, with whatever is in it.
+    pub(crate) fn restore(&mut self) -> Result<(), Error> {
+        let bytes = self.len * self.tensor.kind().elt_size_in_bytes();
+        // SAFETY: as above, and it is whole afterwards.
+        unsafe { unit::resize_storage(&self.tensor, bytes) }
+    }
+
+    pub(crate) fn kind(&self) -> PrecisionKind {
+        self.kind
+    }
+
+    /// Bytes of memory that it has at present.
+    pub(crate) fn bytes_held(&self) -> usize {
+        unit::storage_bytes(&self.tensor)
+    }
+
     /// A tensor of shape `dims` over the elements from `offset` on.
     pub(crate) fn view(&self, offset: usize, dims: &[i64]) -> Result<Tensor, TchError> {
         let len: i64 = dims.iter().product();
@@ -33,7 +57,8 @@ impl Flat {
 
     pub(crate) fn as_ref(&self) -> NumbersRef<'_> {
         let data = self.tensor.data_ptr();
-        // SAFETY: a contiguous CPU tensor of `len` elements of `kind` that this value owns.
+        // SAFETY: a contiguous CPU tensor of `len` elements of `kind` that this value owns; with
+        // its memory, else `data_ptr` panics.
         // libtorch writes to it only inside calls made by this thread, and none runs while the
         // slice lives: who holds it is not in libtorch.
         unsafe {

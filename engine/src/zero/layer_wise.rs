@@ -29,8 +29,11 @@ impl Zero {
             lamb.advance(update, range, squares[slice.parameter], shard);
         });
         if self.stage > 0 {
-            for bucket in 0..self.layout.buckets.len() {
-                self.reducer.borrow_mut().link.all_gather(self.weights.bytes_mut(bucket))?;
+            let (mut reducer, mut weights) = (self.reducer.borrow_mut(), self.weights.borrow_mut());
+            for (index, bucket) in self.layout.trained().iter().enumerate() {
+                if !bucket.is_sharded {
+                    reducer.link.all_gather(weights.bytes_mut(index))?;
+                }
             }
         }
         Ok(())
@@ -56,7 +59,7 @@ impl Zero {
         mut visit: impl FnMut(&Slice, std::ops::Range<usize>, &mut Shard<'_>),
     ) {
         for (bucket, states) in self.states.iter_mut().enumerate() {
-            self.weights.update(bucket, |parameters| {
+            self.weights.borrow_mut().update(bucket, |parameters| {
                 let mut shard = Shard { parameters, gradients: &[], states };
                 for (slice, start) in parts.iter().filter(|(slice, _)| slice.bucket == bucket) {
                     visit(slice, *start..*start + slice.len, &mut shard);

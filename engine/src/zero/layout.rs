@@ -14,13 +14,28 @@ pub(crate) struct Extent {
     /// The layer or block that it belongs to; communicated together.
     pub(crate) unit: usize,
     pub(crate) len: usize,
+    /// Has gradients and is updated; else it is frozen.
+    pub(crate) is_trained: bool,
 }
 
-/// All buckets of a model, in the parameters' order.
+/// How parameters become buckets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Rules {
+    /// Elements up to which units share a bucket whose parameters every rank has.
+    pub(crate) bucket_size: usize,
+    /// At stage 3: of parameters with more elements than these, each rank keeps its shard alone,
+    /// and each unit has a bucket of its own.
+    pub(crate) shards_above: Option<usize>,
+}
+
+/// All buckets of a model: those that are trained in the order of their first units, then the
+/// frozen ones.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Layout {
     pub(crate) world: usize,
     pub(crate) buckets: Vec<Bucket>,
+    /// How many of them are trained.
+    pub(crate) num_trained: usize,
 }
 
 /// One flat buffer: whole units, each parameter aligned, padded so that the world divides it.
@@ -28,6 +43,10 @@ pub(crate) struct Layout {
 pub(crate) struct Bucket {
     pub(crate) len: usize,
     pub(crate) pieces: Vec<Piece>,
+    /// The first of the units that its parameters belong to.
+    pub(crate) first_unit: usize,
+    /// Its parameters are whole only while a unit uses them.
+    pub(crate) is_sharded: bool,
 }
 
 /// One parameter in its bucket.
@@ -51,31 +70,39 @@ pub(crate) struct Slice {
 }
 
 impl Layout {
-    /// Merges units, in order, while a bucket has at most `bucket_size` elements. A unit is never
-    /// split: one that is larger is a bucket of its own.
-    pub(crate) fn plan(parameters: &[Extent], world: usize, bucket_size: usize) -> Self {
-        let mut buckets = Vec::new();
-        let mut open = Bucket { len: 0, pieces: Vec::new() };
-        let mut first = 0;
-        for unit in parameters.chunk_by(|a, b| a.unit == b.unit) {
-            let unit_len: usize = unit.iter().map(|p| p.len.next_multiple_of(ALIGNMENT)).sum();
-            if !open.pieces.is_empty() && open.len + unit_len > bucket_size {
-                buckets.push(std::mem::replace(&mut open, Bucket { len: 0, pieces: Vec::new() }));
-            }
-            for (position, extent) in unit.iter().enumerate() {
-                let parameter = first + position;
-                open.pieces.push(Piece { parameter, offset: open.len, len: extent.len });
-                open.len += extent.len.next_multiple_of(ALIGNMENT);
-            }
-            first += unit.len();
-        }
-        if !open.pieces.is_empty() {
-            buckets.push(open);
-        }
+    /// Groups parameters that are trained and kept alike. Within a group units merge, in order,
+    /// while a bucket has at most `bucket_size` elements; a unit is never split, so one that is
+    /// larger is a bucket of its own.
+    pub(crate) fn plan(parameters: &[Extent], world: usize, rules: Rules) -> Self {
+        let is_sharded = |extent: &Extent| rules.shards_above.is_some_and(|n| extent.len > n);
+        let group = |is_trained: bool| {
+            let of = |sharded: bool| -> Vec<(usize, Extent)> {
+                let all = parameters.iter().copied().enumerate();
+                all.filter(|(_, p)| p.is_trained == is_trained && is_sharded(p) == sharded)
+                    .collect()
+            };
+            let mut buckets = merged(&of(false), rules.bucket_size);
+            // Nothing fits beside anything else: a bucket for each unit.
+            let own = merged(&of(true), 0);
+            buckets.extend(own.into_iter().map(|bucket| Bucket { is_sharded: true, ..bucket }));
+            buckets.sort_by_key(|bucket| bucket.first_unit);
+            buckets
+        };
+        let mut buckets = group(true);
+        let num_trained = buckets.len();
+        buckets.extend(group(false));
         for bucket in &mut buckets {
             bucket.len = bucket.len.next_multiple_of(ALIGNMENT * world);
         }
-        Self { world, buckets }
+        Self { world, buckets, num_trained }
+    }
+
+    pub(crate) fn trained(&self) -> &[Bucket] {
+        &self.buckets[..self.num_trained]
+    }
+
+    pub(crate) fn is_trained(&self, bucket: usize) -> bool {
+        bucket < self.num_trained
     }
 
     /// The parts of parameters that `rank` owns, bucket by bucket.
@@ -100,6 +127,11 @@ impl Layout {
         slices
     }
 
+    /// All parameters, whoever owns them: one rank's shards in a world of one.
+    pub(crate) fn whole(&self) -> Vec<Slice> {
+        Self { world: 1, ..self.clone() }.slices(0)
+    }
+
     /// Bucket and piece of each parameter, by its index.
     pub(crate) fn places(&self) -> Vec<(usize, Piece)> {
         let mut places: Vec<_> = self
@@ -111,6 +143,24 @@ impl Layout {
         places.sort_by_key(|(_, piece)| piece.parameter);
         places
     }
+}
+
+/// Buckets of parameters in order, each given with its index.
+fn merged(parameters: &[(usize, Extent)], bucket_size: usize) -> Vec<Bucket> {
+    let mut buckets: Vec<Bucket> = Vec::new();
+    for unit in parameters.chunk_by(|(_, a), (_, b)| a.unit == b.unit) {
+        let unit_len: usize = unit.iter().map(|(_, p)| p.len.next_multiple_of(ALIGNMENT)).sum();
+        if buckets.last().is_none_or(|open| open.len + unit_len > bucket_size) {
+            let first_unit = unit[0].1.unit;
+            buckets.push(Bucket { len: 0, pieces: Vec::new(), first_unit, is_sharded: false });
+        }
+        let open = buckets.last_mut().expect("one was just pushed where there was none");
+        for (parameter, extent) in unit {
+            open.pieces.push(Piece { parameter: *parameter, offset: open.len, len: extent.len });
+            open.len += extent.len.next_multiple_of(ALIGNMENT);
+        }
+    }
+    buckets
 }
 
 impl Bucket {

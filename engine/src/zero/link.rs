@@ -60,6 +60,11 @@ impl Link {
         }
     }
 
+    /// Whether operations run beside the calling thread.
+    pub(crate) fn is_overlapped(&self) -> bool {
+        matches!(self, Self::Overlapped(_))
+    }
+
     /// Starts the sum of a bucket: a reduce-scatter where there is an output, which is of the same
     /// precision, else an all-reduce.
     pub(crate) fn start_sum(
@@ -139,6 +144,29 @@ impl Link {
                     Operation::AllGatherInPlace { data: data.as_mut_ptr(), len: data.len() };
                 // SAFETY: `data` is borrowed until `wait` returns, on the next line.
                 unsafe { communicator.start(operation) }?.wait()
+            }
+        }
+    }
+
+    /// Starts to fill `len` bytes at `data`, a part for each rank, with what every rank has in its
+    /// own part. None: it is done.
+    ///
+    /// # Safety
+    /// The bytes stay, and nobody touches them, until the `Pending` has been waited for or dropped.
+    pub(crate) unsafe fn start_all_gather(
+        &mut self,
+        data: *mut u8,
+        len: usize,
+    ) -> Result<Option<Pending>, Error> {
+        match self {
+            Self::Inline(communicator) => {
+                // SAFETY: the caller lends them at least for this call.
+                let data = unsafe { std::slice::from_raw_parts_mut(data, len) };
+                communicator.all_gather_in_place(data).map(|()| None)
+            }
+            Self::Overlapped(communicator) => {
+                // SAFETY: as the caller promises.
+                unsafe { communicator.start(Operation::AllGatherInPlace { data, len }) }.map(Some)
             }
         }
     }

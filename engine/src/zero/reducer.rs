@@ -2,8 +2,8 @@
 //! over ranks, kept as the stage says.
 //!
 //! Stages 0 and 1 accumulate whole gradients and sum once a step: 0 by an all-reduce, 1 by a
-//! reduce-scatter that leaves this rank its shard. Stage 2 sums every micro-step and keeps only
-//! shards; its whole gradients live in at most a few buffers that are in flight.
+//! reduce-scatter that leaves this rank its shard. Stages 2 and 3 sum every micro-step and keep only
+//! shards; their whole gradients live in at most a few buffers that are in flight.
 //!
 //! Backward hands gradients over in the model's precision; they add up over micro-steps in the
 //! precision that the job accumulates in, and travel in the one that it communicates in.
@@ -39,19 +39,31 @@ pub(crate) struct Reducer {
     layout: Layout,
     rank: usize,
     places: Vec<(usize, Piece)>,
-    /// Whole gradients by bucket. At stage 2 only those that backward is filling.
+    /// Whole gradients by bucket. From stage 2 on only those that backward is filling.
     whole: Vec<Option<Numbers>>,
     /// Buffers for the wire between two uses.
     pool: Vec<Numbers>,
     /// This rank's part of the sums by bucket; at stage 0 empty, the sums are in `whole`.
     shards: Vec<Numbers>,
     micro_step: MicroStep,
-    arrived: Vec<bool>,
+    arrivals: Arrivals,
+    /// How often each parameter's gradient is still to come.
+    awaited: Vec<u32>,
     /// Gradients that are still missing, by bucket.
     missing: Vec<usize>,
     /// Buckets below it are still to be sent in this micro-step.
     unsent: usize,
     failure: Option<Error>,
+}
+
+/// When and how often gradients come, by parameter.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Arrivals {
+    /// The first unit that uses it, which is the last to have its backward.
+    pub(crate) units: Vec<usize>,
+    /// Times in a micro-step: none where it is frozen; once else, unless units that are recomputed
+    /// in backward, each in a backward of its own, share it.
+    pub(crate) times: Vec<u32>,
 }
 
 /// The precisions that gradients go through.
@@ -74,11 +86,11 @@ impl Reducer {
     pub(crate) fn new(
         stage: u8,
         kinds: GradientKinds,
-        layout: Layout,
-        rank: usize,
+        (layout, rank): (Layout, usize),
+        arrivals: Arrivals,
         link: Link,
     ) -> Self {
-        let buckets = &layout.buckets;
+        let buckets = layout.trained();
         let zeros = |len| Numbers::zeros(kinds.accumulation, len);
         let keeps_whole = stage < 2;
         let whole = buckets.iter().map(|b| keeps_whole.then(|| zeros(b.len))).collect();
@@ -96,7 +108,8 @@ impl Reducer {
             pool: Vec::new(),
             shards,
             micro_step: MicroStep { is_first: true, is_last: true },
-            arrived: vec![false; places.len()],
+            awaited: vec![0; places.len()],
+            arrivals,
             missing: vec![0; buckets.len()],
             unsent: 0,
             failure: None,
@@ -113,17 +126,28 @@ impl Reducer {
     /// Before a micro-step's backward.
     pub(crate) fn begin(&mut self, micro_step: MicroStep) {
         self.micro_step = micro_step;
-        self.arrived.fill(false);
-        for (missing, bucket) in self.missing.iter_mut().zip(&self.layout.buckets) {
-            *missing = bucket.pieces.len();
+        self.awaited.copy_from_slice(&self.arrivals.times);
+        let awaited = |piece: &Piece| self.arrivals.times[piece.parameter] as usize;
+        for (missing, bucket) in self.missing.iter_mut().zip(self.layout.trained()) {
+            *missing = bucket.pieces.iter().map(awaited).sum();
         }
-        self.unsent = self.layout.buckets.len();
+        self.unsent = self.layout.num_trained;
+    }
+
+    /// Backward has come to `unit`: what is missing of later ones will not come and counts as
+    /// zeros.
+    pub(crate) fn pass_over(&mut self, unit: usize) {
+        for parameter in 0..self.places.len() {
+            if self.arrivals.units[parameter] > unit && self.awaited[parameter] > 0 {
+                self.accept(parameter, None);
+            }
+        }
     }
 
     /// After it: parameters that got no gradient count as zeros. Returns once every sum is there.
     pub(crate) fn end(&mut self) -> Result<(), Error> {
         for index in 0..self.places.len() {
-            if !self.arrived[index] {
+            if self.awaited[index] > 0 {
                 self.accept(index, None);
             }
         }
@@ -131,6 +155,12 @@ impl Reducer {
             self.land_oldest();
         }
         self.failure.take().map_or(Ok(()), Err)
+    }
+
+    /// Bytes of gradients that are kept, and of buffers for those on their way.
+    pub(crate) fn bytes_held(&self) -> (usize, usize) {
+        let kept = self.whole.iter().flatten().chain(&self.shards).map(Numbers::bytes).sum();
+        (kept, self.pool.iter().map(Numbers::bytes).sum())
     }
 
     /// This rank's part of the summed gradients of a bucket.
@@ -150,14 +180,17 @@ impl Reducer {
     }
 
     fn accept(&mut self, parameter: usize, values: Option<NumbersRef<'_>>) {
-        assert!(!self.arrived[parameter], "a gradient arrives once in a micro-step");
-        self.arrived[parameter] = true;
+        let awaited = &mut self.awaited[parameter];
+        assert!(*awaited > 0, "a gradient arrives no oftener than awaited");
+        let is_first = *awaited == self.arrivals.times[parameter];
+        let arrived = if values.is_some() { 1 } else { *awaited };
+        *awaited -= arrived;
         // After a failure the rest of backward computes in vain; nothing more is sent.
         if self.failure.is_some() {
             return;
         }
         let (bucket, piece) = self.places[parameter];
-        let overwrites = self.stage == 2 || self.micro_step.is_first;
+        let overwrites = is_first && (self.stage >= 2 || self.micro_step.is_first);
         self.prepare(bucket);
         let Some(whole) = &mut self.whole[bucket] else { return };
         let target = whole.as_mut().range(piece.offset..piece.offset + piece.len);
@@ -167,11 +200,11 @@ impl Reducer {
             (None, true) => target.fill_zero(),
             (None, false) => {}
         }
-        self.missing[bucket] -= 1;
+        self.missing[bucket] -= arrived as usize;
         self.send_complete();
     }
 
-    /// At stage 2, finds a buffer for a bucket's whole gradients. They are not kept, so they are
+    /// From stage 2 on, finds a buffer for a bucket's whole gradients. They are not kept, so they are
     /// collected as they will travel.
     fn prepare(&mut self, bucket: usize) {
         if self.whole[bucket].is_none() {
@@ -235,7 +268,7 @@ impl Reducer {
         }
         let shard = &mut self.shards[bucket];
         // The shard of the micro-steps before is kept until this one's is added to it.
-        let adds = self.stage == 2 && !self.micro_step.is_first;
+        let adds = self.stage >= 2 && !self.micro_step.is_first;
         let fresh = |len| Numbers::zeros(self.kinds.communication, len);
         if adds || shard.kind() != self.kinds.communication {
             return Some(fresh(shard.len()));
@@ -259,7 +292,7 @@ impl Reducer {
         }
         let Some(output) = output else { return };
         let shard = &mut self.shards[bucket];
-        if self.stage == 2 && !self.micro_step.is_first {
+        if self.stage >= 2 && !self.micro_step.is_first {
             shard.as_mut().add(output.as_ref());
         } else if shard.kind() == output.kind() {
             *shard = output;

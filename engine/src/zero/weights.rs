@@ -3,7 +3,8 @@
 //! masters of the part that this rank updates.
 //!
 //! Promise: updates accumulate in fp32 whatever the model computes in; what the model sees is the
-//! master, rounded once. Refusal: neither gradients nor optimizer states.
+//! master, rounded once. A sharded bucket is nothing but its master until it is admitted, and
+//! again once it is dismissed. Refusal: neither gradients nor optimizer states.
 
 use std::ops::Range;
 
@@ -12,6 +13,7 @@ use tch::Tensor;
 
 use crate::error::Error;
 use crate::model::Model;
+use crate::native;
 use crate::numbers::{Numbers, NumbersMut, NumbersRef};
 use crate::zero::flat::Flat;
 use crate::zero::layout::Layout;
@@ -28,13 +30,16 @@ struct Bucket {
     flat: Flat,
     /// The elements that this rank updates: all at stage 0, else its shard.
     held: Range<usize>,
-    /// Of those; None where the flat buffer itself is fp32.
+    /// Of those; None where the flat buffer itself is fp32 and always here.
     master: Option<Vec<f32>>,
+    /// The flat buffer has memory only while a unit uses it.
+    is_sharded: bool,
 }
 
-/// A copy of all parameters, to come back to.
+/// A copy of all parameters that this rank has, to come back to: what the model sees, where that
+/// is always here, and the masters.
 #[derive(Debug)]
-pub(crate) struct Snapshot(Vec<(Numbers, Option<Vec<f32>>)>);
+pub(crate) struct Snapshot(Vec<(Option<Numbers>, Option<Vec<f32>>)>);
 
 impl Weights {
     /// Moves the model's parameters into flat buffers of `kind`, with rank 0's values, so that
@@ -61,37 +66,73 @@ impl Weights {
             link.broadcast(initial.as_mut().bytes())
                 .map_err(Error::communication("broadcast initial weights", 0))?;
             let held = held(index);
-            let bucket_weights = if kind == PrecisionKind::Fp32 {
-                Bucket { flat: initial, held, master: None }
-            } else {
-                let mut flat = allocate(kind)?;
-                flat.as_mut().copy_from(initial.as_ref());
+            let is_sharded = bucket.is_sharded;
+            let master = (kind != PrecisionKind::Fp32 || is_sharded).then(|| {
                 let mut master = vec![0.0; held.len()];
                 let values = initial.as_ref().range(held.clone());
                 NumbersMut::Fp32(&mut master).copy_from(values);
-                Bucket { flat, held, master: Some(master) }
-            };
+                master
+            });
+            let mut flat = initial;
+            if kind != PrecisionKind::Fp32 {
+                let initial = std::mem::replace(&mut flat, allocate(kind)?);
+                flat.as_mut().copy_from(initial.as_ref());
+            }
             for piece in &bucket.pieces {
                 let leaf = &mut model.parameters_mut()[piece.parameter].tensor;
-                repoint(leaf, &bucket_weights.flat, piece.offset)
+                repoint(leaf, &flat, piece.offset)
                     .map_err(Error::torch("move a parameter into its flat buffer"))?;
             }
-            buckets.push(bucket_weights);
+            if is_sharded {
+                flat.free()?;
+            }
+            buckets.push(Bucket { flat, held, master, is_sharded });
         }
         Ok(Self { buckets })
     }
 
+    /// Gives a sharded bucket its memory, with this rank's part in it; the others' are to come.
+    pub(crate) fn admit(&mut self, bucket: usize) -> Result<&mut [u8], native::Error> {
+        let Bucket { flat, held, master, is_sharded } = &mut self.buckets[bucket];
+        assert!(*is_sharded && flat.bytes_held() == 0, "what is here does not come");
+        flat.restore()?;
+        let master = master.as_ref().expect("a sharded bucket has a master");
+        flat.as_mut().range(held.clone()).copy_from(NumbersRef::Fp32(master));
+        Ok(flat.as_mut().bytes())
+    }
+
+    /// Takes a sharded bucket's memory back.
+    pub(crate) fn dismiss(&mut self, bucket: usize) -> Result<(), native::Error> {
+        let Bucket { flat, is_sharded, .. } = &mut self.buckets[bucket];
+        assert!(*is_sharded && flat.bytes_held() > 0, "what is not here does not go");
+        flat.free()
+    }
+
+    /// Bytes of what the model sees, and of masters beside it, that this rank has at present. The
+    /// master of a sharded fp32 bucket counts as the parameters themselves.
+    pub(crate) fn bytes_held(&self) -> (usize, usize) {
+        let (mut seen, mut masters) = (0, 0);
+        for bucket in &self.buckets {
+            seen += bucket.flat.bytes_held();
+            let master = bucket.master.as_ref().map_or(0, |master| size_of_val(&**master));
+            let is_parameter = bucket.is_sharded && bucket.flat.kind() == PrecisionKind::Fp32;
+            *(if is_parameter { &mut seen } else { &mut masters }) += master;
+        }
+        (seen, masters)
+    }
+
     /// Changes what this rank updates of a bucket, in fp32; the model sees it afterwards.
     pub(crate) fn update(&mut self, bucket: usize, change: impl FnOnce(&mut [f32])) {
-        let Bucket { flat, held, master } = &mut self.buckets[bucket];
-        let seen = flat.as_mut().range(held.clone());
-        match (master, seen) {
-            (None, NumbersMut::Fp32(values)) => change(values),
-            (Some(master), seen) => {
+        let held = self.buckets[bucket].held.clone();
+        match self.buckets[bucket].parts() {
+            (Some(NumbersMut::Fp32(seen)), None) => change(&mut seen[held]),
+            (seen, Some(master)) => {
                 change(master);
-                seen.copy_from(NumbersRef::Fp32(master));
+                if let Some(seen) = seen {
+                    seen.range(held).copy_from(NumbersRef::Fp32(master));
+                }
             }
-            (None, _) => unreachable!("16 bits have masters"),
+            (_, None) => unreachable!("16 bits and shards have masters"),
         }
     }
 
@@ -102,25 +143,32 @@ impl Weights {
 
     /// Elements of a bucket that this rank updates, in fp32.
     pub(crate) fn read(&self, bucket: usize, range: Range<usize>) -> &[f32] {
-        let Bucket { flat, held, master } = &self.buckets[bucket];
-        read(flat.as_ref(), master.as_deref(), held, range)
+        let Bucket { flat, held, master, is_sharded } = &self.buckets[bucket];
+        let seen = (!is_sharded).then(|| flat.as_ref());
+        read(seen, master.as_deref(), held, range)
     }
 
     /// Sets elements of a bucket from `start` on, whoever updates them.
     pub(crate) fn write(&mut self, bucket: usize, start: usize, values: &[f32]) {
-        let Bucket { flat, held, master } = &mut self.buckets[bucket];
-        write(flat.as_mut(), master.as_deref_mut(), held, (start, values));
+        let held = self.buckets[bucket].held.clone();
+        let (seen, master) = self.buckets[bucket].parts();
+        write(seen, master, &held, (start, values));
     }
 
     pub(crate) fn snapshot(&self) -> Snapshot {
-        let copy = |bucket: &Bucket| (bucket.flat.as_ref().to_numbers(), bucket.master.clone());
+        let copy = |bucket: &Bucket| {
+            let seen = (!bucket.is_sharded).then(|| bucket.flat.as_ref().to_numbers());
+            (seen, bucket.master.clone())
+        };
         Snapshot(self.buckets.iter().map(copy).collect())
     }
 
     /// Exchanges the parameters with a snapshot's.
     pub(crate) fn swap(&mut self, snapshot: &mut Snapshot) {
         for (bucket, (values, master)) in self.buckets.iter_mut().zip(&mut snapshot.0) {
-            bucket.flat.as_mut().bytes().swap_with_slice(values.as_mut().bytes());
+            if let Some(values) = values {
+                bucket.flat.as_mut().bytes().swap_with_slice(values.as_mut().bytes());
+            }
             std::mem::swap(&mut bucket.master, master);
         }
     }
@@ -133,7 +181,8 @@ impl Weights {
         range: Range<usize>,
     ) -> &'a [f32] {
         let (values, master) = &snapshot.0[bucket];
-        read(values.as_ref(), master.as_deref(), &self.buckets[bucket].held, range)
+        let seen = values.as_ref().map(Numbers::as_ref);
+        read(seen, master.as_deref(), &self.buckets[bucket].held, range)
     }
 
     /// As [`Weights::write`], to a snapshot.
@@ -145,31 +194,42 @@ impl Weights {
         new: &[f32],
     ) {
         let (values, master) = &mut snapshot.0[bucket];
-        write(values.as_mut(), master.as_deref_mut(), &self.buckets[bucket].held, (start, new));
+        let seen = values.as_mut().map(Numbers::as_mut);
+        write(seen, master.as_deref_mut(), &self.buckets[bucket].held, (start, new));
+    }
+}
+
+impl Bucket {
+    /// What the model sees, where that is always here, and the master.
+    fn parts(&mut self) -> (Option<NumbersMut<'_>>, Option<&mut [f32]>) {
+        let seen = (!self.is_sharded).then(|| self.flat.as_mut());
+        (seen, self.master.as_deref_mut())
     }
 }
 
 fn read<'a>(
-    seen: NumbersRef<'a>,
+    seen: Option<NumbersRef<'a>>,
     master: Option<&'a [f32]>,
     held: &Range<usize>,
     range: Range<usize>,
 ) -> &'a [f32] {
     match (master, seen) {
-        (None, NumbersRef::Fp32(values)) => &values[range],
+        (None, Some(NumbersRef::Fp32(values))) => &values[range],
         (Some(master), _) => &master[range.start - held.start..range.end - held.start],
-        (None, _) => unreachable!("16 bits have masters"),
+        (None, _) => unreachable!("16 bits and shards have masters"),
     }
 }
 
 fn write(
-    seen: NumbersMut<'_>,
+    seen: Option<NumbersMut<'_>>,
     master: Option<&mut [f32]>,
     held: &Range<usize>,
     (start, values): (usize, &[f32]),
 ) {
     let end = start + values.len();
-    seen.range(start..end).copy_from(NumbersRef::Fp32(values));
+    if let Some(seen) = seen {
+        seen.range(start..end).copy_from(NumbersRef::Fp32(values));
+    }
     let Some(master) = master else { return };
     let (first, last) = (start.max(held.start), end.min(held.end));
     if first < last {

@@ -6,7 +6,6 @@ use super::Harmless::{Any, Is, Off};
 use super::Rule::{Loose, Validated};
 use super::{Block, key};
 
-const STAGE_3: &str = "belongs to ZeRO stage 3";
 const UNITS: &str = "a unit (a layer) is gathered for its forward and its backward and freed after, no smaller and no larger part";
 const FLAT: &str =
     "always so: gradients lie in flat buffers, which a real reduce-scatter and all-gather move";
@@ -53,11 +52,11 @@ pub(super) const BLOCKS: &[Block] = &[
         key("cpu_offload_params", Bool, "old form of `offload_param: {device: \"cpu\"}`", Deprecated("offload_param")),
         key("cpu_offload_use_pin_memory", Bool, "deprecated", Ignored(Any, "has no effect in DeepSpeed either")),
         key("sub_group_size", Integer, "stage 3: elements that the optimizer updates at a time, 1000000000", Ignored(Any, "the update is one pass over the flat shard")),
-        key("stage3_max_live_parameters", Integer, "stage 3: gathered elements above which nothing is prefetched, 1000000000", Ignored(Any, STAGE_3)),
-        key("stage3_max_reuse_distance", Integer, "stage 3: keep what is used again within so many elements, 1000000000", Ignored(Any, STAGE_3)),
-        key("stage3_prefetch_bucket_size", Integer, "stage 3: elements gathered ahead, 50000000", Ignored(Any, STAGE_3)),
-        key("stage3_param_persistence_threshold", Integer, "stage 3: parameters of at most so many elements stay whole, 100000", Ignored(Any, STAGE_3)),
-        key("stage3_model_persistence_threshold", Integer, "stage 3: cap of all elements that stay whole", Ignored(Any, STAGE_3)),
+        key("stage3_max_live_parameters", Integer, "stage 3: gathered elements above which nothing is prefetched, 1000000000", Implemented("zero.stage3.max-live-parameters")),
+        key("stage3_max_reuse_distance", Integer, "stage 3: keep what is used again within so many elements, 1000000000; here 0, which frees after each use", Implemented("zero.stage3.max-reuse-distance")),
+        key("stage3_prefetch_bucket_size", Integer, "stage 3: elements gathered ahead, 50000000", Implemented("zero.stage3.prefetch-bucket-size")),
+        key("stage3_param_persistence_threshold", Integer, "stage 3: parameters of at most so many elements stay whole, 100000", Implemented("zero.stage3.param-persistence-threshold")),
+        key("stage3_model_persistence_threshold", Integer, "stage 3: cap of all elements that stay whole", Ignored(Any, "stage3_param_persistence_threshold alone decides what stays whole")),
         key("stage3_gather_16bit_weights_on_model_save", Bool, "stage 3: gather weights for a saved model", Ignored(Any, "`rsctl checkpoints export` gathers any checkpoint")),
         key("stage3_gather_fp16_weights_on_model_save", Bool, "old name", Deprecated("stage3_gather_16bit_weights_on_model_save")),
         key("stage3_module_granularity_threshold", Integer, "stage 3: fetch fine modules together, 0", Ignored(Any, UNITS)),

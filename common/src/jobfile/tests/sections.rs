@@ -61,11 +61,17 @@ fn sine_has_the_defaults_of_the_basic_lstm_example() {
             training.precision.gradient-predivide-factor = 1  # DeepSpeed default
             training.precision.on-overflow = "fail"  # follows training.precision
             training.gradient-compression = "none"  # default
+            training.freeze = []  # default: every parameter is trained
+            training.activation-checkpointing = false  # default: every activation is kept for backward
             training.steps-per-print = -  # default: none
             zero.stage = 0  # default
             zero.overlap-comm = true  # default (DeepSpeed: false below stage 3; the result is the same)
             zero.reduce-bucket-size = 500000000  # DeepSpeed default, capped to the model
             zero.offload-optimizer = -  # default: stays with the model
+            zero.stage3.prefetch-bucket-size = 50000000  # DeepSpeed default
+            zero.stage3.max-live-parameters = 1000000000  # DeepSpeed default
+            zero.stage3.max-reuse-distance = 0  # default: a unit goes after each use (DeepSpeed: 1000000000, which keeps small models)
+            zero.stage3.param-persistence-threshold = 100000  # DeepSpeed default
             checkpoint.every-steps = -  # default: not by steps
             checkpoint.every-epochs = 1  # default
             checkpoint.resume = "auto"  # default

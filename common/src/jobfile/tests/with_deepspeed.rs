@@ -48,6 +48,8 @@ fn a_file_fills_the_job() {
             training.precision.gradient-predivide-factor = 1  # DeepSpeed default
             training.precision.on-overflow = "fail"  # follows training.precision
             training.gradient-compression = "none"  # default
+            training.freeze = []  # default: every parameter is trained
+            training.activation-checkpointing = false  # default: every activation is kept for backward
             training.steps-per-print = 10  # ds.json:7 steps_per_print
         "#]],
     );
@@ -167,13 +169,19 @@ fn the_command_line_wins_over_a_deepspeed_file() {
         training.precision.gradient-predivide-factor = 1  # DeepSpeed default
         training.precision.on-overflow = "fail"  # follows training.precision
         training.gradient-compression = "none"  # default
+        training.freeze = []  # default: every parameter is trained
+        training.activation-checkpointing = false  # default: every activation is kept for backward
         training.steps-per-print = -  # default: none
     "#]]);
     job.explain(
         "zero.stage",
         &expect![[r#"
-        zero.stage = 1  # --set deepspeed.zero_optimization.stage=1
-    "#]],
+            zero.stage = 1  # --set deepspeed.zero_optimization.stage=1
+            zero.stage3.prefetch-bucket-size = 50000000  # DeepSpeed default
+            zero.stage3.max-live-parameters = 1000000000  # DeepSpeed default
+            zero.stage3.max-reuse-distance = 0  # default: a unit goes after each use (DeepSpeed: 1000000000, which keeps small models)
+            zero.stage3.param-persistence-threshold = 100000  # DeepSpeed default
+        "#]],
     );
 }
 
@@ -349,7 +357,6 @@ fn what_this_version_cannot_do_is_refused_by_name() {
 }"#,
     )
     .check(&expect![[r#"
-        ds.json:2: zero_optimization.stage = 3: not supported: ZeRO stage 3; this version has 0, 1 and 2
         ds.json:5: zero_optimization.cpu_offload = true: says what `offload_optimizer` at ds.json:3 says; give one of them
         ds.json:7: gradient_allreduce_op = "sum": not supported: gradients are averaged over the global batch
         ds.json:8: optimizer.params.amsgrad = true: not supported: AMSGrad

@@ -8,12 +8,13 @@ use common::spec::GradientCompression;
 use super::*;
 use crate::tests::ranks::{Attempt, with_ranks};
 use crate::tests::spec;
-use crate::zero::layout::Extent;
+use crate::zero::layout::{Extent, Rules};
 
 const LEN: usize = 3000;
 
 fn layout(world: usize) -> Layout {
-    Layout::plan(&[Extent { unit: 0, len: LEN }], world, LEN)
+    let rules = Rules { bucket_size: LEN, shards_above: None };
+    Layout::plan(&[Extent { unit: 0, len: LEN, is_trained: true }], world, rules)
 }
 
 /// A gradient with parts of very different size.
