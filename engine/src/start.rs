@@ -127,10 +127,8 @@ fn prepare(context: RankContext) -> Result<Prepared, Error> {
     let schedule = Schedule::new(&spec.training, plan.total_steps);
     let notes = root.note().into_iter().chain(resumed.notes).chain(located);
     let notes = notes.chain(best_is_lost.then(|| LOST_BEST.to_owned())).chain(nothing_left);
-    let notes = notes.chain(zero.note(&spec));
-    let warning = schedule.warning(plan.total_steps);
-    let warning = warning.filter(|_| !common::length::is_told_before_start(&spec));
-    notes.chain(warning).for_each(|note| report.note(note));
+    let notes = notes.chain(zero.note(&spec)).chain(untold(&spec, &schedule, plan.total_steps));
+    notes.for_each(|note| report.note(note));
     let from = Position { step: state.step, samples: state.samples };
     report.open_files(&run_dir, &spec.monitor, validation_columns(&data), from)?;
     let saver = Saver::start(
@@ -168,6 +166,12 @@ fn instruction_set(spec: &JobSpec, model: &Model) -> Result<String, Error> {
     let instruction_set = model::instruction_set(&spec.model, weights)?;
     tracing::info!(instruction_set, "computing");
     Ok(instruction_set)
+}
+
+/// What the schedule warns of, where the job's submission did not tell it already.
+fn untold(spec: &JobSpec, schedule: &Schedule, total_steps: u64) -> Option<String> {
+    let warning = schedule.warning(total_steps);
+    warning.filter(|_| !common::length::is_told_before_start(spec))
 }
 
 /// A run that continues from its own end makes no step; that must not look like training.

@@ -6,7 +6,7 @@ use crate::spec::{JobSpec, Sourced};
 use super::{Estimate, Sizes, estimate, in_words};
 
 /// Of those that exist in this version.
-const HIGHEST_STAGE: u8 = 2;
+const HIGHEST_STAGE: u8 = 3;
 
 /// The nearest settings whose estimate is at most `available` bytes: a smaller micro-batch (T kept,
 /// more micro-steps), a higher stage, both. Empty where nothing helps.

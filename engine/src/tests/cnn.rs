@@ -110,7 +110,7 @@ fn thirty_steps_of_a_cnn_equal_torch_running_statistics_included() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("digits.csv");
     fs_err::write(&path, lines(expected.train_images)).unwrap();
-    for stage in [0, 2] {
+    for stage in [0, 3] {
         let mut job = torch_job(&expected, path.clone());
         job.zero.stage = stage;
         let run = tempfile::tempdir().unwrap();
@@ -197,7 +197,7 @@ fn a_cnn_learns_to_read_digits_with_the_same_bits_at_every_stage() {
     assert!(test.accuracy.unwrap() >= 0.96, "{test:?}");
     assert!(first.best_val_accuracy.unwrap() >= 0.96, "{first:?}");
     assert_eq!(first.quality, None, "words for squared errors");
-    for stage in [1, 2] {
+    for stage in [1, 2, 3] {
         let (summary, losses) = run(job().epochs(6).stage(stage).build(), 2);
         assert_eq!(losses, first_losses, "stage {stage}");
         assert_eq!(summary.test, first.test, "stage {stage}");

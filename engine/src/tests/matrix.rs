@@ -20,7 +20,7 @@ const STEPS: u64 = 6;
 const BATCH: u64 = 12;
 
 // A new value of a setting is a new entry here; the cheapest one stands first.
-const STAGES: [u8; 3] = [0, 1, 2];
+const STAGES: [u8; 4] = [0, 1, 2, 3];
 const WORLDS: [u32; 4] = [1, 2, 3, 4];
 const PRECISIONS: [PrecisionKind; 3] =
     [PrecisionKind::Fp32, PrecisionKind::Bf16, PrecisionKind::Fp16];

@@ -46,9 +46,9 @@ fn check_weights(what: &str, case: &OptimizerCase, checkpoint: &std::path::Path)
 #[test]
 fn thirty_steps_equal_torch_and_states_survive_another_world_and_stage() {
     for (index, case) in fixture::optimizers().iter().enumerate() {
-        let stages = [0, 1, 2];
-        let first = (2, stages[index % 3]);
-        let second = (1 + index as u32 % 3, stages[(index + 1) % 3]);
+        let stages = [0, 1, 2, 3];
+        let first = (2, stages[index % 4]);
+        let second = (1 + index as u32 % 3, stages[(index + 1) % 4]);
         let dir = tempfile::tempdir().unwrap();
         let (world, stage) = first;
         let mut attempt = Attempt::new(at_stage(&case.spec, stage), world, dir.path());
