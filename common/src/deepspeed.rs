@@ -56,6 +56,8 @@ pub(crate) struct ZeroBlock {
     pub(crate) param_persistence_threshold: Option<Found<u64>>,
     /// None where nothing is offloaded.
     pub(crate) offload_optimizer: Option<OffloadBlock>,
+    /// None where parameters stay with the model.
+    pub(crate) offload_param: Option<Found<OffloadDevice>>,
 }
 
 /// One of the blocks `offload_optimizer` and `offload_param`.
@@ -116,17 +118,22 @@ fn zero(top: &Section<'_>) -> ZeroBlock {
         max_reuse_distance: block.integer("stage3_max_reuse_distance", ELEMENTS),
         param_persistence_threshold: block.integer("stage3_param_persistence_threshold", ELEMENTS),
         offload_optimizer: offload(&block.sub("offload_optimizer")),
+        offload_param: offload_device(&block.sub("offload_param")),
     }
 }
 
 fn offload(block: &Section<'_>) -> Option<OffloadBlock> {
-    let words = &[("none", None), ("cpu", Some(OffloadDevice::Cpu))];
-    let device = block.choice("device", words, &["nvme"]);
+    let device = offload_device(block);
     let pin_memory = block.boolean("pin_memory");
     let ratio = block.float("ratio", FloatRange::closed(0.0, 1.0));
-    let device = device?;
-    let device = device.value.map(|kind| device.map(|_| kind))?;
-    Some(OffloadBlock { device, pin_memory, ratio })
+    Some(OffloadBlock { device: device?, pin_memory, ratio })
+}
+
+/// None: nothing leaves the model.
+fn offload_device(block: &Section<'_>) -> Option<Found<OffloadDevice>> {
+    let words = &[("none", None), ("cpu", Some(OffloadDevice::Cpu))];
+    let device = block.choice("device", words, &["nvme"])?;
+    device.value.map(|kind| device.map(|_| kind))
 }
 
 /// `<output_path>/<job_name>` of a monitor that is enabled.

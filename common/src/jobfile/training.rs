@@ -257,6 +257,12 @@ pub(super) fn read_zero(context: &Context<'_>) -> Zero {
     if offload_optimizer.is_none() {
         settle("offload-optimizer", "-".to_owned(), "default: stays with the model".to_owned());
     }
+    if let Some(device) = &zero.offload_param {
+        report.note(format!(
+            "{}: no effect on a CPU: parameters are in host memory already",
+            device.origin
+        ));
+    }
     Zero {
         stage,
         overlap_comm,

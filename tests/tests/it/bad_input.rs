@@ -33,16 +33,6 @@ fn all_mistakes_of_a_job_file_are_told_together() {
 }
 
 #[test]
-fn stage_3_is_refused_by_name_until_it_exists() {
-    let (_folder, rsctl) = here(&TinyJob { stage: 3, ..TinyJob::default() }.toml());
-    rsctl.call(&["run", "job.toml"]).expect_code(78).expect_stderr(&[
-        "stage",
-        "3",
-        "not supported",
-    ]);
-}
-
-#[test]
 fn a_batch_smaller_than_the_world_is_refused() {
     let (_folder, rsctl) =
         here(&TinyJob::default().toml().replace("batch-size = 32", "batch-size = 1"));

@@ -26,6 +26,13 @@ fn losses(status: &serde_json::Value) -> Vec<(u64, String)> {
     text.lines().skip(1).map(row).collect()
 }
 
+/// DeepSpeed's threshold would keep all of a model as small as these tests' whole on every rank.
+const PERSIST_NOTHING: &str = "deepspeed.zero_optimization.stage3_param_persistence_threshold=0";
+
+fn last_loss(status: &serde_json::Value) -> f64 {
+    losses(status).last().unwrap().1.parse().unwrap()
+}
+
 #[test]
 fn a_resumed_run_equals_the_uninterrupted_one_bit_for_bit() {
     let (_folder, rsctl) = here();
@@ -48,6 +55,40 @@ fn another_world_and_stage_resume_from_the_same_checkpoint() {
     let alone = run(&rsctl, &job, &["--resume", from]);
     assert_eq!(losses(&alone).first().map(|row| row.0), Some(11));
     assert_eq!(alone["world_size"], 1);
+}
+
+#[test]
+fn stage_3_in_bf16_goes_on_at_three_ranks_in_fp32_and_alone() {
+    let (_folder, rsctl) = here();
+    let training = "precision = \"bf16\"".to_owned();
+    let sharded = TinyJob { stage: 3, max_steps: 10, training, ..TinyJob::default() };
+    let first = run(&rsctl, &sharded, &["--set", PERSIST_NOTHING]);
+    assert_eq!(first["summary"]["precision"], "bf16");
+    let from = first["latest_checkpoint"].as_str().unwrap();
+    let job = TinyJob { world: 3, stage: 1, max_steps: 15, ..TinyJob::default() };
+    let three = run(&rsctl, &job, &["--resume", from]);
+    let from = three["latest_checkpoint"].as_str().unwrap();
+    let job = TinyJob { world: 1, stage: 0, max_steps: 20, ..TinyJob::default() };
+    let alone = run(&rsctl, &job, &["--resume", from]);
+    let steps = |status: &serde_json::Value| losses(status).len();
+    assert_eq!((steps(&first), steps(&three), steps(&alone)), (10, 5, 5));
+    let whole = run(&rsctl, &TinyJob { max_steps: 20, ..TinyJob::default() }, &[]);
+    let (reached, expected) = (last_loss(&alone), last_loss(&whole));
+    assert!((reached - expected).abs() < 0.05 * expected, "{reached}, uninterrupted {expected}");
+}
+
+#[test]
+fn stage_3_trains_as_stage_0_does() {
+    let (_folder, rsctl) = here();
+    let zero = run(&rsctl, &TinyJob { stage: 0, ..TinyJob::default() }, &[]);
+    let job = TinyJob { stage: 3, ..TinyJob::default() };
+    let three = run(&rsctl, &job, &["--set", PERSIST_NOTHING]);
+    assert_eq!(losses(&zero), losses(&three));
+    assert_eq!(zero["summary"]["best_val_loss"], three["summary"]["best_val_loss"]);
+    let held = |status: &serde_json::Value| -> u64 {
+        status["summary"]["memory"][0]["parameters"].as_u64().unwrap()
+    };
+    assert!(held(&three) < held(&zero), "{:#} {:#}", three["summary"], zero["summary"]);
 }
 
 #[test]

@@ -12,7 +12,6 @@ const FLAT: &str =
 const DETAIL: &str = "a detail of DeepSpeed's implementation";
 const ZERO_PP: &str =
     "ZeRO++ only moves fewer bytes; they travel whole here, with the same or a better result";
-const HOST: &str = "offload to host memory";
 const NVME: &str = "nothing is offloaded to NVMe";
 const HOST_COPY: &str = "a detail of the copies to the host, which are made whole";
 
@@ -95,7 +94,7 @@ pub(super) const BLOCKS: &[Block] = &[
         key("cpuadam_cores_perc", Number, "part of the cores that update, 0.8", Ignored(Any, "`resources.threads-per-rank` says how many cores a rank takes")),
     ] },
     Block { path: "zero_optimization.offload_param", rule: Validated, keys: &[
-        key("device", Text, "where parameters live: `none`, `cpu` or `nvme`", NotSupported(Is(&["none"]), HOST)),
+        key("device", Text, "where parameters live: `none` or `cpu`, which a CPU rank does anyway; `nvme` is refused", Implemented("")),
         key("nvme_path", Text, "folder on NVMe", Ignored(Any, NVME)),
         key("buffer_count", Integer, "buffers of NVMe transfers, 5", Ignored(Any, NVME)),
         key("buffer_size", Integer, "elements of such a buffer, 100000000", Ignored(Any, NVME)),

@@ -158,3 +158,17 @@ fn an_offloaded_optimizer_stays_where_it_is_on_a_cpu_and_that_is_said() {
     let none = "{zero_optimization: {stage: 2, offload_optimizer: {device: \"none\"}}}";
     assert_eq!(with_deepspeed(none).spec().zero.offload_optimizer, None);
 }
+
+#[test]
+fn offloaded_parameters_stay_where_they_are_on_a_cpu_and_that_is_said() {
+    for json in [
+        "{zero_optimization: {stage: 3, offload_param: {device: \"cpu\"}}}",
+        "{zero_optimization: {stage: 3, cpu_offload_param: true}}",
+    ] {
+        let notes = with_deepspeed(json).spec().notes.join("\n");
+        assert!(notes.contains("parameters are in host memory already"), "{json}: {notes}");
+    }
+    let nvme = "{zero_optimization: {stage: 3, offload_param: {device: \"nvme\"}}}";
+    let mistakes = format!("{:?}", with_deepspeed(nvme).load().unwrap_err());
+    assert!(mistakes.contains("not supported yet"), "{mistakes}");
+}
