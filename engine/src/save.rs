@@ -2,8 +2,8 @@
 //! a step boundary; a save thread writes it, votes with the other ranks on a communicator of its
 //! own, and rank 0 commits.
 //!
-//! Promise: at most one save is in flight, the next waits for it, and the stall is measured; what
-//! was not written, synced and hashed by every rank is never committed (A9). A periodic save that
+//! Promise: at most one save is in flight, the next waits for it, and the stall, which is a memcpy
+//! where nothing is in flight, is measured; what was not written, synced and hashed by every rank is never committed (A9). A periodic save that
 //! fails is told and counted, the run goes on; the last one fails the run. Refusal: decides not
 //! when to save.
 
@@ -12,7 +12,6 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crate::error::Error;
-use crate::save::copy::StateCopy;
 use crate::train::State;
 use crate::zero::{Snapshot, Zero};
 
@@ -21,6 +20,8 @@ mod resume;
 mod root;
 mod thread;
 pub(crate) mod wire;
+
+pub(crate) use copy::StateCopy;
 
 pub(crate) use resume::resume;
 pub(crate) use root::{Root, Start, open};
@@ -43,6 +44,8 @@ pub(crate) enum Urgency {
 pub(crate) struct Saver {
     requests: Option<SyncSender<Request>>,
     results: Receiver<Saved>,
+    /// The one copy, while no save has it.
+    spare: Receiver<StateCopy>,
     thread: Option<JoinHandle<()>>,
     in_flight: Option<Instant>,
     is_asynchronous: bool,
@@ -59,12 +62,16 @@ pub(crate) struct Saver {
 pub(crate) struct Request {
     copy: StateCopy,
     state: State,
+    /// How long training stood still until it was copied.
+    stall: Duration,
 }
 
 impl Saver {
-    /// `saved_step` is the step of the checkpoint that the run continues from.
+    /// `saved_step` is the step of the checkpoint that the run continues from. The thread makes
+    /// room for what `copy` plans at once.
     pub(crate) fn start(
         thread: SaveThread,
+        copy: StateCopy,
         is_asynchronous: bool,
         collective_timeout: Duration,
         saved_step: Option<u64>,
@@ -72,13 +79,15 @@ impl Saver {
         // One request: the training thread waits for its result before it sends another.
         let (requests, to_save) = sync_channel(1);
         let (from_save, results) = sync_channel(1);
+        let (give_back, spare) = sync_channel(1);
         let thread = std::thread::Builder::new()
             .name("save".to_owned())
-            .spawn(move || thread.serve(&to_save, &from_save))
+            .spawn(move || thread.serve(copy, &to_save, &from_save, &give_back))
             .map_err(|source| Error::Thread { name: "save", source })?;
         Ok(Self {
             requests: Some(requests),
             results,
+            spare,
             thread: Some(thread),
             in_flight: None,
             is_asynchronous,
@@ -100,17 +109,17 @@ impl Saver {
         urgency: Urgency,
     ) -> Result<(), Error> {
         let started = Instant::now();
-        let saved = self.save_now_or_later(zero, state, best, urgency);
+        let saved = self.save_now_or_later((zero, best), state, urgency, started);
         self.stall += started.elapsed();
         saved
     }
 
     fn save_now_or_later(
         &mut self,
-        zero: &Zero,
+        (zero, best): (&Zero, Option<&Snapshot>),
         state: &State,
-        best: Option<&Snapshot>,
         urgency: Urgency,
+        started: Instant,
     ) -> Result<(), Error> {
         let patience = self.collective_timeout.saturating_mul(PATIENCE);
         let earlier = self.wait(patience)?;
@@ -118,7 +127,12 @@ impl Saver {
         if self.saved_step == Some(state.step) {
             return Ok(());
         }
-        let request = Request { copy: StateCopy::of(zero, best)?, state: state.clone() };
+        let mut copy = self.spare.recv_timeout(patience).map_err(|error| match error {
+            RecvTimeoutError::Disconnected => Error::ThreadEnded { name: "save" },
+            RecvTimeoutError::Timeout => Error::SaveHangs { after: patience },
+        })?;
+        copy.fill(zero, best)?;
+        let request = Request { copy, state: state.clone(), stall: started.elapsed() };
         let sender = self.requests.as_ref().expect("the channel is closed only on drop");
         if sender.send(request).is_err() {
             return Err(Error::ThreadEnded { name: "save" });

@@ -4,7 +4,7 @@
 use std::time::Instant;
 
 use common::memory::Sizes;
-use common::spec::{JobSpec, Validate};
+use common::spec::{Checkpoint, JobSpec, Validate};
 use common::status::RankMemory;
 use tch::Kind;
 
@@ -14,7 +14,7 @@ use crate::model::{self, Model};
 use crate::monitor::{Position, ValidationColumns};
 use crate::precision::Precision;
 use crate::report::{Report, peak_resident_bytes};
-use crate::save::{self, SaveThread, Saver, Start};
+use crate::save::{self, SaveThread, Saver, Start, StateCopy};
 use crate::schedule::Schedule;
 use crate::summary::{Measured, summarise};
 use crate::train::{End, Measure, Pace, Plan, State, Trainer};
@@ -133,6 +133,7 @@ fn prepare(context: RankContext) -> Result<Prepared, Error> {
     report.open_files(&run_dir, &spec.monitor, validation_columns(&data), from)?;
     let saver = Saver::start(
         SaveThread::new(root, votes, resumed.gone),
+        copy_for(&spec.checkpoint, &zero),
         spec.checkpoint.asynchronous,
         spec.job.collective_timeout,
         resumed.is_from_root.then_some(state.step),
@@ -159,6 +160,12 @@ fn prepare(context: RankContext) -> Result<Prepared, Error> {
     };
     trainer.report.progress(trainer.live());
     Ok(Prepared { trainer, run_dir })
+}
+
+/// Only saves in the background are worth room that is made ahead.
+fn copy_for(spec: &Checkpoint, zero: &Zero) -> StateCopy {
+    let is_periodic = spec.every_steps.is_some() || spec.every_epochs.is_some();
+    if spec.asynchronous && is_periodic { StateCopy::plan(zero) } else { StateCopy::default() }
 }
 
 fn instruction_set(spec: &JobSpec, model: &Model) -> Result<String, Error> {

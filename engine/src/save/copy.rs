@@ -1,66 +1,112 @@
 //! This rank's part of the state, copied at a step boundary, so that training can go on.
+//!
+//! Promise: after the first copy, or where room was made ahead, a copy is a memcpy into memory that
+//! is mapped already: no allocation, no page fault. Its price is this rank's part of the state once
+//! more, for as long as the run lasts.
 
 use checkpoint::{DataType, SliceMeta, TensorKind};
 
 use crate::error::Error;
 use crate::optimizer::StateName;
+use crate::zero::layout::Slice;
 use crate::zero::{Snapshot, StateKind, Zero};
 
-/// Slices with their bytes.
-#[derive(Debug)]
-pub(crate) struct StateCopy(Vec<(SliceMeta, Vec<u8>)>);
+/// Slices with their bytes, kept from save to save.
+#[derive(Debug, Default)]
+pub(crate) struct StateCopy {
+    /// The best weights come last: not every save has them.
+    slices: Vec<(SliceMeta, Vec<u8>)>,
+    /// How many of them are of the state that was copied last.
+    used: usize,
+}
 
 impl StateCopy {
+    /// Of the state of `zero`, still without room.
+    pub(crate) fn plan(zero: &Zero) -> Self {
+        let slice = |(kind, slice)| (meta(zero, tensor_kind(kind), &slice), Vec::new());
+        Self { slices: owned(zero).map(slice).collect(), used: 0 }
+    }
+
+    /// Allocates what was planned and writes to it, so that the first copy finds it mapped.
+    pub(super) fn make_room(&mut self) {
+        for (meta, room) in &mut self.slices {
+            let len = usize::try_from(meta.bytes()).expect("a slice of what is in memory");
+            *room = vec![0; len];
+            std::hint::black_box(room).fill(0);
+        }
+    }
+
     /// Every rank copies what it owns; all ranks together copy everything once. `best` are the
-    /// weights of the best validation, where they are not the present ones.
-    pub(super) fn of(zero: &Zero, best: Option<&Snapshot>) -> Result<Self, Error> {
-        let mut slices = Vec::new();
-        for slice in zero.owned() {
-            let mut push = |kind: TensorKind, values: Vec<f32>| {
-                let meta = SliceMeta {
-                    name: zero.name(slice.parameter).to_owned(),
-                    kind,
-                    dtype: DataType::F32,
-                    global_shape: zero.shape(slice.parameter).iter().map(|d| *d as u64).collect(),
-                    offset: slice.offset as u64,
-                    len: slice.len as u64,
-                };
-                slices.push((meta, bytemuck::cast_slice(&values).to_vec()));
-            };
-            for kind in zero.kinds().into_iter().filter(|kind| zero.has(*kind, slice.parameter)) {
-                push(tensor_kind(kind), zero.read(kind, &slice));
-            }
-            if let Some(best) = best {
-                push(TensorKind::Best, zero.read_from(best, &slice));
-            }
+    /// weights of the best validation, where they are not the present ones. A copy is always of the
+    /// same `zero`.
+    pub(super) fn fill(&mut self, zero: &Zero, best: Option<&Snapshot>) -> Result<(), Error> {
+        self.used = 0;
+        for (kind, slice) in owned(zero) {
+            zero.read(kind, &slice, |values| {
+                self.put(values, || meta(zero, tensor_kind(kind), &slice));
+            });
         }
         // Every rank has the same buffers by now: one copy is all of them.
         if zero.is_first_rank() {
-            push_buffers(zero, TensorKind::Buffer, zero.buffers().snapshot()?, &mut slices);
-            if let Some(best) = best {
-                push_buffers(zero, TensorKind::Best, best.buffers.clone(), &mut slices);
-            }
+            self.put_buffers(zero, TensorKind::Buffer, &zero.buffers().snapshot()?);
         }
-        Ok(Self(slices))
+        let Some(best) = best else { return Ok(()) };
+        for slice in zero.owned() {
+            zero.read_from(best, &slice, |values| {
+                self.put(values, || meta(zero, TensorKind::Best, &slice));
+            });
+        }
+        if zero.is_first_rank() {
+            self.put_buffers(zero, TensorKind::Best, &best.buffers);
+        }
+        Ok(())
+    }
+
+    /// The next slice. It is the same one in every copy, so what it is is written down once.
+    fn put<T: bytemuck::NoUninit>(&mut self, values: &[T], meta: impl FnOnce() -> SliceMeta) {
+        let bytes: &[u8] = bytemuck::cast_slice(values);
+        if self.used == self.slices.len() {
+            self.slices.push((meta(), Vec::new()));
+        }
+        let (_, room) = &mut self.slices[self.used];
+        self.used += 1;
+        room.resize(bytes.len(), 0);
+        room.copy_from_slice(bytes);
+    }
+
+    fn put_buffers(&mut self, zero: &Zero, kind: TensorKind, values: &[Vec<u8>]) {
+        let buffers = zero.buffers();
+        for (index, bytes) in values.iter().enumerate() {
+            self.put(bytes, || {
+                let (dtype, global_shape) = (buffers.dtype(index), buffers.shape(index));
+                let len = global_shape.iter().product();
+                let name = buffers.name(index).to_owned();
+                SliceMeta { name, kind, dtype, global_shape, offset: 0, len }
+            });
+        }
     }
 
     pub(super) fn as_bytes(&self) -> Vec<(SliceMeta, &[u8])> {
-        self.0.iter().map(|(meta, bytes)| (meta.clone(), bytes.as_slice())).collect()
+        let used = self.slices[..self.used].iter();
+        used.map(|(meta, bytes)| (meta.clone(), bytes.as_slice())).collect()
     }
 }
 
-fn push_buffers(
-    zero: &Zero,
-    kind: TensorKind,
-    values: Vec<Vec<u8>>,
-    to: &mut Vec<(SliceMeta, Vec<u8>)>,
-) {
-    let buffers = zero.buffers();
-    for (index, bytes) in values.into_iter().enumerate() {
-        let (dtype, global_shape) = (buffers.dtype(index), buffers.shape(index));
-        let len = global_shape.iter().product();
-        let name = buffers.name(index).to_owned();
-        to.push((SliceMeta { name, kind, dtype, global_shape, offset: 0, len }, bytes));
+/// What this rank owns of parameters and optimizer states, in one order.
+fn owned(zero: &Zero) -> impl Iterator<Item = (StateKind, Slice)> {
+    let kinds = zero.kinds();
+    let of = move |slice: Slice| kinds.clone().into_iter().map(move |kind| (kind, slice));
+    zero.owned().into_iter().flat_map(of).filter(|(kind, slice)| zero.has(*kind, slice.parameter))
+}
+
+fn meta(zero: &Zero, kind: TensorKind, slice: &Slice) -> SliceMeta {
+    SliceMeta {
+        name: zero.name(slice.parameter).to_owned(),
+        kind,
+        dtype: DataType::F32,
+        global_shape: zero.shape(slice.parameter).iter().map(|d| *d as u64).collect(),
+        offset: slice.offset as u64,
+        len: slice.len as u64,
     }
 }
 
@@ -77,3 +123,6 @@ pub(super) fn tensor_kind(kind: StateKind) -> TensorKind {
         },
     }
 }
+
+#[cfg(test)]
+mod tests;

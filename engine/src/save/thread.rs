@@ -4,6 +4,7 @@
 //! Promise: every rank learns the same outcome of a save. Refusal: sees copies, never the state.
 
 use std::sync::mpsc::{Receiver, SyncSender};
+use std::time::Instant;
 
 use checkpoint::shard::{self, Encoded, Incoming, ShardName};
 use checkpoint::{Found, Manifest, SCHEMA_VERSION, ShardEntry};
@@ -11,8 +12,7 @@ use collectives::Communicator;
 use serde::{Deserialize, Serialize};
 
 use crate::error::chain;
-use crate::save::{Request, Root, wire};
-use crate::train::State;
+use crate::save::{Request, Root, StateCopy, wire};
 
 /// Shards travel to rank 0 in pieces of this size, which bounds what both ends hold besides.
 const PIECE: usize = 1 << 20;
@@ -84,18 +84,33 @@ impl SaveThread {
         Self { root, communicator, gone }
     }
 
-    /// Serves until the training thread has gone.
-    pub(super) fn serve(mut self, requests: &Receiver<Request>, results: &SyncSender<Saved>) {
+    /// Serves until the training thread has gone. The copy's memory goes back and forth: before the
+    /// first save, and again when it is saved, before the result is known.
+    pub(super) fn serve(
+        mut self,
+        mut copy: StateCopy,
+        requests: &Receiver<Request>,
+        results: &SyncSender<Saved>,
+        spare: &SyncSender<StateCopy>,
+    ) {
+        copy.make_room();
+        if spare.send(copy).is_err() {
+            return;
+        }
         for request in requests {
             let mut notes = Vec::new();
             let result = self.save(&request, &mut notes);
-            if results.send(Saved { step: request.state.step, result, notes }).is_err() {
+            let Request { copy, state, .. } = request;
+            if spare.send(copy).is_err()
+                || results.send(Saved { step: state.step, result, notes }).is_err()
+            {
                 return;
             }
         }
     }
 
     fn save(&mut self, request: &Request, notes: &mut Vec<String>) -> Result<(), SaveError> {
+        let started = Instant::now();
         let step = request.state.step;
         let vote = self.write_shard(request)?;
         let votes = wire::gather(&mut self.communicator, &vote)?;
@@ -113,7 +128,7 @@ impl SaveThread {
             return Err(SaveError::NotWritten { failures: failures.join("; "), is_superseded });
         }
         let shards = votes.into_iter().filter_map(|vote| vote.entry).collect();
-        let verdict = (self.root.rank == 0).then(|| self.commit(&request.state, shards, notes));
+        let verdict = (self.root.rank == 0).then(|| self.commit(request, shards, notes, started));
         match wire::broadcast(&mut self.communicator, verdict.as_ref())? {
             Verdict { failure: None, .. } => Ok(()),
             Verdict { failure: Some(failure), is_superseded } => {
@@ -217,10 +232,12 @@ impl SaveThread {
 
     fn commit(
         &mut self,
-        state: &State,
+        request: &Request,
         shards: Vec<ShardEntry>,
         notes: &mut Vec<String>,
+        started: Instant,
     ) -> Verdict {
+        let state = &request.state;
         let Root { root, fence, facts, .. } = &self.root;
         let manifest = Manifest {
             schema_version: SCHEMA_VERSION,
@@ -243,6 +260,13 @@ impl SaveThread {
         };
         match root.commit(&manifest) {
             Ok(found) => {
+                tracing::info!(
+                    step = found.step,
+                    bytes = found.bytes,
+                    stall_seconds = request.stall.as_secs_f64(),
+                    save_seconds = started.elapsed().as_secs_f64(),
+                    "committed checkpoint"
+                );
                 self.retain(&found, notes);
                 Verdict { failure: None, is_superseded: false }
             }
@@ -266,7 +290,6 @@ impl SaveThread {
             notes.push(format!("old checkpoints were not removed: {}", chain(&error)));
             (Vec::new(), true)
         });
-        tracing::info!(step = new.step, bytes = new.bytes, "committed checkpoint");
         let mut removed = removed;
         removed.append(&mut self.gone);
         self.root.reporter.checkpoint(new.row(is_pinned, self.root.holder()), removed);

@@ -68,27 +68,37 @@ impl Zero {
         whole.chain(owned).filter(|slice| self.has(kind, slice.parameter)).collect()
     }
 
-    /// The elements of a slice of [`Zero::owned`], parameters in fp32.
-    pub(crate) fn read(&self, kind: StateKind, slice: &Slice) -> Vec<f32> {
+    /// Shows the elements of a slice of [`Zero::owned`], parameters in fp32.
+    pub(crate) fn read<T>(
+        &self,
+        kind: StateKind,
+        slice: &Slice,
+        take: impl FnOnce(&[f32]) -> T,
+    ) -> T {
         let shard = self.layout.buckets[slice.bucket].shard(self.layout.world, self.rank);
         let values = match kind {
             StateKind::Parameter => {
                 let start = shard.start + slice.shard_offset;
                 let weights = self.weights.borrow();
-                return weights.read(slice.bucket, start..start + slice.len).to_vec();
+                return take(weights.read(slice.bucket, start..start + slice.len));
             }
             StateKind::State(name) => &self.states[slice.bucket][self.slot(name)],
         };
         let base = if self.stage == 0 { shard.start } else { 0 };
-        values[base + slice.shard_offset..][..slice.len].to_vec()
+        take(&values[base + slice.shard_offset..][..slice.len])
     }
 
-    /// The elements of a slice of [`Zero::owned`] in a snapshot.
-    pub(crate) fn read_from(&self, snapshot: &Snapshot, slice: &Slice) -> Vec<f32> {
+    /// Shows the elements of a slice of [`Zero::owned`] in a snapshot.
+    pub(crate) fn read_from<T>(
+        &self,
+        snapshot: &Snapshot,
+        slice: &Slice,
+        take: impl FnOnce(&[f32]) -> T,
+    ) -> T {
         let shard = self.layout.buckets[slice.bucket].shard(self.layout.world, self.rank);
         let start = shard.start + slice.shard_offset;
         let weights = self.weights.borrow();
-        weights.read_from(&snapshot.weights, slice.bucket, start..start + slice.len).to_vec()
+        take(weights.read_from(&snapshot.weights, slice.bucket, start..start + slice.len))
     }
 
     /// Sets the elements of a slice of [`Zero::held`].

@@ -100,8 +100,9 @@ fn the_model_sees_every_update() {
     let after = now();
     assert!(before.iter().zip(&after).all(|(b, a)| b != a));
     let slice = zero.owned().into_iter().find(|slice| slice.parameter == 0).unwrap();
-    assert_eq!(zero.read(StateKind::Parameter, &slice), after);
-    assert!(zero.read(StateKind::State(StateName::ExpAvg), &slice).iter().any(|m| *m != 0.0));
+    assert_eq!(zero.read(StateKind::Parameter, &slice, <[f32]>::to_vec), after);
+    let mean = zero.read(StateKind::State(StateName::ExpAvg), &slice, <[f32]>::to_vec);
+    assert!(mean.iter().any(|m| *m != 0.0));
     zero.swap(&mut saved).unwrap();
     assert_eq!(now(), before);
     zero.swap(&mut saved).unwrap();
