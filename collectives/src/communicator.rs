@@ -39,8 +39,17 @@ pub struct Communicator {
 
 /// Is told of every operation that has succeeded, on the thread that ran it.
 pub trait Observer: fmt::Debug + Send + Sync {
-    /// `elapsed` counts from the operation's begin on this rank, so waiting for peers is in it.
-    fn completed(&self, signature: &Signature, elapsed: Duration);
+    /// One operation; its buffers have what they should.
+    fn completed(&self, signature: &Signature, cost: Cost);
+}
+
+/// What one operation cost this rank.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Cost {
+    /// From the operation's begin on this rank, so waiting for peers is in it.
+    pub elapsed: Duration,
+    /// Bytes of buffers that it sent, headers apart, as its links counted them.
+    pub sent: u64,
 }
 
 impl Communicator {
@@ -251,11 +260,12 @@ impl Communicator {
             .begin(header.signature.kind, header.sequence)
             .and_then(|()| act(&mut Schedule { fabric, header, scratch }))
             .and_then(|()| fabric.finish());
+        let sent = fabric.sent() - before;
         if let (Ok(()), Some(observer)) = (&result, observer) {
-            observer.completed(&signature, started.elapsed());
+            observer.completed(&signature, Cost { elapsed: started.elapsed(), sent });
         }
         let Signature { kind, reduction, .. } = signature;
-        traffic.add(kind, reduction.map(|(data_type, _)| data_type), fabric.sent() - before);
+        traffic.add(kind, reduction.map(|(data_type, _)| data_type), sent);
         if let Err(error) = &result {
             fabric.forget_spans();
             match error {

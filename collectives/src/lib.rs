@@ -30,7 +30,7 @@ mod tests;
 
 pub use crate::{
     asynchronous::{AsyncCommunicator, Operation, Pending, PendingBuffer},
-    communicator::{Communicator, Observer},
+    communicator::{Communicator, Cost, Observer},
     datatype::{DataType, ReduceOp},
     error::{ConnectError, Error, MissingPeer, OpKind, Signature},
     listener::{Listener, PeerAddress},

@@ -15,7 +15,7 @@ use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use collectives::{Observer, OpKind, Signature};
+use collectives::{Cost, Observer, OpKind, Signature};
 use common::spec::{self, Collective};
 use common::units::display_bytes;
 
@@ -23,7 +23,7 @@ use common::units::display_bytes;
 const FILE: &str = "comms.csv";
 
 const HEADER: &str = "op,bytes,count,total_seconds,average_seconds,algbw_bytes_per_second,\
-                      busbw_bytes_per_second\n";
+                      busbw_bytes_per_second,sent_bytes\n";
 
 #[derive(Debug)]
 pub(crate) struct CommsLog {
@@ -37,6 +37,8 @@ pub(crate) struct CommsLog {
 struct Sum {
     count: u64,
     time: Duration,
+    /// Bytes that left this rank.
+    sent: u64,
 }
 
 /// One line of the log.
@@ -48,6 +50,7 @@ pub(crate) struct Row {
     total_seconds: f64,
     algbw: f64,
     busbw: f64,
+    sent: u64,
 }
 
 impl CommsLog {
@@ -63,7 +66,7 @@ impl CommsLog {
             let moved = bytes as f64 * sum.count as f64;
             let algbw = if total_seconds > 0.0 { moved / total_seconds } else { 0.0 };
             let busbw = algbw * bus_factor(op, self.world);
-            Row { op, bytes, count: sum.count, total_seconds, algbw, busbw }
+            Row { op, bytes, count: sum.count, total_seconds, algbw, busbw, sent: sum.sent }
         };
         self.lock().iter().map(row).collect()
     }
@@ -84,7 +87,7 @@ impl CommsLog {
 }
 
 impl Observer for CommsLog {
-    fn completed(&self, signature: &Signature, elapsed: Duration) {
+    fn completed(&self, signature: &Signature, Cost { elapsed, sent }: Cost) {
         let (op, collective) = name(signature.kind);
         if self.settings.only.as_ref().is_some_and(|only| !only.contains(&collective)) {
             return;
@@ -101,6 +104,7 @@ impl Observer for CommsLog {
         let sum = sums.entry((op, bytes)).or_default();
         sum.count += 1;
         sum.time += elapsed;
+        sum.sent += sent;
     }
 }
 
@@ -126,9 +130,10 @@ fn bus_factor(op: &str, world: u32) -> f64 {
 
 fn csv(rows: &[Row]) -> String {
     let mut text = HEADER.to_owned();
-    for Row { op, bytes, count, total_seconds, algbw, busbw } in rows {
+    for Row { op, bytes, count, total_seconds, algbw, busbw, sent } in rows {
         let average = total_seconds / *count as f64;
-        let _ = writeln!(text, "{op},{bytes},{count},{total_seconds},{average},{algbw},{busbw}");
+        let _ =
+            writeln!(text, "{op},{bytes},{count},{total_seconds},{average},{algbw},{busbw},{sent}");
     }
     text
 }
@@ -138,7 +143,7 @@ fn table(rows: &[Row]) -> String {
         "{:<16}{:>12}{:>9}{:>12}{:>12}{:>14}{:>14}",
         "op", "size", "count", "total ms", "average ms", "algbw GB/s", "busbw GB/s"
     );
-    for Row { op, bytes, count, total_seconds, algbw, busbw } in rows {
+    for Row { op, bytes, count, total_seconds, algbw, busbw, .. } in rows {
         let size = display_bytes(*bytes);
         let (total, average) = (total_seconds * 1e3, total_seconds * 1e3 / *count as f64);
         let (algbw, busbw) = (algbw / 1e9, busbw / 1e9);
@@ -161,9 +166,10 @@ mod tests {
     fn log(settings: spec::CommsLog) -> CommsLog {
         let log = CommsLog::new(4, settings);
         let tenth = Duration::from_millis(100);
-        log.completed(&signature(OpKind::AllReduce, 1000), tenth);
-        log.completed(&signature(OpKind::AllReduce, 1000), 3 * tenth);
-        log.completed(&signature(OpKind::AllGather, 250), tenth);
+        let cost = |elapsed, sent| Cost { elapsed, sent };
+        log.completed(&signature(OpKind::AllReduce, 1000), cost(tenth, 1500));
+        log.completed(&signature(OpKind::AllReduce, 1000), cost(3 * tenth, 1500));
+        log.completed(&signature(OpKind::AllGather, 250), cost(tenth, 750));
         log
     }
 
@@ -193,7 +199,7 @@ mod tests {
         let text = fs_err::read_to_string(folder.path().join("metrics/comms.csv")).unwrap();
         let lines: Vec<&str> = text.lines().collect();
         assert!(lines[0].starts_with("op,bytes,count,total_seconds,average_seconds,algbw"));
-        assert_eq!(lines[2], "all_reduce,1000,2,0.4,0.2,5000,7500");
+        assert_eq!(lines[2], "all_reduce,1000,2,0.4,0.2,5000,7500,3000");
         assert_eq!(lines.len(), 3);
     }
 }

@@ -1,8 +1,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
 
-use collectives::{Observer, OpKind, Signature};
+use collectives::{Cost, Observer, Signature};
 use common::spec::GradientCompression;
 
 use super::*;
@@ -100,14 +99,8 @@ fn what_is_not_finite_stays_so_and_leaves_nothing_behind() {
 struct Sent(AtomicU64);
 
 impl Observer for Sent {
-    fn completed(&self, signature: &Signature, _: Duration) {
-        // Of a world of two: half of the transfers are sends, a gather sends this rank's part.
-        let bytes = match signature.kind {
-            OpKind::Transfer => signature.bytes / 2,
-            OpKind::AllReduce | OpKind::AllGather => signature.bytes,
-            _ => 0,
-        };
-        self.0.fetch_add(bytes, Ordering::Relaxed);
+    fn completed(&self, _: &Signature, cost: Cost) {
+        self.0.fetch_add(cost.sent, Ordering::Relaxed);
     }
 }
 
