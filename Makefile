@@ -1,6 +1,7 @@
 # The commands of README. Everything is safe to run again.
 #   make demo    fetch libtorch, build, train a real job on 2 ranks
 #   make test    every test
+#   make soak    the long forms of tests: every combination of settings; hours
 #   make bench   side by side with PyTorch DDP, DeepSpeed and Gloo (installs them into a cache)
 #   make lint    rustfmt and clippy, as CI runs them
 
@@ -11,7 +12,7 @@ export CARGO_TARGET_DIR ?= $(CURDIR)/target
 export RUSTSPEED_BIN_DIR = $(CARGO_TARGET_DIR)/debug
 BINARIES = --bin coordinator --bin worker --bin trainer --bin rsctl
 
-.PHONY: all setup build demo test bench install lint clean
+.PHONY: all setup build demo test soak bench install lint clean
 
 all: build
 
@@ -30,9 +31,17 @@ test: build
 	$(CARGO) test -q -p engine -p trainer
 	$(CARGO) test -q -p tests -- --test-threads 2
 
+# Tests named soak_* have a long form. SOAK=soak_part_of_a_name picks some; each ends after
+# SOAK_MINUTES at the latest, and the order of its cases is that of RUSTSPEED_SOAK_SEED, if given.
+SOAK ?= soak_
+SOAK_MINUTES ?= 60
+soak: build
+	RUSTSPEED_SOAK=1 RUSTSPEED_SOAK_MINUTES=$(SOAK_MINUTES) $(CARGO) test --workspace --lib --bins --tests -- \
+		--nocapture --test-threads 1 $(SOAK)
+
 bench: setup
 	$(CARGO) build --release -p coordinator -p worker -p trainer -p rsctl $(BINARIES)
-	$(CARGO) build --release -p collectives --examples
+	$(CARGO) build --release -p collectives -p checkpoint --examples
 	python3 bench/run.py --bin-dir $(CARGO_TARGET_DIR)/release $(BENCH_ARGS)
 
 PREFIX ?= $(HOME)/.local

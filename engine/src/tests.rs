@@ -11,6 +11,7 @@ pub(crate) mod ranks;
 mod resume;
 mod seeds;
 mod sharded;
+mod soak;
 pub(crate) mod spec;
 mod stages;
 mod worlds;

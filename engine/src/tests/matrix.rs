@@ -1,9 +1,10 @@
 //! Settings against each other: every pair of a stage, precision, world, optimizer, schedule,
 //! accumulation and clipping meets in some run, and each run follows a loop without any of it.
 //!
-//! `RUSTSPEED_MATRIX=full` runs the whole product instead of the pairs.
+//! `make soak`, or `RUSTSPEED_MATRIX=full`, runs the whole product instead of the pairs.
 
 use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, OnceLock};
 
 use common::spec::{
     CycledMomentum, JobSpec, LossScale, OnOverflow, Precision, PrecisionKind, Resume, Schedule,
@@ -11,7 +12,7 @@ use common::spec::{
 };
 
 use super::ranks::Attempt;
-use super::spec;
+use super::{soak, spec};
 
 mod pairs;
 mod reference;
@@ -176,30 +177,53 @@ fn describe(row: Row) -> String {
     )
 }
 
-#[test]
-fn settings_that_meet_train_as_a_plain_loop_does() {
-    let is_full = std::env::var_os("RUSTSPEED_MATRIX").is_some_and(|value| value == "full");
-    let rows = if is_full { pairs::product(sizes()) } else { pairs::all_pairs(sizes()) };
-    let mut references: BTreeMap<[usize; 3], Vec<f64>> = BTreeMap::new();
-    let mut wrong = Vec::new();
-    for row in rows {
-        let spec = job(row);
-        // What the reference does not know of changes nothing but rounding.
+/// What the losses of rows are compared with. What the reference does not know of changes nothing but
+/// rounding.
+#[derive(Default)]
+struct References(Mutex<BTreeMap<[usize; 3], Losses>>);
+
+/// Computed by whoever needs them first.
+type Losses = Arc<OnceLock<Vec<f64>>>;
+
+impl References {
+    fn of(&self, row: Row) -> Losses {
         let [optimizer, schedule, clipping, ..] = row;
-        let expected = references
-            .entry([optimizer, schedule, clipping])
-            .or_insert_with(|| reference::losses(&spec, STEPS, BATCH));
-        let dir = tempfile::tempdir().unwrap();
-        let (_, heard) = Attempt::new(spec, WORLDS[row[4]], dir.path()).run().unwrap();
-        let losses = heard.losses.lock().unwrap();
-        assert_eq!(losses.len(), expected.len(), "{}", describe(row));
-        let errors: Vec<f64> =
-            losses.iter().zip(expected.iter()).map(|(l, r)| (l - r).abs() / r.abs()).collect();
-        // NaN is within nothing.
-        if !errors.iter().all(|error| *error <= tolerance(PRECISIONS[row[5]])) {
-            wrong.push(format!("{}: {errors:?}", describe(row)));
-        }
+        let mut all = self.0.lock().unwrap();
+        let losses = all.entry([optimizer, schedule, clipping]).or_default().clone();
+        drop(all);
+        losses.get_or_init(|| reference::losses(&job(row), STEPS, BATCH));
+        losses
     }
+}
+
+fn check(row: Row, references: &References) -> Result<(), String> {
+    let expected = references.of(row);
+    let expected = expected.get().unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let ended = Attempt::new(job(row), WORLDS[row[4]], dir.path()).run();
+    if let Some(error) = ended.outcomes.iter().find_map(|outcome| outcome.as_ref().err()) {
+        return Err(format!("{}: {}", describe(row), crate::error::chain(error)));
+    }
+    let losses = ended.heard[0].losses.lock().unwrap();
+    let errors: Vec<f64> =
+        losses.iter().zip(expected).map(|(l, r)| (l - r).abs() / r.abs()).collect();
+    // NaN is within nothing.
+    let is_near = errors.iter().all(|error| *error <= tolerance(PRECISIONS[row[5]]));
+    if is_near && losses.len() == expected.len() {
+        return Ok(());
+    }
+    Err(format!("{}: {} losses, wrong by {errors:?}", describe(row), losses.len()))
+}
+
+#[test]
+fn soak_settings_that_meet_train_as_a_plain_loop_does() {
+    let references = References::default();
+    if soak::is_on() || std::env::var_os("RUSTSPEED_MATRIX").is_some_and(|value| value == "full") {
+        let mut rows = pairs::product(sizes());
+        return soak::run_all("the whole matrix", &mut rows, |row| check(*row, &references));
+    }
+    let checked = pairs::all_pairs(sizes()).into_iter().map(|row| check(row, &references));
+    let wrong: Vec<String> = checked.filter_map(Result::err).collect();
     assert!(wrong.is_empty(), "{} runs differ:\n{}", wrong.len(), wrong.join("\n"));
 }
 
