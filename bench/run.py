@@ -6,6 +6,7 @@
 
 Rounds are interleaved (ours, peer, ours, peer, ...), medians are compared, ratios are what counts:
 absolute times move with the machine. The peers live in a venv in the cache (3 GB the first time).
+A section that fails is reported and the others go on; the exit code is 1 then.
 The results go to stdout as tables and, with every single measurement, to bench/results/*.json.
 """
 
@@ -17,14 +18,18 @@ import statistics
 import subprocess
 import sys
 import time
+import traceback
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
-from sections import collectives, daemons, lengths, lstm, submit  # noqa: E402
+from sections.common import adopt_orphans  # noqa: E402
+from sections import checkpoint, collectives, daemons, lengths, lstm, submit, zero  # noqa: E402
 
 ROOT = Path(__file__).resolve().parent.parent
 SECTIONS = {
     "lstm": lstm.measure,
+    "zero": zero.measure,
+    "checkpoint": checkpoint.measure,
     "collectives": collectives.measure,
     "submit": submit.measure,
     "daemons": daemons.measure,
@@ -78,6 +83,7 @@ def main():
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--only", action="append", choices=SECTIONS, help="repeatable")
     arguments = parser.parse_args()
+    adopt_orphans()
     context = {
         "root": ROOT,
         "bin": arguments.bin_dir.resolve(),
@@ -86,23 +92,39 @@ def main():
         "say": say,
     }
     sections = arguments.only or list(SECTIONS)
-    if {"lstm", "collectives"} & set(sections):
+    if {"lstm", "checkpoint", "collectives"} & set(sections):
         context["venv"] = peers_venv()
     machine = describe_machine()
     print(f"{machine['cpu']}, {machine['cores']} cores, {machine['memory_gib']} GiB, "
           f"load {machine['load_before']:.2f}, commit {machine['commit']}, {machine['date']}")
     if machine["load_before"] > 0.5:
         say("bench: the machine is not idle; trust the ratios less")
-    results = {"machine": machine}
+    results, failed, durations = {"machine": machine}, [], []
     for name in sections:
         say(f"bench: {name}")
         print(f"\n## {name}", flush=True)
-        results[name] = SECTIONS[name](context)
+        started = time.monotonic()
+        try:
+            results[name] = SECTIONS[name](context)
+        except Exception as error:  # the other sections are worth their own numbers
+            traceback.print_exc()
+            failed.append(name)
+            print(f"FAILED: {error}", flush=True)
+            results[name] = {"failed": str(error)}
+        durations.append((name, time.monotonic() - started))
+        print(f"({name} took {durations[-1][1]:.0f} s)", flush=True)
+    results["durations"] = dict(durations)
     folder = ROOT / "bench" / "results"
     folder.mkdir(exist_ok=True)
     path = folder / time.strftime("%Y%m%d-%H%M%S.json")
     path.write_text(json.dumps(results, indent=1))
+    total = sum(seconds for _, seconds in durations)
+    print(f"\n{len(sections)} sections in {total / 60:.1f} minutes: "
+          + ", ".join(f"{name} {seconds:.0f} s" for name, seconds in durations), flush=True)
     say(f"bench: every measurement is in {path}")
+    if failed:
+        say(f"bench: not measured: {', '.join(failed)}")
+        sys.exit(1)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ OPERATIONS = ["all_reduce_us", "reduce_scatter_us", "all_gather_us"]
 
 
 def gloo(context):
-    return json_lines(output([context["venv"] / "bin" / "torchrun", "--nproc-per-node", "2",
+    return json_lines(output([context["venv"] / "bin" / "torchrun", "--standalone", "--nproc-per-node", "2",
                               context["root"] / "bench/peers/collectives_gloo.py"]))
 
 

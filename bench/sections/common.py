@@ -1,10 +1,13 @@
 """What the sections share: running a command, one clean environment, tables."""
 
+import ctypes
 import json
 import os
 import signal
+import socket
 import subprocess
 import tempfile
+import threading
 import time
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,27 +26,113 @@ def environment(**extra):
     return keep | {"OMP_NUM_THREADS": "1"} | extra
 
 
-def output(command, env=None, timeout=600, cwd=None):
+class Failed(Exception):
+    """A measurement that could not be made; the other sections go on."""
+
+
+def descendants(pid):
+    """Every process below one of ours: launchers put theirs into sessions of their own."""
+    children = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                parent = int((entry / "stat").read_text().rsplit(")", 1)[1].split()[1])
+            except (OSError, IndexError, ValueError):
+                continue  # it has ended meanwhile
+            children.setdefault(parent, []).append(int(entry.name))
+    found, todo = [], [pid]
+    while todo:
+        below = children.get(todo.pop(), [])
+        found += below
+        todo += below
+    return found
+
+
+def adopt_orphans():
+    """From now on a process whose parent ends becomes ours, and is seen by `descendants`."""
+    PR_SET_CHILD_SUBREAPER = 36
+    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+def kill(pids):
+    for pid in pids:
+        try:
+            os.kill(pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+
+
+def kill_tree(process):
+    kill([process.pid, *descendants(process.pid)])
+
+
+def end_leftovers(before):
+    """Of what a command left running, nothing may disturb the next one."""
+    left = set(descendants(os.getpid())) - before
+    kill(left)
+    for pid in left:
+        try:
+            os.waitpid(pid, 0)
+        except ChildProcessError:
+            pass  # it is not ours but a child's, which reaps it
+
+
+@contextmanager
+def deadline(process, seconds=60):
+    """Ends a process that we read from, should it say nothing more."""
+    timer = threading.Timer(seconds, kill_tree, [process])
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def finish(command, env, timeout, cwd=None):
+    """Runs a command to its end: (exit code, stdout, stderr). One that takes too long, or that is
+    interrupted, leaves nothing behind."""
+    command = [str(part) for part in command]
+    before = set(descendants(os.getpid()))
+    process = subprocess.Popen(command, env=env, cwd=cwd, text=True, stdin=subprocess.DEVNULL,
+                               stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    try:
+        stdout, stderr = process.communicate(timeout=timeout)
+    except subprocess.TimeoutExpired:
+        kill_tree(process)
+        stderr = process.communicate()[1]
+        raise Failed(f"{' '.join(command)} did not end within {timeout} s\n{stderr[-3000:]}") from None
+    except BaseException:
+        kill_tree(process)
+        process.wait()
+        raise
+    finally:
+        end_leftovers(before)
+    return process.returncode, stdout, stderr
+
+
+def output(command, env=None, timeout=300, cwd=None):
     """The command's stdout; its stderr is shown only when it fails."""
-    done = subprocess.run(
-        [str(part) for part in command], env=env or environment(), cwd=cwd,
-        capture_output=True, text=True, timeout=timeout, stdin=subprocess.DEVNULL,
-    )
-    if done.returncode != 0:
-        raise SystemExit(f"bench: {' '.join(map(str, command))} ended with {done.returncode}\n{done.stderr[-3000:]}")
-    return done.stdout
+    code, stdout, stderr = finish(command, env or environment(), timeout, cwd)
+    if code != 0:
+        raise Failed(f"{' '.join(map(str, command))} ended with {code}\n{stderr[-3000:]}")
+    return stdout
 
 
 def peer_line(command, env):
     """A peer's first JSON line. DeepSpeed now and then crashes on its way out (`terminate called
     without an active exception`): what it had measured counts, and nothing measured is tried again."""
     for _ in range(3):
-        done = subprocess.run([str(part) for part in command], env=env, capture_output=True, text=True,
-                              timeout=600, stdin=subprocess.DEVNULL)
-        lines = json_lines(done.stdout)
+        code, stdout, stderr = finish(command, env, 300)
+        lines = json_lines(stdout)
         if lines:
             return lines[0]
-    raise SystemExit(f"bench: {' '.join(map(str, command))} ended with {done.returncode}\n{done.stderr[-3000:]}")
+    raise Failed(f"{' '.join(map(str, command))} ended with {code}\n{stderr[-3000:]}")
 
 
 def json_lines(text):
@@ -71,7 +160,7 @@ def stop(process):
         try:
             process.wait(20)
         except subprocess.TimeoutExpired:
-            process.kill()
+            kill_tree(process)
             process.wait()
 
 
@@ -86,9 +175,10 @@ def cluster(context, folder, workers=2, slots=1):
             env=environment(), stdin=subprocess.DEVNULL,
         )
         processes["coordinator"] = coordinator
-        line = coordinator.stdout.readline()
+        with deadline(coordinator):
+            line = coordinator.stdout.readline()
         if not line.startswith("listening "):
-            raise SystemExit(f"bench: the coordinator said {line!r}: {(folder / 'coordinator.log').read_text()}")
+            raise Failed(f"the coordinator said {line!r}: {(folder / 'coordinator.log').read_text()}")
         master = line.split()[1]
         for number in range(workers):
             processes[f"worker-{number}"] = subprocess.Popen(
@@ -111,4 +201,4 @@ def wait_for_workers(context, master, count, deadline=20):
         if sum(row["state"] == "ready" for row in rows) >= count:
             return
         time.sleep(0.05)
-    raise SystemExit(f"bench: {count} workers were not ready within {deadline} s")
+    raise Failed(f"{count} workers were not ready within {deadline} s")

@@ -3,7 +3,7 @@
 import os
 import time
 
-from .common import cluster, table, temporary_folder
+from .common import Failed, cluster, table, temporary_folder
 
 SECONDS = 10
 
@@ -17,7 +17,7 @@ def resident_mib(pid):
     for line in open(f"/proc/{pid}/status"):
         if line.startswith("VmRSS:"):
             return int(line.split()[1]) / 1024
-    raise SystemExit(f"bench: process {pid} is gone")
+    raise Failed(f"process {pid} is gone")
 
 
 def measure(context):

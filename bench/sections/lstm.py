@@ -7,7 +7,7 @@ shipped and with the allocator settings that `worker` gives its trainers.
 import csv
 import json
 
-from .common import TUNED_MALLOC, environment, output, peer_line, table, temporary_folder
+from .common import TUNED_MALLOC, environment, free_port, output, peer_line, table, temporary_folder
 
 HIDDEN = [64, 256]
 STAGES = [0, 1, 2, 3]
@@ -39,23 +39,26 @@ every-steps = 1000000
 """
 
 
-def config(stage, accumulation):
+def config(stage, accumulation, persist):
+    zero = {"stage": stage, "contiguous_gradients": True, "overlap_comm": True}
+    if persist is not None:
+        zero["stage3_param_persistence_threshold"] = persist
     return {
         "train_batch_size": 64 * accumulation,
         "train_micro_batch_size_per_gpu": 32,
         "gradient_accumulation_steps": accumulation,
         "optimizer": {"type": "Adam", "params": {"lr": 5e-4, "weight_decay": 1e-5}},
         "scheduler": {"type": "WarmupLR", "params": {"warmup_min_lr": 0, "warmup_max_lr": 5e-4, "warmup_num_steps": 100}},
-        "zero_optimization": {"stage": stage, "contiguous_gradients": True, "overlap_comm": True},
+        "zero_optimization": zero,
         "gradient_clipping": 1.0,
     }
 
 
-def ours(context, hidden, stage, accumulation=1):
+def ours(context, hidden, stage, accumulation=1, persist=None):
     """Samples per second over the steps after the warm-up, from the run's own steps.csv."""
     steps = STEPS[hidden]
     with temporary_folder() as folder:
-        (folder / "ds.json").write_text(json.dumps(config(stage, accumulation)))
+        (folder / "ds.json").write_text(json.dumps(config(stage, accumulation, persist)))
         job = JOB.format(out=folder / "runs", hidden=hidden, steps=steps + WARM_UP)
         (folder / "job.toml").write_text(job)
         status = json.loads(output([context["bin"] / "rsctl", "run", "--json", folder / "job.toml"]))
@@ -66,17 +69,18 @@ def ours(context, hidden, stage, accumulation=1):
 
 
 def ddp(context, hidden, malloc):
-    command = [context["venv"] / "bin" / "torchrun", "--nproc-per-node", "2",
+    command = [context["venv"] / "bin" / "torchrun", "--standalone", "--nproc-per-node", "2",
                context["root"] / "bench/peers/lstm_ddp.py", str(hidden), "32", "1"]
     return peer_line(command, environment(**malloc))["samples_s"]
 
 
-def deepspeed(context, hidden, stage, malloc, accumulation=1):
+def deepspeed(context, hidden, stage, malloc, accumulation=1, persist=None):
     path = f"{context['venv'] / 'bin'}:" + environment()["PATH"]
-    command = [context["venv"] / "bin" / "deepspeed", "--num_gpus", "2",
+    command = [context["venv"] / "bin" / "deepspeed", "--num_gpus", "2", "--master_port", free_port(),
                context["root"] / "bench/peers/lstm_deepspeed.py",
                "--stage", str(stage), "--hid", str(hidden), "--micro", "32",
                "--ga", str(accumulation), "--steps", str(STEPS[hidden] // 2)]
+    command += [] if persist is None else ["--persist", str(persist)]
     return peer_line(command, environment(PATH=path, **malloc))["samples_s"]
 
 
@@ -93,6 +97,9 @@ def plan(context):
                          lambda malloc, h=hidden, s=stage: deepspeed(context, h, s, malloc)))
     rows.append(("H=64 ZeRO 2, accumulation 2 / DeepSpeed", lambda: ours(context, 64, 2, 2),
                  lambda malloc: deepspeed(context, 64, 2, malloc, 2)))
+    # At H=64 no parameter is above the threshold, and stage 3 shards none of them.
+    rows.append(("H=64 ZeRO 3, all sharded / DeepSpeed", lambda: ours(context, 64, 3, persist=0),
+                 lambda malloc: deepspeed(context, 64, 3, malloc, persist=0)))
     return rows
 
 

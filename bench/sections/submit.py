@@ -4,7 +4,7 @@ import json
 import subprocess
 import time
 
-from .common import cluster, environment, output, table, temporary_folder
+from .common import Failed, cluster, deadline, environment, output, table, temporary_folder
 
 JOB = """\
 [job]
@@ -34,12 +34,13 @@ def first_step(context, master, job):
         stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment(), stdin=subprocess.DEVNULL,
     )
     seconds = None
-    for line in watch.stdout:
-        status = json.loads(line)
-        if seconds is None and status["step"] >= 1:
-            seconds = time.monotonic() - started
+    with deadline(watch):
+        for line in watch.stdout:
+            status = json.loads(line)
+            if seconds is None and status["step"] >= 1:
+                seconds = time.monotonic() - started
     if watch.wait() != 0 or seconds is None:
-        raise SystemExit(f"bench: {submitted['job_id']} did not succeed")
+        raise Failed(f"{submitted['job_id']} did not succeed")
     return seconds
 
 
