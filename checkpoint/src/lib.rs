@@ -7,7 +7,7 @@
 //!
 //! A save, as the ranks of one attempt make it:
 //! 1. at the start of the attempt, rank 0: [`Root::create`], [`Root::check_history`],
-//!    [`Root::raise_generation`], [`Root::sweep`]; then [`Root::resolve`] and [`Resolution::select`]; after a resume,
+//!    [`Root::raise_generation`], [`Root::sweep`]; then [`Root::continued`], [`Root::resolve`] and [`Resolution::select`]; after a resume,
 //!    [`Root::set_aside_newer`], because what is newer belongs to another history;
 //! 2. every rank: [`shard::write`] of the slices that it owns (or, where the root is not shared,
 //!    [`shard::Encoded`] at the sender and [`shard::Incoming`] at rank 0);

@@ -6,6 +6,7 @@ use common::ids::JobId;
 use common::spec::Resume;
 
 use crate::error::{Defect, Error};
+use crate::fence::Fence;
 use crate::reader::Reader;
 use crate::retention::by_quality;
 use crate::root::{Found, Incomplete, Listing, Root, names, tag};
@@ -83,6 +84,20 @@ impl Root {
             },
             Resume::Path(path) => at_path(path).map(only),
         }
+    }
+
+    /// How an attempt after the first starts: from the job's own newest checkpoint, whatever its
+    /// first attempt was to start from; where it has none, as that one.
+    pub fn continued(&self, asked: &Resume, fence: &Fence) -> Result<Resume, Error> {
+        let is_first = fence.generation.0 <= 1;
+        if is_first || *asked == Resume::Auto {
+            return Ok(asked.clone());
+        }
+        let has_own = match self.list() {
+            Err(Error::NoFolder { .. }) => false,
+            listing => listing?.whole.iter().any(|found| found.job_id == fence.job_id),
+        };
+        Ok(if has_own { Resume::Auto } else { asked.clone() })
     }
 
     /// Refuses a start that would set aside whole checkpoints of another job, which may still count

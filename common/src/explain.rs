@@ -43,7 +43,7 @@ pub(crate) struct Written {
 
 /// Sections in the order of the job file.
 const SECTIONS: &[&str] =
-    &["job", "resources", "model", "data", "training", "zero", "checkpoint", "monitor"];
+    &["job", "resources", "model", "data", "training", "zero", "checkpoint", "monitor", "restart"];
 
 pub(crate) fn in_order(mut effective: Vec<Effective>) -> Vec<Effective> {
     let section = |row: &Effective| {

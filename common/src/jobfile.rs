@@ -21,6 +21,7 @@ mod join;
 mod model;
 mod optimizer;
 mod precision;
+mod restart;
 mod schedule;
 mod training;
 
@@ -210,7 +211,6 @@ fn read(input: &Input<'_>, report: &Report) -> Option<JobSpec> {
         report,
     };
     let spec = sections(&root, &context);
-    root.not_yet(&["restart"], "restart budgets");
     root.not_yet(&["slurm", "predict", "generate", "command"], "this section");
     root.refuse_unknown(&[]);
     let spec = spec?;
@@ -281,14 +281,25 @@ fn sections(root: &Section<'_>, context: &Context<'_>) -> Option<JobSpec> {
     let zero = training::read_zero(context);
     let checkpoint = checkpoint::read(root, context);
     let monitor = checkpoint::read_monitor(root, context);
+    let restart = restart::read(root);
     // The kind of the data decides the defaults of these; they are read in any case, so that
     // their mistakes are told together with the missing kind.
     let data = data::read(root, context);
     let model = model::read(root, context, data.as_ref().map(|(kind, _)| *kind));
     let training = training::read(root, context, data.as_ref().map(|(kind, data)| (*kind, data)));
     let (_, data) = data?;
-    let notes = Vec::new();
-    Some(JobSpec { job, resources, model, data, training, zero, checkpoint, monitor, notes })
+    Some(JobSpec {
+        job,
+        resources,
+        model,
+        data,
+        training,
+        zero,
+        checkpoint,
+        monitor,
+        restart,
+        notes: Vec::new(),
+    })
 }
 
 /// What only the whole job can tell.

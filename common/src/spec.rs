@@ -13,9 +13,11 @@ use crate::units;
 
 mod diagnostics;
 mod precision;
+mod restart;
 
 pub use diagnostics::{Collective, CommsLog, Diagnostics, FlopsProfile, GradientCompression};
 pub use precision::{DynamicLossScale, LossScale, OnOverflow, Precision, PrecisionKind};
+pub use restart::Restart;
 
 /// A whole job, checked and complete.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -29,6 +31,8 @@ pub struct JobSpec {
     pub zero: Zero,
     pub checkpoint: Checkpoint,
     pub monitor: Monitor,
+    #[serde(default)]
+    pub restart: Restart,
     /// Said once at the start of a run: conversions, fallbacks, defaults that differ between
     /// DeepSpeed versions.
     #[serde(default)]

@@ -79,6 +79,9 @@ pub struct JobStatus {
     pub ranks: Vec<RankStatus>,
     /// Productive time over wall time since submit, 0..1; None before the first step.
     pub goodput: Option<f64>,
+    /// What the time since submit went to; None before the first step.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub time: Option<TimeSplit>,
     pub live: Option<Live>,
     /// Precision fallbacks, batch adaptations and the like, said by rank 0 at start.
     pub notes: Vec<String>,
@@ -119,6 +122,54 @@ pub struct AttemptStatus {
     pub reason: String,
     pub started_at: UnixMillis,
     pub ended_at: Option<UnixMillis>,
+    /// Of one that broke off: `application`, `infrastructure`, `preemption` or `hopeless`.
+    #[serde(default)]
+    pub class: String,
+    /// Whether the job started again after it, and why.
+    #[serde(default)]
+    pub decision: String,
+    /// The step that it continued from; None before its first.
+    #[serde(default)]
+    pub resumed_at_step: Option<u64>,
+    /// The last step that was known when it broke off.
+    #[serde(default)]
+    pub last_step: Option<u64>,
+}
+
+/// The time from a job's submission until now, or its end.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+pub struct TimeSplit {
+    pub productive_seconds: f64,
+    /// Until its first attempt.
+    pub queue_seconds: f64,
+    /// From there until its first attempt had its state.
+    pub start_seconds: f64,
+    /// From the last step of an attempt until it was known that it breaks off.
+    pub detect_seconds: f64,
+    /// From there until the next attempt's ranks had met.
+    pub restart_seconds: f64,
+    /// From there until they had their state.
+    pub reload_seconds: f64,
+    /// Steps that were made and were in no checkpoint.
+    pub recompute_seconds: f64,
+}
+
+impl TimeSplit {
+    /// The productive part, 0..1.
+    pub fn goodput(&self) -> f64 {
+        let Self {
+            productive_seconds: productive,
+            queue_seconds,
+            start_seconds,
+            detect_seconds,
+            restart_seconds,
+            reload_seconds,
+            recompute_seconds,
+        } = *self;
+        let lost = [start_seconds, detect_seconds, restart_seconds, reload_seconds];
+        let whole = productive + queue_seconds + recompute_seconds + lost.into_iter().sum::<f64>();
+        if whole > 0.0 { productive / whole } else { 0.0 }
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -9,6 +9,7 @@ mod attempt;
 mod config;
 mod effect;
 mod event;
+mod goodput;
 mod guilt;
 mod leaving;
 mod ledger;
@@ -17,6 +18,8 @@ mod membership;
 mod placement;
 mod queue;
 mod record;
+mod restart;
+mod retry;
 mod submit;
 mod tick;
 mod trainers;
@@ -38,7 +41,10 @@ pub use self::event::{
     WorkerHello, WorkerMessage,
 };
 pub use self::ledger::{Attempt, Job, Ledger, PlacedRank, RankEnd, WorkerIdentity};
-pub use self::record::{CancelMode, Record, StopDecision, StopMode, Submission, Token};
+pub use self::record::{
+    CancelMode, Over, Record, StopCause, StopDecision, StopMode, Submission, Token,
+};
+pub use self::restart::Class;
 
 use self::live::Live;
 

@@ -6,6 +6,7 @@
 
 mod journal;
 mod reader;
+mod superseded;
 mod thin;
 
 #[cfg(test)]
@@ -26,6 +27,7 @@ use proto::v1;
 
 use self::journal::{Journal, Mark};
 pub(crate) use self::reader::Reader;
+pub(crate) use self::superseded::Histories;
 
 /// Batches that may wait; each worker has at most a few under way.
 const QUEUE: usize = 64;
@@ -193,11 +195,12 @@ impl Thread {
         for job in batch.jobs {
             // The front has checked it; a path is never built from anything else.
             let Ok(job_id) = job.job_id.parse::<JobId>() else { continue };
+            let generation = job.generation;
             let envelope = |metrics, logs| v1::BulkBatch {
                 sequence: mark.sequence,
                 uuid: mark.life.0.clone(),
                 incarnation: mark.life.1,
-                jobs: vec![v1::JobBulk { metrics, logs, ..Default::default() }],
+                jobs: vec![v1::JobBulk { generation, metrics, logs, ..Default::default() }],
             };
             if !job.metrics.is_empty() {
                 let folder = metrics_folder(&self.folder, &job_id);

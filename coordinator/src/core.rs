@@ -277,6 +277,13 @@ fn log_record(record: &Record) {
             info!(%job_id, tag = checkpoint.tag, "checkpoint committed");
         }
         Record::NotesAdded { job_id, notes } => debug!(%job_id, ?notes, "notes"),
+        Record::AttemptReady { job_id, generation, step, .. } => {
+            info!(%job_id, %generation, step, "attempt continues");
+        }
+        Record::AttemptEnded { job_id, generation, over, .. } => {
+            let (reason, decision) = (&over.failure.message, &over.decision);
+            info!(%job_id, %generation, class = %over.class, reason, decision, "attempt ended");
+        }
         Record::JobEnded { job_id, state, reason, .. } => {
             info!(%job_id, %state, reason, "job ended");
         }

@@ -162,6 +162,7 @@ fn job(name: &str, file: &File, initial: PathBuf) -> spec::JobSpec {
             deepspeed_csv_dir: None,
             diagnostics: Default::default(),
         },
+        restart: spec::Restart::NEVER,
         notes: Vec::new(),
     }
 }

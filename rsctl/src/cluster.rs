@@ -24,6 +24,8 @@ const LISTENING_WITHIN: Duration = Duration::from_secs(15);
 /// Workers look at the machine's devices and say hello.
 const READY_WITHIN: Duration = Duration::from_secs(30);
 const READY_POLL: Duration = Duration::from_millis(10);
+/// A worker's end is no hurry: its trainers end with it.
+const WATCH_EVERY: Duration = Duration::from_millis(200);
 /// Daemons drain within this after SIGTERM; then they are killed.
 const STOP_WITHIN: Duration = Duration::from_secs(5);
 
@@ -42,7 +44,7 @@ pub(crate) enum Error {
         #[source]
         source: std::io::Error,
     },
-    #[error("{name} ended with {status} before it was ready{log}")]
+    #[error("{name} ended with {status}{log}")]
     Ended { name: String, status: std::process::ExitStatus, log: String },
     #[error("{name} was not ready within {} s{log}", .after.as_secs())]
     NotReady { name: String, after: Duration, log: String },
@@ -145,6 +147,18 @@ impl Cluster {
                 return Err(daemon.not_ready(READY_WITHIN).into());
             }
             tokio::time::sleep(READY_POLL).await;
+        }
+    }
+
+    /// Resolves when a daemon has ended, whose job would wait for it for ever.
+    pub(crate) async fn broken(&mut self) -> Error {
+        loop {
+            tokio::time::sleep(WATCH_EVERY).await;
+            for daemon in self.workers.iter_mut().chain([&mut self.coordinator]) {
+                if let Err(error) = daemon.check_running() {
+                    return error;
+                }
+            }
         }
     }
 

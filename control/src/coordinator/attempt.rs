@@ -180,12 +180,15 @@ impl Machine {
         }
     }
 
-    /// Every trainer is dead: the job ends. (Automatic restart will decide here.)
+    /// Every trainer is dead: the job ends, or starts again.
     fn close(&mut self, job_id: &JobId, now: Now) {
         let Some(job) = self.ledger.jobs.get(job_id) else { return };
         let Some(attempt) = job.open_attempt() else { return };
         let ending = ending(job, attempt);
-        self.end_job(job_id, ending, now);
+        match ending.state {
+            JobState::Failed => self.restart_or_fail(job_id, ending, now),
+            _ => self.end_job(job_id, ending, now),
+        }
     }
 
     /// Not every trainer listened, or connected, in time.
@@ -238,7 +241,7 @@ fn ending(job: &Job, attempt: &Attempt) -> Ending {
             Some(_) => "finished before the cancel reached it",
             None => "finished",
         };
-        return Ending { state: JobState::Succeeded, reason: reason.to_owned(), failure: None };
+        return Ending::new(JobState::Succeeded, reason.to_owned(), None);
     }
     let mut failure = match job.cancel {
         Some(_) => guilt::cause(attempt),
@@ -257,18 +260,15 @@ fn ending(job: &Job, attempt: &Attempt) -> Ending {
                 (CancelMode::Save, None) => "cancelled".to_owned(),
                 (CancelMode::Now, None) => "cancelled at once".to_owned(),
             };
-            Ending { state: JobState::Cancelled, reason, failure }
+            Ending::new(JobState::Cancelled, reason, failure)
         }
-        (None, Some(failure)) => Ending {
-            state: JobState::Failed,
-            reason: failure.message.clone(),
-            failure: Some(failure),
-        },
+        (None, Some(failure)) => {
+            Ending::new(JobState::Failed, failure.message.clone(), Some(failure))
+        }
         // Some finished and some were stopped, and nobody says why: a bug of ours, said as such.
-        (None, None) => Ending {
-            state: JobState::Failed,
-            reason: "some ranks finished and others stopped, for no known reason".to_owned(),
-            failure: None,
-        },
+        (None, None) => {
+            let reason = "some ranks finished and others stopped, for no known reason".to_owned();
+            Ending::new(JobState::Failed, reason, None)
+        }
     }
 }

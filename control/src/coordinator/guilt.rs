@@ -5,6 +5,7 @@ use common::ids::Rank;
 use common::status::{Failure, FailureKind, TrainerEnd};
 
 use crate::coordinator::ledger::{Attempt, PlacedRank, RankEnd};
+use crate::coordinator::record::StopCause;
 
 /// What an end says about its attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -34,14 +35,29 @@ pub(super) fn evidence(end: &RankEnd) -> Evidence {
     }
 }
 
+/// What brought an attempt down.
+#[derive(Debug)]
+pub(super) struct Judgement<'a> {
+    pub(super) failure: Failure,
+    /// The guilty rank's, where an end and not a decision of ours tells why.
+    pub(super) end: Option<&'a RankEnd>,
+    /// Of that decision.
+    pub(super) cause: StopCause,
+}
+
 /// The failure that an attempt ended with; None where nothing went wrong.
 pub(super) fn verdict(attempt: &Attempt) -> Option<Failure> {
+    judgement(attempt).map(|judgement| judgement.failure)
+}
+
+/// [`verdict`] with what it rests on.
+pub(super) fn judgement(attempt: &Attempt) -> Option<Judgement<'_>> {
     judge(attempt, Evidence::Witness)
 }
 
 /// [`verdict`] for a cancelled job: what dies of the cancel is no failure.
 pub(super) fn cause(attempt: &Attempt) -> Option<Failure> {
-    judge(attempt, Evidence::Cause)
+    judge(attempt, Evidence::Cause).map(|judgement| judgement.failure)
 }
 
 /// A trainer was killed before it had finished its last save.
@@ -51,7 +67,7 @@ pub(super) fn was_cut_off(attempt: &Attempt) -> bool {
     })
 }
 
-fn judge(attempt: &Attempt, weakest: Evidence) -> Option<Failure> {
+fn judge(attempt: &Attempt, weakest: Evidence) -> Option<Judgement<'_>> {
     let mut ends: Vec<(Evidence, &RankEnd, u32, &PlacedRank)> = (0..)
         .zip(&attempt.ranks)
         .filter_map(|(rank, placed)| {
@@ -62,20 +78,27 @@ fn judge(attempt: &Attempt, weakest: Evidence) -> Option<Failure> {
         .collect();
     ends.sort_by_key(|(evidence, end, ..)| (*evidence, end.is_after_stop, end.order));
     let first = ends.first();
-    let decided = attempt.stop.as_ref().and_then(|stop| stop.failure.clone());
+    let stop = attempt.stop.as_ref();
+    let decided = stop.and_then(|stop| stop.failure.clone());
+    let cause = stop.map_or(StopCause::Failure, |stop| stop.cause);
+    let by_end = |rank: u32, placed: &PlacedRank, end| {
+        let failure = failure(Rank(rank), placed, end);
+        Some(Judgement { failure, end: Some(end), cause: StopCause::Failure })
+    };
+    let by_decision = |failure| Some(Judgement { failure, end: None, cause });
     match (first, decided) {
         // A cause that was there before we decided to stop outranks the decision.
         (Some((Evidence::Cause, end, rank, placed)), _) if !end.is_after_stop => {
-            Some(failure(Rank(*rank), placed, end))
+            by_end(*rank, placed, *end)
         }
         // One that came after it is told beside it.
         (Some((Evidence::Cause, end, rank, placed)), Some(decided)) => {
             let later = failure(Rank(*rank), placed, end);
             let message = format!("{}; then {}", decided.message, later.message);
-            Some(Failure { message, last_lines: later.last_lines, ..decided })
+            by_decision(Failure { message, last_lines: later.last_lines, ..decided })
         }
-        (_, Some(decided)) => Some(decided),
-        (Some((_, end, rank, placed)), None) => Some(failure(Rank(*rank), placed, end)),
+        (_, Some(decided)) => by_decision(decided),
+        (Some((_, end, rank, placed)), None) => by_end(*rank, placed, *end),
         (None, None) => None,
     }
 }

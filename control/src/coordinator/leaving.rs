@@ -9,7 +9,7 @@ use crate::coordinator::Machine;
 use crate::coordinator::effect::Effect;
 use crate::coordinator::event::{ConnectionId, Now, Withdrawal};
 use crate::coordinator::live::Standing;
-use crate::coordinator::record::{StopDecision, StopMode};
+use crate::coordinator::record::{StopCause, StopDecision, StopMode};
 
 impl Machine {
     /// The worker was told to leave: what runs there saves and stops, together with the ranks
@@ -42,7 +42,8 @@ impl Machine {
                 last_lines: Vec::new(),
             };
             let grace = is_running.then_some(grace);
-            let stop = StopDecision { mode, grace, ..StopDecision::failed(failure) };
+            let cause = StopCause::Preemption;
+            let stop = StopDecision { mode, grace, cause, ..StopDecision::failed(failure) };
             self.stop_attempt(&job_id, stop, now);
         }
         self.out.is_schedule_due = true;

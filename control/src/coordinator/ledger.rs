@@ -9,7 +9,9 @@ use uuid::Uuid;
 use common::ids::{AttemptId, Generation, Incarnation, JobId, WorkerId};
 use common::status::{CheckpointRow, Failure, JobState, Summary, TrainerEnd, UnixMillis};
 
-use crate::coordinator::record::{CancelMode, Placement, Record, StopDecision, Submission, Token};
+use crate::coordinator::record::{
+    CancelMode, Over, Placement, Record, StopDecision, Submission, Token,
+};
 
 /// Identities of workers that are remembered; the ones not seen for longest are forgotten.
 const MAX_WORKERS: usize = 4096;
@@ -17,6 +19,9 @@ const MAX_WORKERS: usize = 4096;
 /// Checkpoints of one job that the catalogue lists. Retention keeps a handful on disk; this bounds
 /// a job that keeps all.
 const MAX_CHECKPOINTS: usize = 1000;
+
+/// Attempts of one job that are remembered; above the budgets of a job that is tried for ever.
+const MAX_ATTEMPTS: usize = 64;
 
 /// Notes of one job.
 const MAX_NOTES: usize = 64;
@@ -64,6 +69,9 @@ pub struct Job {
     pub step: u64,
     pub max_steps: Option<u64>,
     pub ended_at: Option<UnixMillis>,
+    /// Between two attempts: when the next may start.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub restart_at: Option<UnixMillis>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -77,8 +85,17 @@ pub struct Attempt {
     pub reason: String,
     pub started_at: UnixMillis,
     pub running_at: Option<UnixMillis>,
+    /// When it had its state, and the step that it continued from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ready_at: Option<(UnixMillis, u64)>,
+    /// When it was known that it breaks off.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stopped_at: Option<UnixMillis>,
     pub stop: Option<StopDecision>,
     pub ended_at: Option<UnixMillis>,
+    /// How it was judged, if it broke off.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub over: Option<Box<Over>>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -122,6 +139,17 @@ impl Attempt {
     /// Ranks whose trainers have not ended, by index.
     pub fn unfinished(&self) -> impl Iterator<Item = (u32, &PlacedRank)> {
         (0..).zip(&self.ranks).filter(|(_, rank)| rank.end.is_none())
+    }
+
+    fn break_off(&mut self, over: &Over, at: UnixMillis) {
+        self.state = JobState::Failed;
+        self.reason.clone_from(&over.failure.message);
+        self.ended_at = Some(at);
+        self.over = Some(Box::new(over.clone()));
+        // The guilty rank's are in the failure; a job that is tried often must not grow by all.
+        for end in self.ranks.iter_mut().filter_map(|rank| rank.end.as_mut()) {
+            end.last_lines.clear();
+        }
     }
 }
 
@@ -169,6 +197,7 @@ impl Ledger {
             step: 0,
             max_steps: None,
             ended_at: None,
+            restart_at: None,
         };
         self.jobs.insert(job_id.clone(), job);
     }
@@ -203,17 +232,30 @@ impl Job {
                 }
             }
             Record::AttemptStarted { .. } => self.start(record),
-            Record::JobEnded { state, reason, failure, step, max_steps, at, .. } => {
+            Record::AttemptEnded { generation, over, wait, step, max_steps, at, .. } => {
+                let Some(attempt) = self.current(*generation) else { return };
+                attempt.break_off(over, *at);
+                self.state = JobState::Restarting;
+                self.reason = format!("{}; {}", over.failure.message, over.decision);
+                self.step = *step;
+                self.max_steps = *max_steps;
+                let wait = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
+                self.restart_at = Some(at.saturating_add(wait));
+            }
+            Record::JobEnded { state, reason, failure, step, max_steps, over, at, .. } => {
                 self.state = *state;
                 self.reason.clone_from(reason);
                 self.failure.clone_from(failure);
                 self.step = *step;
                 self.max_steps = *max_steps;
                 self.ended_at = Some(*at);
-                if let Some(attempt) = self.attempts.last_mut() {
+                self.restart_at = None;
+                let open = self.attempts.last_mut().filter(|attempt| attempt.ended_at.is_none());
+                if let Some(attempt) = open {
                     attempt.state = *state;
                     attempt.reason.clone_from(reason);
                     attempt.ended_at = Some(*at);
+                    attempt.over.clone_from(over);
                 }
             }
             Record::AttemptRunning { generation, at, .. } => {
@@ -224,8 +266,13 @@ impl Job {
                     self.state = JobState::Running;
                 }
             }
-            Record::StopDecided { generation, stop, .. } => {
+            Record::AttemptReady { generation, step, at, .. } => {
                 let Some(attempt) = self.current(*generation) else { return };
+                attempt.ready_at.get_or_insert((*at, *step));
+            }
+            Record::StopDecided { generation, stop, at, .. } => {
+                let Some(attempt) = self.current(*generation) else { return };
+                attempt.stopped_at.get_or_insert(*at);
                 // A graceful stop that became an abort keeps the cause that was decided first.
                 let decided = attempt.stop.take().and_then(|stop| stop.failure);
                 let failure = decided.or_else(|| stop.failure.clone());
@@ -264,9 +311,16 @@ impl Job {
             reason: reason.clone(),
             started_at: *at,
             running_at: None,
+            ready_at: None,
+            stopped_at: None,
             stop: None,
             ended_at: None,
+            over: None,
         });
+        if self.attempts.len() > MAX_ATTEMPTS {
+            self.attempts.remove(0);
+        }
+        self.restart_at = None;
         self.state = JobState::Starting;
         self.reason.clone_from(reason);
     }

@@ -25,6 +25,8 @@ pub(super) struct Live {
     pub(super) waiting: BTreeMap<JobId, String>,
     /// The job that everything behind it waits for.
     pub(super) blocker: Option<JobId>,
+    /// Jobs between two attempts, and the end of their wait; None: it is over.
+    pub(super) resting: BTreeMap<JobId, Option<Duration>>,
     /// When the shell was to come back: a tick much later than this means that the process slept.
     pub(super) wake_at: Option<Duration>,
 }
@@ -86,6 +88,8 @@ pub(super) struct LiveAttempt {
     /// Only witnesses have spoken: when the wait for the real cause ends.
     pub(super) witness_until: Option<Duration>,
     pub(super) progress: Option<status::Live>,
+    /// When its step last grew.
+    pub(super) stepped_at: Option<UnixMillis>,
 }
 
 #[derive(Debug, Clone, Default)]
@@ -125,6 +129,7 @@ impl LiveAttempt {
             stop: None,
             witness_until: None,
             progress: None,
+            stepped_at: None,
         }
     }
 
@@ -147,7 +152,7 @@ impl Live {
             .values()
             .map(|w| w.resend_at.map_or(w.deadline, |resend| resend.min(w.deadline)));
         let attempts = self.attempts.values().filter_map(LiveAttempt::deadline);
-        workers.chain(attempts).min()
+        workers.chain(attempts).chain(self.resting.values().copied().flatten()).min()
     }
 
     /// The stream of a worker, if it has one.

@@ -40,6 +40,9 @@ impl Machine {
                 self.expect_back(&job_id, &job, now);
                 self.review(&job_id, now);
             } else {
+                if let Some(restart_at) = job.restart_at {
+                    self.rest_again(&job_id, restart_at, now);
+                }
                 let priority = Reverse(job.submission.spec.job.priority);
                 self.live.queue.insert((priority, job.number, job_id));
             }

@@ -21,6 +21,10 @@ impl Machine {
         let mut blocker = None;
         let mut offers = self.offers();
         for job_id in &queued {
+            if let Some(reason) = self.must_rest(job_id) {
+                self.wait(job_id, reason);
+                continue;
+            }
             let Some(job) = self.ledger.jobs.get(job_id) else { continue };
             let verdict = place(&wish(job), &offers);
             if let Err(mistake) = check_batch(job, &verdict) {
@@ -74,8 +78,7 @@ impl Machine {
             message: message.clone(),
             last_lines: Vec::new(),
         };
-        let ending = Ending { state: JobState::Failed, reason: message, failure: Some(failure) };
-        self.end_job(job_id, ending, now);
+        self.end_job(job_id, Ending::new(JobState::Failed, message, Some(failure)), now);
     }
 
     /// What live workers have. A worker that is only out of reach counts for what the cluster could
@@ -128,7 +131,7 @@ impl Machine {
         let attempt = AttemptId(last.map_or(1, |a| a.attempt.0 + 1));
         let generation = Generation(last.map_or(1, |a| a.generation.0 + 1));
         let key = (std::cmp::Reverse(job.submission.spec.job.priority), job.number, job_id.clone());
-        let reason = describe_places(&places);
+        let reason = format!("{}{}", describe_places(&places), continues(job));
         let world = places.len();
         self.record(Record::AttemptStarted {
             job_id: job_id.clone(),
@@ -141,6 +144,7 @@ impl Machine {
         });
         self.live.queue.remove(&key);
         self.live.waiting.remove(job_id);
+        self.live.resting.remove(job_id);
         let until = now.uptime + self.config.rendezvous_timeout;
         let live = LiveAttempt::new(generation, world, Phase::Gathering { until });
         self.live.attempts.insert(job_id.clone(), live);
@@ -168,6 +172,15 @@ fn wish(job: &Job) -> Wish<'_> {
     Wish {
         resources: &spec.resources,
         batch_size: spec.training.batch.batch_size.as_ref().map(|sourced| sourced.value),
+    }
+}
+
+/// Of an attempt after the first: where it goes on.
+fn continues(job: &Job) -> String {
+    match (job.attempt(), job.latest_checkpoint()) {
+        (None, _) => String::new(),
+        (Some(_), Some(whole)) => format!("; continues {}", whole.tag),
+        (Some(_), None) => "; starts anew, as no whole checkpoint was saved".to_owned(),
     }
 }
 

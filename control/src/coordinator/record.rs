@@ -11,6 +11,7 @@ use common::spec::JobSpec;
 use common::status::{CheckpointRow, Failure, JobState, Summary, TrainerEnd, UnixMillis};
 
 use crate::coordinator::event::RankKey;
+use crate::coordinator::restart::Class;
 
 /// One durable fact. Replayed in order they give the ledger (A3).
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -49,6 +50,14 @@ pub enum Record {
         generation: Generation,
         at: UnixMillis,
     },
+    /// The attempt has its state and is about to make its first step.
+    AttemptReady {
+        job_id: JobId,
+        generation: Generation,
+        /// The step that it continues from.
+        step: u64,
+        at: UnixMillis,
+    },
     StopDecided {
         job_id: JobId,
         generation: Generation,
@@ -79,11 +88,45 @@ pub enum Record {
         /// The last step that was reported, and of how many.
         step: u64,
         max_steps: Option<u64>,
+        /// How its last attempt was judged, where it broke off.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        over: Option<Box<Over>>,
         at: UnixMillis,
     },
     JobForgotten {
         job_id: JobId,
     },
+    /// An attempt is over and the job is not: it starts again.
+    AttemptEnded {
+        job_id: JobId,
+        generation: Generation,
+        over: Box<Over>,
+        /// How long the next attempt has to wait at least.
+        wait: Duration,
+        /// The last step that was reported, and of how many.
+        step: u64,
+        max_steps: Option<u64>,
+        at: UnixMillis,
+    },
+}
+
+/// How an attempt that broke off was judged.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Over {
+    pub class: Class,
+    /// What two equal failures have in common.
+    pub signature: String,
+    pub failure: Failure,
+    /// The last step that was known; None: it broke off before the first.
+    pub step: Option<u64>,
+    /// When that step was reported.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub step_at: Option<UnixMillis>,
+    /// The step of the job's newest whole checkpoint then; 0: none.
+    pub saved_step: u64,
+    /// What was decided, and why.
+    pub decision: String,
 }
 
 impl Record {
@@ -95,10 +138,12 @@ impl Record {
             | Self::CancelAsked { job_id, .. }
             | Self::AttemptStarted { job_id, .. }
             | Self::AttemptRunning { job_id, .. }
+            | Self::AttemptReady { job_id, .. }
             | Self::StopDecided { job_id, .. }
             | Self::CheckpointCommitted { job_id, .. }
             | Self::NotesAdded { job_id, .. }
             | Self::JobEnded { job_id, .. }
+            | Self::AttemptEnded { job_id, .. }
             | Self::JobForgotten { job_id } => Some(job_id),
             Self::TrainerEnded { key, .. } => Some(&key.job_id),
         }
@@ -153,18 +198,37 @@ pub struct StopDecision {
     /// How long trainers may take; None: as configured for the mode.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub grace: Option<Duration>,
+    #[serde(default)]
+    pub cause: StopCause,
+}
+
+/// What a decision to stop rests on.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum StopCause {
+    /// Something went wrong, or the user asked.
+    #[default]
+    Failure,
+    /// The job has to make room.
+    Preemption,
 }
 
 impl StopDecision {
     /// The ends of the trainers tell why.
     pub(super) fn abort(reason: String) -> Self {
-        Self { mode: StopMode::Abort, reason, failure: None, grace: None }
+        Self {
+            mode: StopMode::Abort,
+            reason,
+            failure: None,
+            grace: None,
+            cause: StopCause::Failure,
+        }
     }
 
     /// No trainer's end tells why; `failure` does.
     pub(super) fn failed(failure: Failure) -> Self {
         let reason = failure.message.clone();
-        Self { mode: StopMode::Abort, reason, failure: Some(failure), grace: None }
+        Self { failure: Some(failure), ..Self::abort(reason) }
     }
 }
 

@@ -8,7 +8,8 @@ use common::status::{Failure, JobState};
 use crate::coordinator::Machine;
 use crate::coordinator::effect::{Answer, Effect, Refusal};
 use crate::coordinator::event::{Now, Ticket};
-use crate::coordinator::record::{CancelMode, Record, StopDecision, StopMode, Submission};
+use crate::coordinator::ledger::Job;
+use crate::coordinator::record::{CancelMode, Over, Record, StopDecision, StopMode, Submission};
 
 /// How a job ends.
 #[derive(Debug)]
@@ -16,6 +17,14 @@ pub(super) struct Ending {
     pub(super) state: JobState,
     pub(super) reason: String,
     pub(super) failure: Option<Failure>,
+    /// How the last attempt was judged.
+    pub(super) over: Option<Box<Over>>,
+}
+
+impl Ending {
+    pub(super) fn new(state: JobState, reason: String, failure: Option<Failure>) -> Self {
+        Self { state, reason, failure, over: None }
+    }
 }
 
 impl Machine {
@@ -74,16 +83,16 @@ impl Machine {
                 let reason = "cancelled".to_owned();
                 self.stop_attempt(
                     job_id,
-                    StopDecision { mode, reason, failure: None, grace: None },
+                    StopDecision { mode, ..StopDecision::abort(reason) },
                     now,
                 );
             } else {
-                let reason = "cancelled while it was queued".to_owned();
-                self.end_job(
-                    job_id,
-                    Ending { state: JobState::Cancelled, reason, failure: None },
-                    now,
-                );
+                let reason = match self.live.resting.contains_key(job_id) {
+                    true => "cancelled while it waited to restart",
+                    false => "cancelled while it was queued",
+                };
+                let ending = Ending::new(JobState::Cancelled, reason.to_owned(), None);
+                self.end_job(job_id, ending, now);
             }
         }
         let state = self.ledger.jobs.get(job_id).map_or(JobState::Cancelled, |job| job.state);
@@ -96,12 +105,11 @@ impl Machine {
             return;
         };
         let key = (Reverse(job.submission.spec.job.priority), job.number, job_id.clone());
-        let progress = self.live.attempts.get(job_id).and_then(|live| live.progress.as_ref());
-        let reported = progress.map_or(job.step, |live| live.step.max(job.step));
+        let (reported, max_steps) = self.reported(job_id, job);
         let step = job.summary.as_ref().map_or(reported, |summary| summary.steps.max(reported));
-        let max_steps = progress.and_then(|live| live.max_steps).or(job.max_steps);
         self.live.queue.remove(&key);
         self.live.waiting.remove(job_id);
+        self.live.resting.remove(job_id);
         self.live.attempts.remove(job_id);
         self.record(Record::JobEnded {
             job_id: job_id.clone(),
@@ -110,11 +118,19 @@ impl Machine {
             failure: ending.failure,
             step,
             max_steps,
+            over: ending.over,
             at: now.unix,
         });
         self.out.is_schedule_due = true;
         self.out.workers_changed = true;
         self.forget_oldest();
+    }
+
+    /// The last step that was reported, and of how many.
+    pub(super) fn reported(&self, job_id: &JobId, job: &Job) -> (u64, Option<u64>) {
+        let progress = self.live.attempts.get(job_id).and_then(|live| live.progress.as_ref());
+        let step = progress.map_or(job.step, |live| live.step);
+        (step, progress.and_then(|live| live.max_steps).or(job.max_steps))
     }
 
     /// Keeps the ledger bounded: the oldest final jobs go.

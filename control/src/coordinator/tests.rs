@@ -1,12 +1,15 @@
 //! Decision tests: events in, effects out, and after every step the invariants.
 
 mod cancel;
+mod decide;
 mod failure;
+mod goodput;
 mod leaving;
 mod membership;
 mod placement;
 mod queue;
 mod rendezvous;
 mod restart;
+mod retry;
 mod simulation;
 mod world;

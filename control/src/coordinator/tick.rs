@@ -21,6 +21,7 @@ impl Machine {
     pub(super) fn on_tick(&mut self, now: Now) {
         self.forgive_own_sleep(now);
         self.tick_workers(now);
+        self.tick_resting(now);
         let jobs: Vec<JobId> = self.live.attempts.keys().cloned().collect();
         for job_id in jobs {
             self.tick_attempt(&job_id, now);

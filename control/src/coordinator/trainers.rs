@@ -25,7 +25,7 @@ impl Machine {
             }
             WorkerMessage::TrainerRunning { key } => self.on_running(&uuid, &key, now),
             WorkerMessage::Progress { job_id, generation, live } => {
-                self.on_progress(&uuid, &job_id, generation, live);
+                self.on_progress(&uuid, &job_id, (generation, live), now);
             }
             WorkerMessage::Ended(report) => self.on_ended(&uuid, report, now),
             WorkerMessage::Checkpoint { job_id, generation, checkpoint, removed } => {
@@ -96,13 +96,26 @@ impl Machine {
         self.advance(&key.job_id, now);
     }
 
-    fn on_progress(&mut self, uuid: &Uuid, job_id: &JobId, generation: Generation, live: Live) {
+    fn on_progress(
+        &mut self,
+        uuid: &Uuid,
+        job_id: &JobId,
+        (generation, live): (Generation, Live),
+        now: Now,
+    ) {
         if !self.takes_part(uuid, job_id, generation) {
             return;
         }
-        if let Some(attempt) = self.live.attempts.get_mut(job_id) {
-            attempt.progress = Some(live);
-            self.touch(job_id);
+        let Some(attempt) = self.live.attempts.get_mut(job_id) else { return };
+        let step = live.step;
+        if attempt.progress.as_ref().is_none_or(|before| before.step != step) {
+            attempt.stepped_at = Some(now.unix);
+        }
+        attempt.progress = Some(live);
+        self.touch(job_id);
+        if self.open_attempt(job_id).is_some_and(|attempt| attempt.ready_at.is_none()) {
+            let (job_id, at) = (job_id.clone(), now.unix);
+            self.record(Record::AttemptReady { job_id, generation, step, at });
         }
     }
 

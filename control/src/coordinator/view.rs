@@ -4,11 +4,12 @@ use std::collections::BTreeSet;
 
 use common::ids::{AttemptId, JobId, Rank};
 use common::status::{
-    AttemptStatus, CheckpointRow, JobRow, JobState, JobStatus, RankStatus, UnixMillis, WorkerRow,
+    AttemptStatus, CheckpointRow, JobRow, JobState, JobStatus, RankStatus, WorkerRow,
 };
 
 use crate::coordinator::Machine;
 use crate::coordinator::event::Now;
+use crate::coordinator::goodput;
 use crate::coordinator::ledger::{Attempt, Job};
 use crate::coordinator::live::{LiveAttempt, LiveRank, LiveWorker, Phase, Standing};
 
@@ -18,12 +19,14 @@ impl Machine {
         let job = self.ledger.jobs.get(job_id)?;
         let live = self.live.attempts.get(job_id);
         let attempt = job.attempt();
+        let time = goodput::split(job, now.unix);
         let run_dir = job.submission.spec.job.output_dir.join(job_id.as_str());
         Some(JobStatus {
             row: self.row(job_id, job, live),
             attempts: job.attempts.iter().map(attempt_status).collect(),
             ranks: attempt.map(|a| rank_statuses(a, live)).unwrap_or_default(),
-            goodput: goodput(job, now.unix),
+            goodput: time.map(|time| time.goodput()),
+            time,
             live: live.and_then(|l| l.progress.clone()),
             notes: job.notes.clone(),
             summary: job.summary.as_deref().cloned(),
@@ -69,6 +72,10 @@ impl Machine {
                 (Some(reason), _) => reason.clone(),
                 (None, Some(blocker)) => format!("behind job `{blocker}`, which has its turn"),
                 (None, None) => job.reason.clone(),
+            },
+            (JobState::Restarting, _) => match self.live.waiting.get(job_id) {
+                Some(waits) => format!("{}; {waits}", job.reason),
+                None => job.reason.clone(),
             },
             (JobState::Starting, Some(live)) if live.stop.is_none() => {
                 starting(job, live).unwrap_or_else(|| job.reason.clone())
@@ -132,6 +139,7 @@ fn starting(job: &Job, live: &LiveAttempt) -> Option<String> {
 }
 
 fn attempt_status(attempt: &Attempt) -> AttemptStatus {
+    let over = attempt.over.as_deref();
     AttemptStatus {
         attempt: attempt.attempt,
         generation: attempt.generation,
@@ -140,6 +148,10 @@ fn attempt_status(attempt: &Attempt) -> AttemptStatus {
         reason: attempt.reason.clone(),
         started_at: attempt.started_at,
         ended_at: attempt.ended_at,
+        class: over.map(|over| over.class.to_string()).unwrap_or_default(),
+        decision: over.map(|over| over.decision.clone()).unwrap_or_default(),
+        resumed_at_step: attempt.ready_at.map(|(_, step)| step),
+        last_step: over.and_then(|over| over.step),
     }
 }
 
@@ -167,17 +179,4 @@ fn rank_statuses(attempt: &Attempt, live: Option<&LiveAttempt>) -> Vec<RankStatu
             }
         })
         .collect()
-}
-
-/// The part of the time since submission in which an attempt was training.
-fn goodput(job: &Job, now: UnixMillis) -> Option<f64> {
-    let until = job.ended_at.unwrap_or(now);
-    let training: u64 = job
-        .attempts
-        .iter()
-        .filter_map(|a| Some(a.ended_at.unwrap_or(until).saturating_sub(a.running_at?)))
-        .sum();
-    let whole = until.saturating_sub(job.submitted_at);
-    let is_started = job.attempts.iter().any(|a| a.running_at.is_some());
-    (is_started && whole > 0).then(|| training as f64 / whole as f64)
 }

@@ -3,7 +3,7 @@ use prost::Message;
 use proto::v1;
 
 use super::journal::{Journal, Mark};
-use super::{Archive, LOG_SEGMENT_BYTES, LOG_SEGMENTS, Reader, thin};
+use super::{Archive, Histories, LOG_SEGMENT_BYTES, LOG_SEGMENTS, Reader, thin};
 
 fn mark(sequence: u64) -> Mark {
     Mark { life: ("worker".to_owned(), 1), sequence }
@@ -128,4 +128,26 @@ async fn a_forgotten_job_leaves_no_files() {
     batch.jobs[0].job_id = "other-000000".to_owned();
     archive.keep(batch).await.unwrap();
     assert!(!folder.path().join("metrics/job-000000").exists());
+}
+
+#[test]
+fn steps_that_a_later_attempt_makes_again_are_told_once() {
+    let of_attempt = |generation, points: std::ops::Range<u64>| {
+        let mut job = entry(1, points).jobs.remove(0);
+        job.generation = generation;
+        job
+    };
+    // Attempt 2 continued after step 4, attempt 3 after step 6, attempt 4 after step 2.
+    let jobs = [(1, 1..8), (2, 5..7), (3, 7..10)].map(|(n, points)| of_attempt(n, points));
+    let told = |jobs: &[v1::JobBulk]| {
+        let mut histories = Histories::default();
+        jobs.iter().for_each(|job| histories.see(job));
+        let mut jobs = jobs.to_vec();
+        jobs.iter_mut().for_each(|job| histories.cut(job));
+        let series = jobs.into_iter().flat_map(|job| job.metrics);
+        series.flat_map(|s| s.points).map(|point| point.step).collect::<Vec<_>>()
+    };
+    assert_eq!(told(&jobs), [1, 2, 3, 4, 5, 6, 7, 8, 9]);
+    let back = [jobs.to_vec(), vec![of_attempt(4, 3..5)]].concat();
+    assert_eq!(told(&back), [1, 2, 3, 4]);
 }

@@ -6,12 +6,16 @@ use std::io;
 use proto::v1;
 
 use crate::archive::journal::Journal;
+use crate::archive::superseded::Histories;
 
 /// Short series (validation losses) stay whole.
 pub(super) const KEEP_ALL_BELOW: usize = 1000;
 
 pub(super) fn thin(journal: &mut Journal) -> io::Result<()> {
     let mut entries = journal.entries()?;
+    let mut histories = Histories::default();
+    entries.iter().flat_map(|entry| &entry.jobs).for_each(|job| histories.see(job));
+    entries.iter_mut().flat_map(|entry| &mut entry.jobs).for_each(|job| histories.cut(job));
     let mut lengths: BTreeMap<(String, u32), usize> = BTreeMap::new();
     for series in series_of(&mut entries) {
         *lengths.entry((series.name.clone(), series.rank)).or_default() += series.points.len();

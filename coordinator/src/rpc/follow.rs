@@ -13,7 +13,7 @@ use common::ids::JobId;
 use common::status::JobStatus;
 use proto::v1;
 
-use crate::archive::{Archive, Reader};
+use crate::archive::{Archive, Histories, Reader};
 use crate::rpc::{
     BoxStream, Front, STREAM_QUEUE, blocking, boxed, internal, no_such_job, say_stopping,
 };
@@ -81,14 +81,14 @@ impl Front {
     ) -> Result<Response<BoxStream<v1::MetricSeries>>, Status> {
         let job_id = self.known_job(&request.job_id)?;
         let follow = self.follow(&job_id, request.follow)?;
-        let reader = self.archive.metrics(&job_id);
+        let readers = (self.archive.metrics(&job_id), self.archive.metrics(&job_id));
         let (sender, receiver) = mpsc::channel(STREAM_QUEUE);
         let wanted =
             Wanted { names: request.names, since_step: request.since_step, newest: HashMap::new() };
         let stop = self.stop.clone();
         service::tasks::spawn(service::tasks::Kind::Finish, "read-metrics", async move {
             tokio::select! {
-                () = stream_metrics(reader, follow, wanted, &sender) => {}
+                () = stream_metrics(readers, follow, wanted, &sender) => {}
                 () = sender.closed() => {}
                 () = stop.cancelled() => say_stopping(&sender),
             }
@@ -149,11 +149,19 @@ impl Wanted {
 }
 
 async fn stream_metrics(
-    mut reader: Reader,
+    (archive, mut reader): (Reader, Reader),
     mut follow: Follow,
     mut wanted: Wanted,
     sender: &mpsc::Sender<Result<v1::MetricSeries, Status>>,
 ) {
+    // Once through for where each attempt began: what it made again is told once.
+    let mut histories = match histories(archive).await {
+        Ok(histories) => histories,
+        Err(status) => {
+            let _ = sender.send(Err(status)).await;
+            return;
+        }
+    };
     loop {
         follow.mark();
         let (entries, back) = match read(reader).await {
@@ -166,7 +174,10 @@ async fn stream_metrics(
         };
         reader = back;
         let is_empty = entries.is_empty();
-        let series = entries.into_iter().flat_map(|e| e.jobs).flat_map(|job| job.metrics);
+        let mut jobs: Vec<_> = entries.into_iter().flat_map(|e| e.jobs).collect();
+        jobs.iter().for_each(|job| histories.see(job));
+        jobs.iter_mut().for_each(|job| histories.cut(job));
+        let series = jobs.into_iter().flat_map(|job| job.metrics);
         for series in series.filter_map(|series| wanted.select(series)) {
             if sender.send(Ok(series)).await.is_err() {
                 return;
@@ -178,6 +189,22 @@ async fn stream_metrics(
             return;
         }
     }
+}
+
+/// Where each attempt's history begins, of all that is there now.
+async fn histories(mut reader: Reader) -> Result<Histories, Status> {
+    let read = blocking(move || {
+        let mut histories = Histories::default();
+        loop {
+            let entries = reader.next()?;
+            if entries.is_empty() {
+                return Ok(histories);
+            }
+            entries.iter().flat_map(|e| &e.jobs).for_each(|job| histories.see(job));
+        }
+    });
+    let found: std::io::Result<Histories> = read.await?;
+    found.map_err(|error| internal("read the job's files", &error))
 }
 
 async fn read(mut reader: Reader) -> Result<(Vec<v1::BulkBatch>, Reader), Status> {

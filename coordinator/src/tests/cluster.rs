@@ -180,7 +180,8 @@ pub(super) fn spec_json(name: &str, world: u32, output_dir: &Path) -> String {
         "zero": {"stage": 0, "overlap-comm": false, "reduce-bucket-size": 1},
         "checkpoint": {"keep-last": 2, "keep-best": 1, "async": false, "resume": "never",
                        "layout": "auto"},
-        "monitor": {"tensorboard": false, "csv": false}
+        "monitor": {"tensorboard": false, "csv": false},
+        "restart": {"application": 0, "infrastructure": 0, "preemption": 0}
     });
     json.to_string()
 }

@@ -82,8 +82,12 @@ pub(crate) fn resume(
 }
 
 fn choose(root: &Root, resume: &Resume, zero: &Zero) -> Result<Choice, Error> {
+    let resume = root
+        .root
+        .continued(resume, &root.fence)
+        .map_err(Error::checkpoint("find the checkpoint to resume"))?;
     let resolution =
-        root.root.resolve(resume).map_err(Error::checkpoint("find the checkpoint to resume"))?;
+        root.root.resolve(&resume).map_err(Error::checkpoint("find the checkpoint to resume"))?;
     let Selected { checkpoint, skipped } =
         resolution.select().map_err(Error::checkpoint("check the checkpoint to resume"))?;
     let passed_over = skipped.into_iter().map(|skipped| {

@@ -71,8 +71,8 @@ pub(crate) fn open(start: Start<'_>, communicator: &mut Communicator) -> Result<
     };
     let fence = Fence { job_id: start.job_id, generation: start.generation };
     let rank = communicator.rank();
-    let resume = &spec.checkpoint.resume;
-    let token = if rank == 0 { Some(prepare(&root, &fence, resume)?) } else { None };
+    let token =
+        if rank == 0 { Some(prepare(&root, &fence, &spec.checkpoint.resume)?) } else { None };
     let token = ProbeToken(wire::broadcast(communicator, token.as_ref())?);
     let (reaches, problem) = match root.read_probe(token, rank) {
         Ok(reaches) => (reaches, None),
@@ -103,7 +103,10 @@ pub(crate) fn open(start: Start<'_>, communicator: &mut Communicator) -> Result<
 /// Rank 0's part; returns the probe's secret.
 fn prepare(root: &checkpoint::Root, fence: &Fence, resume: &Resume) -> Result<[u8; 16], Error> {
     root.create().map_err(Error::checkpoint("create the root"))?;
-    root.check_history(resume, &fence.job_id)
+    let resume = root
+        .continued(resume, fence)
+        .map_err(Error::checkpoint("find the checkpoint to resume"))?;
+    root.check_history(&resume, &fence.job_id)
         .map_err(Error::checkpoint("find the checkpoint to resume"))?;
     root.raise_generation(fence).map_err(Error::checkpoint("take the root"))?;
     root.sweep(fence).map_err(Error::checkpoint("sweep unfinished saves"))?;

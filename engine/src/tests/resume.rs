@@ -168,13 +168,12 @@ fn a_corrupt_shard_is_named_and_the_next_older_checkpoint_is_used() {
     let (_, heard) = attempt.run().unwrap();
     let newest = heard.checkpoints.lock().unwrap().last().unwrap().0.clone();
     let shard = Path::new(&newest.path).join("rank-00001-of-00002.g1.safetensors");
-    let mut bytes = fs_err::read(&shard).unwrap();
-    let last = bytes.len() - 1;
-    bytes[last] ^= 1;
-    fs_err::write(&shard, bytes).unwrap();
+    spoil(&shard);
 
     let strict = builder().with(|spec| spec.checkpoint.resume = Resume::Latest).build();
-    let ended = Attempt::new(strict, 2, dir.path()).generation(2).run();
+    let mut other = Attempt::new(strict, 2, dir.path());
+    other.job_id = "test-bbbbbb".parse().unwrap();
+    let ended = other.run();
     let errors: Vec<_> = ended.outcomes.into_iter().map(Result::unwrap_err).collect();
     let message = errors[0].failure().message;
     assert!(message.contains("rank-00001-of-00002.g1.safetensors"), "{message}");
@@ -197,7 +196,8 @@ fn a_checkpoint_named_through_a_link_is_resumed_and_not_set_aside() {
     std::os::unix::fs::symlink(&newest.path, &link).unwrap();
 
     let spec = job().with(|spec| spec.checkpoint.resume = Resume::Path(link.clone())).build();
-    let mut attempt = Attempt::new(spec, 2, dir.path()).generation(2);
+    let mut attempt = Attempt::new(spec, 2, dir.path());
+    attempt.job_id = "test-bbbbbb".parse().unwrap();
     attempt.stop_after = Some(6);
     let (_, heard) = attempt.run().unwrap();
     let said = notes(&heard);
@@ -363,14 +363,44 @@ fn what_a_resume_set_aside_is_told_as_removed_with_the_next_commit() {
     attempt.stop_after = Some(4);
     attempt.run().unwrap();
     let root = checkpoint::Root::at(&dir.path().join("checkpoints"));
-    let gone: Vec<_> = root.list().unwrap().whole.into_iter().map(|found| found.tag).collect();
-    assert!(!gone.is_empty());
-    let again = builder().with(|spec| spec.checkpoint.resume = Resume::Never).build();
-    let mut attempt = Attempt::new(again, 1, dir.path()).generation(2);
-    attempt.stop_after = Some(2);
+    let newest = root.list().unwrap().whole[0].clone();
+    spoil(&newest.path.join("rank-00000-of-00001.g1.safetensors"));
+    let mut attempt = Attempt::new(builder().build(), 1, dir.path()).generation(2);
+    attempt.stop_after = Some(newest.step);
     let (_, heard) = attempt.run().unwrap();
     let rows = heard.checkpoints.lock().unwrap();
-    let (first, removed) = &rows[0];
-    assert_eq!(first.step, 2);
-    assert_eq!(*removed, gone);
+    assert!(rows[0].1.contains(&newest.tag), "{rows:?}");
+}
+
+/// What a job was to start from is for its first attempt.
+#[test]
+fn a_later_attempt_continues_the_jobs_own_newest_checkpoint() {
+    let (old, dir) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let builder = || job().with(|spec| spec.checkpoint.every_steps = Some(3));
+    let mut attempt = Attempt::new(builder().build(), 1, old.path());
+    attempt.stop_after = Some(4);
+    let (_, heard) = attempt.run().unwrap();
+    let first = heard.checkpoints.lock().unwrap()[0].0.clone();
+    let resumed = |resume: Resume, generation, stop| {
+        let spec = builder().with(|spec| spec.checkpoint.resume = resume.clone()).build();
+        let mut attempt = Attempt::new(spec, 1, dir.path()).generation(generation);
+        attempt.job_id = "test-bbbbbb".parse().unwrap();
+        attempt.stop_after = Some(stop);
+        let summary = attempt.run().unwrap().0.summary.unwrap();
+        // A stop saves.
+        (summary.resumed_at_step, Some(summary.steps))
+    };
+    let asked = Resume::Path(first.path.clone().into());
+    let (start, newest) = resumed(asked.clone(), 1, 5);
+    assert_eq!(start, Some(first.step));
+    let (start, newer) = resumed(asked, 2, 8);
+    assert_eq!(start, newest);
+    assert_eq!(resumed(Resume::Never, 3, 10).0, newer);
+}
+
+fn spoil(shard: &Path) {
+    let mut bytes = fs_err::read(shard).unwrap();
+    let last = bytes.len() - 1;
+    bytes[last] ^= 1;
+    fs_err::write(shard, bytes).unwrap();
 }

@@ -66,6 +66,7 @@ pub(crate) fn job() -> Builder {
             deepspeed_csv_dir: None,
             diagnostics: Default::default(),
         },
+        restart: Restart::NEVER,
         notes: Vec::new(),
     })
 }

@@ -3,7 +3,7 @@
 use common::ids::{AttemptId, Generation, Rank};
 use common::status::{
     AttemptStatus, CheckpointRow, Failure, JobRow, JobStatus, Live, MetricPoint, RankStatus,
-    WorkerRow,
+    TimeSplit, WorkerRow,
 };
 
 use crate::convert::{Error, job_id, job_state, present, summary, summary_json};
@@ -56,6 +56,7 @@ impl TryFrom<v1::JobStatus> for JobStatus {
                 .collect::<Result<_, _>>()?,
             ranks: status.ranks.into_iter().map(TryInto::try_into).collect::<Result<_, _>>()?,
             goodput: status.goodput,
+            time: status.time.map(Into::into),
             live: status.live.map(Into::into),
             notes: status.notes,
             summary: summary(&status.summary_json)?,
@@ -73,6 +74,7 @@ impl From<JobStatus> for v1::JobStatus {
             attempts: status.attempts.into_iter().map(Into::into).collect(),
             ranks: status.ranks.into_iter().map(Into::into).collect(),
             goodput: status.goodput,
+            time: status.time.map(Into::into),
             live: status.live.map(Into::into),
             notes: status.notes,
             summary_json: summary_json(status.summary.as_ref()),
@@ -95,6 +97,10 @@ impl TryFrom<v1::AttemptStatus> for AttemptStatus {
             reason: attempt.reason,
             started_at: attempt.started_at_ms,
             ended_at: attempt.ended_at_ms,
+            class: attempt.class,
+            decision: attempt.decision,
+            resumed_at_step: attempt.resumed_at_step,
+            last_step: attempt.last_step,
         })
     }
 }
@@ -109,6 +115,10 @@ impl From<AttemptStatus> for v1::AttemptStatus {
             reason: attempt.reason,
             started_at_ms: attempt.started_at,
             ended_at_ms: attempt.ended_at,
+            class: attempt.class,
+            decision: attempt.decision,
+            resumed_at_step: attempt.resumed_at_step,
+            last_step: attempt.last_step,
         }
     }
 }
@@ -199,6 +209,16 @@ same_fields!(v1::Progress, Live {
     grad_norm = grad_norm,
     samples_per_second = samples_per_second,
     eta_seconds = eta_seconds,
+});
+
+same_fields!(v1::TimeSplit, TimeSplit {
+    productive_seconds = productive,
+    queue_seconds = queue,
+    start_seconds = start,
+    detect_seconds = detect,
+    restart_seconds = restart,
+    reload_seconds = reload,
+    recompute_seconds = recompute,
 });
 
 same_fields!(v1::MetricPoint, MetricPoint {

@@ -5,7 +5,7 @@ use std::fmt::Debug;
 use common::ids::{AttemptId, Generation, Rank};
 use common::status::{
     AttemptStatus, CheckpointRow, Failure, FailureKind, JobRow, JobState, JobStatus, Live,
-    MetricPoint, RankStatus, Summary, TrainerEnd, TrainerFailure, WorkerRow,
+    MetricPoint, RankStatus, Summary, TimeSplit, TrainerEnd, TrainerFailure, WorkerRow,
 };
 use prost::Message;
 
@@ -49,6 +49,10 @@ fn status() -> JobStatus {
             reason: "rank 1 was killed".to_owned(),
             started_at: 5,
             ended_at: Some(9),
+            class: "infrastructure".to_owned(),
+            decision: "restarts at once: infrastructure failure 1 of 20".to_owned(),
+            resumed_at_step: Some(0),
+            last_step: Some(17),
         }],
         ranks: vec![RankStatus {
             rank: Rank(1),
@@ -60,6 +64,11 @@ fn status() -> JobStatus {
             libtorch: "2.11.0, AVX2".to_owned(),
         }],
         goodput: Some(0.75),
+        time: Some(TimeSplit {
+            productive_seconds: 3.0,
+            detect_seconds: 1.0,
+            ..TimeSplit::default()
+        }),
         live: Some(Live { step: 17, loss: Some(0.25), eta_seconds: Some(1.5), ..Live::default() }),
         notes: vec!["bf16 asked, fp32 used".to_owned()],
         summary: Some(Summary { final_loss: Some(0.1), steps: 17, ..Summary::default() }),
@@ -92,6 +101,7 @@ fn a_job_status_survives_the_wire() {
         attempts: vec![],
         ranks: vec![],
         goodput: None,
+        time: None,
         live: None,
         notes: vec![],
         summary: None,

@@ -39,7 +39,9 @@ pub(crate) fn conclude(status: &JobStatus, print: Print) -> Outcome {
     if !last_lines.is_empty() {
         render::talk(last_lines);
     }
-    let why = status.failure.as_ref().map_or(row.reason.as_str(), |failure| &failure.message);
+    // The reason says more where the job was not started again.
+    let failure = status.failure.as_ref().filter(|f| !row.reason.starts_with(&f.message));
+    let why = failure.map_or(row.reason.as_str(), |failure| &failure.message);
     let failure = Failure::new(code, anyhow!("job {} failed: {why}", row.job_id));
     Err(match hint(status) {
         Some(hint) => failure.hint(hint),

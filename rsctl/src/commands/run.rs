@@ -104,7 +104,10 @@ async fn train(
     let result = match submitted {
         Ok(id) => {
             let mut view = progress::for_people();
-            let followed = follow(coordinator, &id, view.as_mut(), interrupts).await;
+            let followed = tokio::select! {
+                status = follow(coordinator, &id, view.as_mut(), interrupts) => status,
+                error = cluster.broken() => Err(error.into()),
+            };
             drop(view);
             followed
         }

@@ -82,7 +82,7 @@ pub(crate) fn job(status: &JobStatus, now: UnixMillis) -> String {
     field("reason", &row.reason);
     field("submitted", &format!("{} ago", clock::age(now, row.submitted_at)));
     field("progress", &progress(status));
-    field("goodput", &status.goodput.map_or_else(String::new, |g| format!("{:.1} %", g * 100.0)));
+    field("goodput", &goodput(status));
     field("output", status.output_dir.as_deref().unwrap_or_default());
     field("latest checkpoint", status.latest_checkpoint.as_deref().unwrap_or_default());
     for note in &status.notes {
@@ -92,6 +92,28 @@ pub(crate) fn job(status: &JobStatus, now: UnixMillis) -> String {
     text.push_str(&ranks(&status.ranks));
     text.push_str(&failure(status));
     text
+}
+
+/// `93.2 % (lost: start 1.2 s, restart 0.8 s)`.
+fn goodput(status: &JobStatus) -> String {
+    let Some(part) = status.goodput else { return String::new() };
+    let time = status.time.unwrap_or_default();
+    let lost: Vec<String> = [
+        ("queue", time.queue_seconds),
+        ("start", time.start_seconds),
+        ("detect", time.detect_seconds),
+        ("restart", time.restart_seconds),
+        ("reload", time.reload_seconds),
+        ("recompute", time.recompute_seconds),
+    ]
+    .into_iter()
+    .filter(|(_, seconds)| *seconds >= 0.05)
+    .map(|(what, seconds)| format!("{what} {seconds:.1} s"))
+    .collect();
+    match lost.is_empty() {
+        true => format!("{:.1} %", part * 100.0),
+        false => format!("{:.1} % (lost: {})", part * 100.0, lost.join(", ")),
+    }
 }
 
 /// `step 120/400, epoch 2/10, loss 0.123400, 4120 samples/s, 12s left`.
@@ -149,7 +171,10 @@ fn attempts(status: &JobStatus, now: UnixMillis) -> String {
             attempt.state.to_string(),
             attempt.world_size.to_string(),
             clock::age(attempt.ended_at.unwrap_or(now), attempt.started_at),
-            attempt.reason.clone(),
+            match attempt.decision.is_empty() {
+                true => attempt.reason.clone(),
+                false => format!("{}; {}", attempt.reason, attempt.decision),
+            },
         ]
     });
     format!("\n{}", render(&COLUMNS, rows))

@@ -30,6 +30,10 @@ pub(crate) fn running() -> JobStatus {
             reason: String::new(),
             started_at: NOW - 90_000,
             ended_at: None,
+            class: String::new(),
+            decision: String::new(),
+            resumed_at_step: Some(0),
+            last_step: None,
         }],
         ranks: (0..2)
             .map(|rank| RankStatus {
@@ -43,6 +47,7 @@ pub(crate) fn running() -> JobStatus {
             })
             .collect(),
         goodput: Some(0.932),
+        time: None,
         live: Some(Live {
             step: 120,
             max_steps: Some(400),

@@ -1,9 +1,11 @@
-//! Fault injection: kill -9 of a trainer and of a worker ends the job cleanly, with its reason.
+//! Fault injection: kill -9 of a trainer and of a worker in the middle of a run; the job starts again
+//! by itself and ends as if nothing had happened (A12), or stops with a reason.
 
 use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use serde_json::{Value, json};
 use tests::cluster::Cluster;
 use tests::job::TinyJob;
 use tests::process::is_alive;
@@ -16,42 +18,97 @@ fn running_job(cluster: &Cluster) -> String {
     id
 }
 
-#[test]
-fn kill_9_of_a_trainer_fails_the_job_and_names_the_rank() {
-    let cluster = Cluster::start(&[1, 1]);
-    let id = running_job(&cluster);
-    let status = cluster.status(&id);
-    let pid = status["ranks"][1]["pid"].as_u64().expect("pids are reported");
-    kill(Pid::from_raw(i32::try_from(pid).unwrap()), Signal::SIGKILL).unwrap();
+/// Long enough to be hit in the middle.
+fn long_job() -> TinyJob {
+    let checkpoint = "every-steps = 20".to_owned();
+    TinyJob { max_steps: 600, checkpoint, ..TinyJob::default() }
+}
 
-    let failed = cluster.wait_for_state(&id, "failed");
-    let reason = failed["reason"].as_str().unwrap();
-    assert!(reason.contains("rank 1"), "{reason}");
-    assert!(reason.contains("signal 9") || reason.contains("SIGKILL"), "{reason}");
-    assert_eq!(failed["failure"]["rank"], 1, "the guilty one, not its witness (A10)");
-    wait_for("no trainer is left", Duration::from_secs(5), || {
-        cluster.trainers().is_empty().then_some(())
-    });
-    // The cluster is whole: the next job runs.
-    let next = cluster.submit(&cluster.write("next.toml", &TinyJob::default().toml()));
-    cluster.wait_for_state(&next, "succeeded");
+fn kill_rank(status: &Value, rank: usize) {
+    let pid = status["ranks"][rank]["pid"].as_u64().expect("pids are reported");
+    kill(Pid::from_raw(i32::try_from(pid).unwrap()), Signal::SIGKILL).unwrap();
+}
+
+/// What a run leaves that must not depend on what happened to it: every row of steps.csv without
+/// its times, and the losses that `rsctl metrics` tells.
+fn history(cluster: &Cluster, status: &Value) -> (Vec<String>, Vec<Value>) {
+    let folder = status["output_dir"].as_str().unwrap();
+    let steps = fs_err::read_to_string(format!("{folder}/metrics/steps.csv")).unwrap();
+    let timeless = |row: &str| row.split(',').take(6).collect::<Vec<_>>().join(",");
+    let id = status["job_id"].as_str().unwrap();
+    let told =
+        cluster.rsctl().call(&["metrics", "--json", "--tag", "train/loss", id]).expect_code(0);
+    let points = told.json().as_array().unwrap().clone();
+    let losses = points.iter().map(|point| json!([point["step"], point["value"]])).collect();
+    (steps.lines().map(timeless).collect(), losses)
 }
 
 #[test]
-fn kill_9_of_a_worker_ends_its_trainers_and_the_job() {
-    let mut cluster = Cluster::start(&[1, 1]);
-    let id = running_job(&cluster);
+fn kill_9_of_a_trainer_and_of_a_worker_change_nothing_but_the_time() {
+    let mut cluster = Cluster::start(&[1, 1, 1]);
+    let job = cluster.write("job.toml", &long_job().toml());
+    let undisturbed = cluster.submit(&job);
+    let undisturbed = cluster.wait_for_state(&undisturbed, "succeeded");
+    let expected = history(&cluster, &undisturbed);
+    assert_eq!((expected.0.len(), expected.1.len()), (601, 600));
+
+    // A trainer.
+    let id = cluster.submit(&job);
+    kill_rank(&cluster.wait_for_step(&id, 50), 1);
+    let done = cluster.wait_for_state(&id, "succeeded");
+    assert_eq!(history(&cluster, &done), expected);
+    assert_eq!(done["summary"]["final_loss"], undisturbed["summary"]["final_loss"]);
+    assert_eq!(done["attempts"].as_array().unwrap().len(), 2, "{done:#}");
+    let first = &done["attempts"][0];
+    let reason = first["reason"].as_str().unwrap();
+    assert!(reason.contains("rank 1") && reason.contains("SIGKILL"), "{reason}");
+    assert_eq!(
+        first["decision"],
+        "restarts at once: infrastructure failure 1 of 20 within 24 hours"
+    );
+    assert_eq!(done["failure"], Value::Null);
+    let resumed = done["attempts"][1]["resumed_at_step"].as_u64().unwrap();
+    assert!(resumed >= 20 && resumed.is_multiple_of(20), "{done:#}");
+    assert!(done["time"]["recompute_seconds"].is_number(), "{done:#}");
+
+    // A worker; the spare takes its place.
+    let id = cluster.submit(&job);
+    cluster.wait_for_step(&id, 50);
     let trainers = cluster.trainers();
-    assert_eq!(trainers.len(), 2);
     let killed = cluster.workers.remove(1);
     killed.signal(Signal::SIGKILL);
     drop(killed);
-    let failed = cluster.wait_for_state(&id, "failed");
-    let reason = failed["reason"].as_str().unwrap();
-    assert!(reason.contains("w1"), "names the worker: {reason}");
+    let done = cluster.wait_for_state(&id, "succeeded");
+    assert_eq!(history(&cluster, &done), expected);
+    assert!(done["attempts"][0]["reason"].as_str().unwrap().contains("w1"), "{done:#}");
+    let workers = [&done["ranks"][0]["worker"], &done["ranks"][1]["worker"]];
+    assert_eq!(workers, ["w0", "w2"]);
     wait_for("the end of every trainer", Duration::from_secs(5), || {
         trainers.iter().all(|pid| !is_alive(*pid)).then_some(())
     });
+}
+
+#[test]
+fn a_job_that_breaks_in_the_same_way_again_stops_and_a_wrong_one_is_never_retried() {
+    let cluster = Cluster::start(&[1]);
+    let in_the_way = cluster.write("a-file", "not a folder");
+    let monitor = format!(
+        "[deepspeed.csv_monitor]\nenabled = true\noutput_path = \"{in_the_way}\"\njob_name = \"x\"\n"
+    );
+    let job = TinyJob { world: 1, more: monitor, ..TinyJob::default() };
+    let id = cluster.submit(&cluster.write("job.toml", &job.toml()));
+    let failed = cluster.wait_for_state(&id, "failed");
+    assert_eq!(failed["attempts"].as_array().unwrap().len(), 2, "{failed:#}");
+    let reason = failed["reason"].as_str().unwrap();
+    let stop = "; not restarted: it ended twice in the same way (an error of the engine) before its \
+                first step";
+    assert!(reason.ends_with(stop), "{reason}");
+
+    let job = TinyJob { world: 1, checkpoint: format!("dir = \"{in_the_way}\""), ..job };
+    let id = cluster.submit(&cluster.write("job.toml", &job.toml()));
+    let failed = cluster.wait_for_state(&id, "failed");
+    assert_eq!(failed["failure"]["kind"], "configuration", "{failed:#}");
+    assert_eq!(failed["attempts"].as_array().unwrap().len(), 1, "{failed:#}");
 }
 
 #[test]
@@ -64,7 +121,9 @@ fn sigterm_drains_worker_and_coordinator() {
     let ended = worker.wait(Duration::from_secs(20));
     assert!(ended.success(), "{ended}: {}", worker.output());
     assert!(trainers.iter().all(|pid| !is_alive(*pid)));
-    cluster.wait_for_state(&id, "failed");
+    let waiting = cluster.wait_for_state(&id, "restarting");
+    let reason = waiting["reason"].as_str().unwrap();
+    assert!(reason.contains("was told to leave") && reason.contains("no worker"), "{reason}");
 
     let mut coordinator = cluster.coordinator.take().unwrap();
     coordinator.signal(Signal::SIGTERM);

@@ -9,10 +9,10 @@ use std::time::Duration;
 use common::ids::Rank;
 use common::status::{FailureKind, TrainerEnd};
 
-use super::world::{KILLED, World, failed, id, key, peer, spec};
+use super::world::{KILLED, World, failed, id, key, peer, restarting, spec, whole};
 use crate::coordinator::{
-    CancelMode, ConnectionId, Effect, EndReport, Event, RankKey, RunningTrainer, StopMode,
-    WorkerMessage,
+    CancelMode, ConnectionId, Effect, EndReport, Event, RankKey, RunningTrainer, StartOrder,
+    StopMode, WorkerMessage,
 };
 
 /// Fixed, so that a failure in CI is the same failure here.
@@ -92,6 +92,9 @@ impl Sim {
                 Effect::Disconnect { connection, .. } => *connection,
                 _ => continue,
             };
+            if let Effect::StartTrainers { order, .. } = &effect {
+                self.check_alone(order);
+            }
             let worker = self.workers.values_mut().find(|w| w.connection == Some(to));
             let Some(worker) = worker else { continue };
             match effect {
@@ -101,6 +104,16 @@ impl Sim {
                 }
                 order => worker.inbox.push(order),
             }
+        }
+    }
+
+    /// A6: no worker in reach still runs an older generation.
+    fn check_alone(&self, order: &StartOrder) {
+        for (name, worker) in self.workers.iter().filter(|(_, w)| w.connection.is_some()) {
+            let is_older =
+                |key: &&RankKey| key.job_id == order.job_id && key.generation < order.generation;
+            let older = worker.trainers.keys().find(is_older);
+            assert_eq!(older, None, "A6: it runs on {name} beside {}", order.generation);
         }
     }
 
@@ -219,6 +232,14 @@ impl Sim {
         } else if trainer.has_table && !trainer.is_running {
             change(|trainer| trainer.is_running = true);
             self.say(name, WorkerMessage::TrainerRunning { key });
+        } else if trainer.is_running && key.rank.0 == 0 && self.dice.one_in(3) {
+            let job = key.job_id.as_str();
+            let step = self.world.machine.checkpoints(&key.job_id).map_or(0, <[_]>::len) as u64;
+            let checkpoint = whole(job, 100 * (step + 1));
+            let RankKey { job_id, generation, .. } = key;
+            let removed = Vec::new();
+            let message = WorkerMessage::Checkpoint { job_id, generation, checkpoint, removed };
+            self.say(name, message);
         } else if trainer.is_running {
             let end = match self.dice.below(if self.is_calm { 1 } else { 8 }) {
                 0..=3 => TrainerEnd::Finished,
@@ -251,7 +272,9 @@ impl Sim {
                 0 => None,
                 ranks => Some(ranks as u32),
             };
-            let mut spec = spec(&name, world);
+            // Most jobs start again.
+            let mut spec =
+                if self.dice.one_in(4) { spec(&name, world) } else { restarting(&name, world) };
             spec.job.priority = self.dice.below(3) as i32;
             let effects = self.world.submit(spec);
             self.route(effects);

@@ -70,7 +70,7 @@ pub(super) fn failed(kind: FailureKind, message: &str) -> TrainerEnd {
 
 pub(super) const KILLED: TrainerEnd = TrainerEnd::Killed { signal: 9, core_dumped: false };
 
-/// A job of `world` ranks, or of all idle slots.
+/// A job of `world` ranks, or of all idle slots, that is never started again.
 pub(super) fn spec(name: &str, world: Option<u32>) -> JobSpec {
     let json = r#"{
         "job": {"name": "", "seed": 1, "priority": 0, "output-dir": "/runs",
@@ -94,7 +94,13 @@ pub(super) fn spec(name: &str, world: Option<u32>) -> JobSpec {
     let mut spec: JobSpec = serde_json::from_str(json).unwrap();
     spec.job.name = name.to_owned();
     spec.resources.world_size = world;
+    spec.restart = spec::Restart::NEVER;
     spec
+}
+
+/// The same job with the usual budgets.
+pub(super) fn restarting(name: &str, world: Option<u32>) -> JobSpec {
+    JobSpec { restart: spec::Restart::DEFAULT, ..spec(name, world) }
 }
 
 pub(super) fn with_batch(mut spec: JobSpec, batch_size: u64) -> JobSpec {
@@ -335,20 +341,7 @@ impl World {
 
     /// Rank 0 reports a whole checkpoint of this step.
     pub(super) fn commit(&mut self, job: &str, step: u64) {
-        let tag = format!("step-{step:08}");
-        let checkpoint = CheckpointRow {
-            path: format!("/runs/{}/checkpoints/{tag}", id(job)),
-            tag,
-            step,
-            world_size: 2,
-            zero_stage: 0,
-            loss: None,
-            val_loss: None,
-            bytes: 100,
-            durable: true,
-            pinned: true,
-            worker: None,
-        };
+        let checkpoint = whole(id(job).as_str(), step);
         let (job_id, generation) = (id(job), Generation(self.generation(job)));
         let removed = Vec::new();
         let worker = self.places(job)[0].clone();
@@ -432,6 +425,23 @@ impl World {
     }
 }
 
+pub(super) fn whole(job_id: &str, step: u64) -> CheckpointRow {
+    let tag = format!("step-{step:08}");
+    CheckpointRow {
+        path: format!("/runs/{job_id}/checkpoints/{tag}"),
+        tag,
+        step,
+        world_size: 2,
+        zero_stage: 0,
+        loss: None,
+        val_loss: None,
+        bytes: 100,
+        durable: true,
+        pinned: true,
+        worker: None,
+    }
+}
+
 /// How the list of workers shows one of them; empty: not at all.
 pub(super) fn state_of(w: &World, name: &str) -> String {
     let rows = w.machine.workers().into_iter();
@@ -455,11 +465,15 @@ fn tell_record(record: &Record) -> String {
         Record::CancelAsked { .. } => "cancel-asked".to_owned(),
         Record::AttemptStarted { attempt, .. } => format!("attempt-started({attempt})"),
         Record::AttemptRunning { .. } => "attempt-running".to_owned(),
+        Record::AttemptReady { step, .. } => format!("attempt-ready({step})"),
         Record::StopDecided { .. } => "stop-decided".to_owned(),
         Record::TrainerEnded { key, .. } => format!("ended({})", key.rank),
         Record::CheckpointCommitted { .. } => "checkpoint".to_owned(),
         Record::NotesAdded { .. } => "notes".to_owned(),
         Record::JobEnded { state, reason, .. } => format!("job-ended({state}: {reason})"),
+        Record::AttemptEnded { over, wait, .. } => {
+            format!("attempt-ended({} in {wait:?})", over.class)
+        }
         Record::JobForgotten { .. } => "forgotten".to_owned(),
     }
 }

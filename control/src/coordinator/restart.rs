@@ -1,0 +1,278 @@
+//! Whether a job that broke off starts again. Pure: the same policy, history and chance give the
+//! same decision, and every decision has its reason.
+//!
+//! Three budgets, because a plain count of restarts punishes long jobs and forgives crash loops:
+//! errors of the program, faults of the infrastructure, preemptions. What would only happen again
+//! has none.
+
+use std::fmt;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use common::retry::{Budget, Policy};
+use common::spec::Restart;
+use common::status::{FailureKind, TrainerEnd, UnixMillis};
+
+use crate::coordinator::guilt::Judgement;
+use crate::coordinator::record::StopCause;
+
+/// The window of the budget for infrastructure.
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// The part of a wait that chance may take off: jobs that one fault broke off together do not all
+/// come back in the same moment.
+const JITTER: f64 = 0.5;
+
+/// What broke an attempt off.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Class {
+    /// The program: it failed, panicked, crashed or exited.
+    Application,
+    /// Where it ran: a lost worker, a killed trainer, a broken connection, a start that failed.
+    Infrastructure,
+    /// It was asked to make room.
+    Preemption,
+    /// It would only happen again: a wrong configuration, bad data, numbers that are not finite,
+    /// too little memory.
+    Hopeless,
+}
+
+impl fmt::Display for Class {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Application => "application",
+            Self::Infrastructure => "infrastructure",
+            Self::Preemption => "preemption",
+            Self::Hopeless => "hopeless",
+        })
+    }
+}
+
+/// One attempt that is over, as the decision sees it.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct Past<'a> {
+    pub(super) class: Class,
+    /// What two equal failures have in common.
+    pub(super) signature: &'a str,
+    /// The last step that was known; None: it broke off before the first.
+    pub(super) step: Option<u64>,
+    /// The step of the job's newest whole checkpoint; 0: none.
+    pub(super) saved_step: u64,
+    /// Every rank had met its peers.
+    pub(super) has_trained: bool,
+    pub(super) ended_at: UnixMillis,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Action {
+    /// After this time at the earliest.
+    Restart(Duration),
+    Stop {
+        /// The job could have been expected to start again.
+        is_news: bool,
+    },
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Decision {
+    pub(super) action: Action,
+    pub(super) reason: String,
+}
+
+impl Decision {
+    fn stop(why: impl fmt::Display) -> Self {
+        Self { action: Action::Stop { is_news: true }, reason: format!("not restarted: {why}") }
+    }
+
+    /// As the job or its failure makes plain.
+    fn plain_stop(why: impl fmt::Display) -> Self {
+        Self { action: Action::Stop { is_news: false }, ..Self::stop(why) }
+    }
+
+    fn restart(wait: Duration, why: impl fmt::Display) -> Self {
+        let reason = match wait {
+            Duration::ZERO => format!("restarts at once: {why}"),
+            _ => format!("restarts in {:.1} s: {why}", wait.as_secs_f64()),
+        };
+        Self { action: Action::Restart(wait), reason }
+    }
+}
+
+/// Decides about the last attempt of `history`, oldest first. `chance` is uniform in 0..1.
+pub(super) fn decide(policy: &Restart, history: &[Past<'_>], chance: f64) -> Decision {
+    let Some(last) = history.last() else { return Decision::stop("nothing was tried") };
+    match last.class {
+        Class::Hopeless => {
+            return Decision::plain_stop(format!("{} would only repeat itself", last.signature));
+        }
+        Class::Preemption => return after_preemption(policy, history),
+        Class::Application | Class::Infrastructure => {}
+    }
+    let (budget, kind) = match last.class {
+        Class::Infrastructure => (policy.infrastructure, last.class),
+        _ => (policy.application, last.class),
+    };
+    if budget == 0 {
+        return Decision::plain_stop(format!("the job wants no restart after {kind} failures"));
+    }
+    if let Some(stop) = repeats(policy, history).or_else(|| stagnates(policy, history)) {
+        return stop;
+    }
+    let recent = since_refill(policy, history);
+    let of_class = recent.iter().filter(|past| past.class == last.class);
+    let (used, window) = match last.class {
+        Class::Infrastructure => {
+            let day = u64::try_from(DAY.as_millis()).unwrap_or(u64::MAX);
+            let is_recent = |past: &&Past<'_>| past.ended_at.saturating_add(day) > last.ended_at;
+            (of_class.filter(is_recent).count(), " within 24 hours")
+        }
+        _ => (of_class.count(), ""),
+    };
+    if used > budget as usize {
+        let spent =
+            format!("the budget of {budget} restarts after {kind} failures{window} is spent");
+        return Decision::stop(spent);
+    }
+    let wait = backoff(policy, idle(history), chance);
+    Decision::restart(wait, format!("{kind} failure {used} of {budget}{window}"))
+}
+
+fn after_preemption(policy: &Restart, history: &[Past<'_>]) -> Decision {
+    let recent = since_refill(policy, history);
+    let used = recent.iter().filter(|past| past.class == Class::Preemption).count();
+    match policy.preemption {
+        Some(0) => Decision::plain_stop("the job wants no restart after preemptions"),
+        Some(budget) if used > budget as usize => {
+            Decision::stop(format!("the budget of {budget} restarts after preemptions is spent"))
+        }
+        Some(budget) => Decision::restart(Duration::ZERO, format!("preemption {used} of {budget}")),
+        None => Decision::restart(Duration::ZERO, "a preemption costs no budget"),
+    }
+}
+
+/// The program failed in the same way at the same step, again.
+fn repeats(policy: &Restart, history: &[Past<'_>]) -> Option<Decision> {
+    let last = history.last().filter(|last| last.class == Class::Application)?;
+    let is_equal = |past: &&Past<'_>| {
+        past.class == last.class && past.signature == last.signature && past.step == last.step
+    };
+    let equal = faults(history).take_while(is_equal).count();
+    (equal >= policy.same_step as usize).then(|| {
+        let place = match last.step {
+            Some(step) => format!("at step {step}"),
+            None => "before its first step".to_owned(),
+        };
+        let times = times(equal);
+        Decision::stop(format!("it ended {times} in the same way ({}) {place}", last.signature))
+    })
+}
+
+/// Attempt after attempt without a newer checkpoint. A fault of the infrastructure before training
+/// began says nothing about the job: its budget and its backoff bound those.
+fn stagnates(policy: &Restart, history: &[Past<'_>]) -> Option<Decision> {
+    let counts = |past: &&Past<'_>| past.has_trained || past.class == Class::Application;
+    let idle = idle_attempts(history).filter(counts).count();
+    (idle >= policy.without_progress as usize)
+        .then(|| Decision::stop(format!("{} without a newer checkpoint", attempts(idle))))
+}
+
+/// Attempts that were not preempted, newest first.
+fn faults<'h, 'a>(history: &'h [Past<'a>]) -> impl Iterator<Item = &'h Past<'a>> {
+    history.iter().rev().filter(|past| past.class != Class::Preemption)
+}
+
+/// Of those, the newest ones in a row that left no newer checkpoint.
+fn idle_attempts<'h, 'a>(history: &'h [Past<'a>]) -> impl Iterator<Item = &'h Past<'a>> {
+    let saved_before = |index: usize| match index {
+        0 => 0,
+        _ => history[index - 1].saved_step,
+    };
+    let newest_first = (0..history.len()).rev().map(move |i| (&history[i], saved_before(i)));
+    newest_first
+        .take_while(|(past, before)| past.saved_step <= *before)
+        .map(|(past, _)| past)
+        .filter(|past| past.class != Class::Preemption)
+}
+
+fn idle(history: &[Past<'_>]) -> u32 {
+    u32::try_from(idle_attempts(history).count()).unwrap_or(u32::MAX)
+}
+
+/// What happened since enough steps made it into checkpoints.
+fn since_refill<'h, 'a>(policy: &Restart, history: &'h [Past<'a>]) -> &'h [Past<'a>] {
+    let saved = history.last().map_or(0, |last| last.saved_step);
+    let is_forgiven =
+        |past: &Past<'_>| past.saved_step.saturating_add(policy.refill_steps) <= saved;
+    let first = history.iter().rposition(is_forgiven).map_or(0, |index| index + 1);
+    &history[first..]
+}
+
+fn backoff(policy: &Restart, idle: u32, chance: f64) -> Duration {
+    if idle < 2 {
+        return Duration::ZERO;
+    }
+    let waits = Policy {
+        min: policy.backoff,
+        max: policy.max_backoff,
+        jitter: JITTER,
+        budget: Budget::Unbounded,
+    };
+    waits.wait_after(idle - 1, Duration::ZERO, chance).unwrap_or(policy.max_backoff)
+}
+
+fn times(count: usize) -> String {
+    if count == 2 { "twice".to_owned() } else { format!("{count} times") }
+}
+
+fn attempts(count: usize) -> String {
+    if count == 1 { "an attempt".to_owned() } else { format!("{count} attempts in a row") }
+}
+
+/// What broke the attempt off, and what another like it has in common with it.
+pub(super) fn classify(verdict: Option<&Judgement<'_>>) -> (Class, String) {
+    match verdict {
+        Some(Judgement { end: Some(end), .. }) => of_end(&end.end),
+        Some(Judgement { failure, cause, .. }) => match (cause, failure.kind) {
+            (StopCause::Preemption, _) => (Class::Preemption, "preempted".to_owned()),
+            (StopCause::Failure, Some(kind)) => of_kind(kind),
+            (StopCause::Failure, None) => (Class::Infrastructure, "stopped".to_owned()),
+        },
+        // A bug of ours: some ranks finished, others stopped.
+        None => (Class::Application, "an end for no known reason".to_owned()),
+    }
+}
+
+/// Signals by which a program ends itself: a wild pointer, an assertion, a wrong instruction.
+const CRASHES: [i32; 4] = [4, 6, 8, 11];
+
+fn of_end(end: &TrainerEnd) -> (Class, String) {
+    match end {
+        TrainerEnd::Failed { failure } => of_kind(failure.kind),
+        TrainerEnd::Panicked { place, .. } => (Class::Application, format!("a panic at {place}")),
+        TrainerEnd::Killed { signal, .. } if CRASHES.contains(signal) => {
+            (Class::Application, format!("signal {signal}"))
+        }
+        TrainerEnd::Killed { signal, .. } => (Class::Infrastructure, format!("signal {signal}")),
+        TrainerEnd::Exited { code } => (Class::Application, format!("exit code {code}")),
+        TrainerEnd::Lost => (Class::Infrastructure, "a lost worker".to_owned()),
+        TrainerEnd::Stopped => (Class::Application, "a stop that nobody asked for".to_owned()),
+        TrainerEnd::Finished => (Class::Application, "an end for no known reason".to_owned()),
+    }
+}
+
+fn of_kind(kind: FailureKind) -> (Class, String) {
+    let (class, signature) = match kind {
+        FailureKind::Configuration => (Class::Hopeless, "a wrong configuration"),
+        FailureKind::Data => (Class::Hopeless, "bad data"),
+        FailureKind::NotFinite => (Class::Hopeless, "a number that is not finite"),
+        FailureKind::OutOfMemory => (Class::Hopeless, "too little memory"),
+        FailureKind::Communication => (Class::Infrastructure, "a broken connection"),
+        FailureKind::Start => (Class::Infrastructure, "a start that failed"),
+        FailureKind::Checkpoint => (Class::Application, "a failed checkpoint"),
+        FailureKind::Engine => (Class::Application, "an error of the engine"),
+        FailureKind::CutOff => (Class::Infrastructure, "a save that was cut off"),
+    };
+    (class, signature.to_owned())
+}

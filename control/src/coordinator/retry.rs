@@ -1,0 +1,147 @@
+//! Between two attempts: an attempt that broke off is judged, and the job rests until the next may
+//! start. That is when its wait is over and no reachable worker may still run one of its trainers
+//! (A6); a lost worker's lease has ended by then, or its trainers would not have.
+
+use std::cmp::Reverse;
+use std::time::Duration;
+
+use common::ids::JobId;
+use common::status::{TrainerEnd, UnixMillis};
+
+use crate::coordinator::Machine;
+use crate::coordinator::event::Now;
+use crate::coordinator::guilt::{self, Judgement};
+use crate::coordinator::ledger::Attempt;
+use crate::coordinator::live::{LiveWorker, Standing};
+use crate::coordinator::record::{Over, Record, Token};
+use crate::coordinator::restart::{Action, Past, classify, decide};
+use crate::coordinator::submit::Ending;
+
+impl Machine {
+    /// Every trainer of the open attempt is dead and it did not succeed.
+    pub(super) fn restart_or_fail(&mut self, job_id: &JobId, mut ending: Ending, now: Now) {
+        let Some(job) = self.ledger.jobs.get(job_id) else { return };
+        let Some(attempt) = job.open_attempt() else { return };
+        let Some(failure) = ending.failure.clone() else {
+            return self.end_job(job_id, ending, now);
+        };
+        let judgement = guilt::judgement(attempt);
+        let (class, signature) = classify(judgement.as_ref());
+        let (step, max_steps) = self.reported(job_id, job);
+        let mut over = Over {
+            class,
+            signature,
+            failure,
+            step: judgement.and_then(guilty_step).or((step > 0).then_some(step)),
+            step_at: self.live.attempts.get(job_id).and_then(|live| live.stepped_at),
+            saved_step: job.latest_checkpoint().map_or(0, |row| row.step),
+            decision: String::new(),
+        };
+        let mut history: Vec<Past<'_>> = job.attempts.iter().filter_map(past).collect();
+        let has_trained = attempt.running_at.is_some();
+        history.push(Past { has_trained, ended_at: now.unix, ..of_over(&over) });
+        let policy = &job.submission.spec.restart;
+        let decision = decide(policy, &history, chance(attempt.token));
+        drop(history);
+        over.decision = decision.reason;
+        match decision.action {
+            Action::Restart(wait) => {
+                let generation = attempt.generation;
+                let key = (Reverse(job.submission.spec.job.priority), job.number, job_id.clone());
+                self.live.attempts.remove(job_id);
+                self.live.queue.insert(key);
+                let until = (!wait.is_zero()).then(|| now.uptime + wait);
+                self.live.resting.insert(job_id.clone(), until);
+                let over = Box::new(over);
+                let (job_id, at) = (job_id.clone(), now.unix);
+                self.record(Record::AttemptEnded {
+                    job_id,
+                    generation,
+                    over,
+                    wait,
+                    step,
+                    max_steps,
+                    at,
+                });
+                self.out.is_schedule_due = true;
+                self.out.workers_changed = true;
+            }
+            Action::Stop { is_news } => {
+                if is_news {
+                    ending.reason = format!("{}; {}", ending.reason, over.decision);
+                }
+                ending.over = Some(Box::new(over));
+                self.end_job(job_id, ending, now);
+            }
+        }
+    }
+
+    /// After the coordinator's own restart: what is left of the job's wait.
+    pub(super) fn rest_again(&mut self, job_id: &JobId, restart_at: UnixMillis, now: Now) {
+        let max = self
+            .ledger
+            .jobs
+            .get(job_id)
+            .map_or(Duration::ZERO, |job| job.submission.spec.restart.max_backoff);
+        // A clock that was set back must not make it longer.
+        let left = Duration::from_millis(restart_at.saturating_sub(now.unix)).min(max);
+        self.live.resting.insert(job_id.clone(), Some(now.uptime + left));
+    }
+
+    /// Why the job's next attempt must not start yet, whatever is idle.
+    pub(super) fn must_rest(&self, job_id: &JobId) -> Option<String> {
+        if self.live.resting.get(job_id)?.is_some() {
+            return Some("its wait is not over".to_owned());
+        }
+        let holds = |worker: &&LiveWorker| {
+            worker.standing == Standing::Ready
+                && worker.stragglers.iter().any(|key| key.job_id == *job_id)
+        };
+        let worker = self.live.workers.values().find(holds)?;
+        Some(format!(
+            "worker `{}` has not confirmed that its trainers of the last attempt are dead",
+            worker.name
+        ))
+    }
+
+    /// Jobs whose wait is over get their turn.
+    pub(super) fn tick_resting(&mut self, now: Now) {
+        for until in self.live.resting.values_mut() {
+            if until.is_some_and(|until| until <= now.uptime) {
+                *until = None;
+                self.out.is_schedule_due = true;
+            }
+        }
+    }
+}
+
+/// Uniform in 0..1, of the attempt's own dice: a replay decides the same.
+fn chance(Token(dice): Token) -> f64 {
+    let [a, b, c, d, ..] = dice;
+    f64::from(u32::from_le_bytes([a, b, c, d])) / f64::from(u32::MAX)
+}
+
+/// The step that the guilty rank told.
+fn guilty_step(judgement: Judgement<'_>) -> Option<u64> {
+    match &judgement.end?.end {
+        TrainerEnd::Failed { failure } => failure.step,
+        _ => None,
+    }
+}
+
+fn past(attempt: &Attempt) -> Option<Past<'_>> {
+    let over = attempt.over.as_deref()?;
+    let has_trained = attempt.running_at.is_some();
+    Some(Past { has_trained, ended_at: attempt.ended_at?, ..of_over(over) })
+}
+
+fn of_over(over: &Over) -> Past<'_> {
+    Past {
+        class: over.class,
+        signature: &over.signature,
+        step: over.step,
+        saved_step: over.saved_step,
+        has_trained: false,
+        ended_at: 0,
+    }
+}

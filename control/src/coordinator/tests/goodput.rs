@@ -1,0 +1,63 @@
+//! Where the time goes, told by the recorded moments.
+
+use std::time::Duration;
+
+use common::ids::Generation;
+use common::status::{Live, TimeSplit, TrainerEnd};
+
+use super::world::{KILLED, World, id, restarting};
+use crate::coordinator::{Now, WorkerMessage};
+
+fn progress(w: &mut World, step: u64) {
+    let (job_id, generation) = (id("job"), Generation(w.generation("job")));
+    let live = Live { step, ..Live::default() };
+    let worker = w.places("job")[0].clone();
+    w.say(&worker, WorkerMessage::Progress { job_id, generation, live });
+}
+
+fn split(w: &World) -> TimeSplit {
+    let now = Now { uptime: w.now, unix: w.now.as_millis() as u64 };
+    w.machine.status(&id("job"), now).unwrap().time.unwrap()
+}
+
+#[test]
+fn lost_time_is_told_by_what_it_was_lost_to() {
+    let mut w = World::new(&[]);
+    let pass = |w: &mut World, seconds| w.live_on(Duration::from_secs(seconds));
+    w.submit(restarting("job", Some(1)));
+    pass(&mut w, 5);
+    w.join("a", 1);
+    pass(&mut w, 1);
+    w.train("job");
+    pass(&mut w, 2);
+    progress(&mut w, 0);
+    pass(&mut w, 20);
+    progress(&mut w, 20);
+    w.commit("job", 15);
+    pass(&mut w, 4);
+    // Known dead at once, 4 s after the last step.
+    w.end("job", 0, KILLED);
+    pass(&mut w, 3);
+    w.train("job");
+    pass(&mut w, 1);
+    progress(&mut w, 15);
+    pass(&mut w, 10);
+    assert_eq!(
+        split(&w),
+        TimeSplit {
+            // 20 s and 10 s of steps, without the 5 steps that were made twice.
+            productive_seconds: 25.0,
+            queue_seconds: 5.0,
+            start_seconds: 3.0,
+            detect_seconds: 4.0,
+            restart_seconds: 3.0,
+            reload_seconds: 1.0,
+            recompute_seconds: 5.0,
+        }
+    );
+    progress(&mut w, 25);
+    w.end("job", 0, TrainerEnd::Finished);
+    pass(&mut w, 100);
+    assert_eq!(split(&w).productive_seconds, 25.0, "an end stops the clock");
+    assert!((split(&w).goodput() - 25.0 / 46.0).abs() < 1e-9);
+}

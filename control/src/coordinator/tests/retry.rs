@@ -1,0 +1,193 @@
+//! Jobs that break off and start again.
+
+use std::time::Duration;
+
+use expect_test::expect;
+
+use common::ids::Generation;
+use common::spec::Restart;
+use common::status::{FailureKind, JobState, TrainerEnd};
+
+use super::world::{KILLED, World, check, failed, id, restarting};
+use crate::coordinator::{CancelMode, Withdrawal, WorkerMessage};
+
+/// Two ranks on two workers, training, with the usual budgets.
+fn training() -> World {
+    let mut w = World::new(&[("a", 1), ("b", 1)]);
+    w.submit(restarting("job", Some(2)));
+    w.train("job");
+    w.take();
+    w
+}
+
+fn attempts(w: &World) -> usize {
+    w.machine.ledger().jobs[&id("job")].attempts.len()
+}
+
+#[test]
+fn a_killed_trainer_restarts_the_job_when_every_trainer_is_dead() {
+    let mut w = training();
+    w.commit("job", 40);
+    w.take();
+    w.end("job", 1, KILLED);
+    assert_eq!((w.state("job"), attempts(&w)), (JobState::Running, 1), "A6: rank 0 still runs");
+    w.take();
+    w.end("job", 0, TrainerEnd::Stopped);
+    check(
+        &w.take(),
+        &expect![[r#"
+            persist ended(0) attempt-ended(infrastructure in 0ns) attempt-started(2)
+            -> a: acknowledge end of 0
+            -> a: start job-000000.2 of 2: 0@[0]
+            -> b: start job-000000.2 of 2: 1@[0]
+        "#]],
+    );
+    let job = &w.machine.ledger().jobs[&id("job")];
+    let first = job.attempts[0].over.as_ref().unwrap();
+    assert_eq!(
+        format!("{}; {}", first.failure.message, first.decision),
+        "rank 1 on worker `b` was killed by signal 9 (SIGKILL); restarts at once: infrastructure \
+         failure 1 of 20 within 24 hours"
+    );
+    assert_eq!(first.failure.last_lines, ["last line of 1"]);
+    assert_eq!(job.attempts[1].reason, "2 ranks: a (0), b (1); continues step-00000040");
+    w.train("job");
+    w.end("job", 0, TrainerEnd::Finished);
+    w.end("job", 1, TrainerEnd::Finished);
+    assert_eq!(w.state("job"), JobState::Succeeded);
+    assert_eq!(w.machine.ledger().jobs[&id("job")].failure, None);
+}
+
+#[test]
+fn a_job_without_its_worker_is_restarting_until_there_is_room_and_a_spare_is_used_at_once() {
+    let mut w = training();
+    w.drop_stream("b");
+    w.end("job", 0, failed(FailureKind::Communication, "rank 1 vanished"));
+    w.live_on(Duration::from_secs(6));
+    assert_eq!(w.state("job"), JobState::Restarting);
+    assert_eq!(
+        w.reason("job"),
+        "rank 1 on worker `b` was lost: worker `b` gave no sign of life for 5.0 s; restarts at \
+         once: infrastructure failure 1 of 20 within 24 hours; needs 2 ranks of 1 slot; the cluster \
+         has 1 slot on 1 worker, room for 1 such rank"
+    );
+    w.join("c", 1);
+    assert_eq!(w.state("job"), JobState::Starting);
+    assert_eq!(w.places("job"), ["a", "c"]);
+}
+
+#[test]
+fn the_next_attempt_waits_for_a_trainer_that_is_not_known_to_be_dead() {
+    let mut w = training();
+    w.join("c", 2);
+    w.end("job", 1, KILLED);
+    // Worker a is alive and never confirms; there is room elsewhere.
+    w.live_on(Duration::from_secs(13));
+    assert_eq!(w.state("job"), JobState::Restarting, "A6");
+    let reason = w.reason("job");
+    let waits = "worker `a` has not confirmed that its trainers of the last attempt are dead";
+    assert!(reason.ends_with(waits), "{reason}");
+    let mut report = w.report("job", 0, TrainerEnd::Stopped);
+    report.key.generation = Generation(1);
+    w.say("a", WorkerMessage::Ended(report));
+    assert_eq!(w.state("job"), JobState::Starting);
+}
+
+#[test]
+fn a_wait_is_kept_over_the_coordinators_restart_and_a_cancel_ends_it() {
+    let mut w = training();
+    for _ in 0..2 {
+        w.end("job", 1, KILLED);
+        w.end("job", 0, TrainerEnd::Stopped);
+        if w.state("job") == JobState::Starting {
+            w.train("job");
+        }
+    }
+    assert_eq!((w.state("job"), attempts(&w)), (JobState::Restarting, 2));
+    w.restart();
+    w.join("a", 1);
+    w.join("b", 1);
+    assert_eq!(w.state("job"), JobState::Restarting, "its wait is not over");
+    w.take();
+    w.live_on(Duration::from_secs(1));
+    assert_eq!((w.state("job"), attempts(&w)), (JobState::Starting, 3));
+    w.train("job");
+    w.end("job", 0, failed(FailureKind::Engine, "oops"));
+    w.end("job", 1, TrainerEnd::Stopped);
+    // Its third attempt without a checkpoint.
+    assert_eq!(w.state("job"), JobState::Failed);
+    assert!(w.reason("job").ends_with("without a newer checkpoint"), "{}", w.reason("job"));
+
+    let mut w = training();
+    w.drop_stream("b");
+    w.live_on(Duration::from_secs(6));
+    w.end("job", 0, TrainerEnd::Stopped);
+    w.cancel("job", CancelMode::Save);
+    assert_eq!(w.state("job"), JobState::Cancelled);
+    assert_eq!(w.reason("job"), "cancelled while it waited to restart");
+    let first = &w.machine.ledger().jobs[&id("job")].attempts[0];
+    assert_eq!(first.state, JobState::Failed, "what happened to the attempt stays");
+}
+
+#[test]
+fn a_cancelled_job_is_never_restarted() {
+    let mut w = training();
+    w.cancel("job", CancelMode::Save);
+    w.end("job", 1, KILLED);
+    w.end("job", 0, TrainerEnd::Stopped);
+    assert_eq!(w.state("job"), JobState::Cancelled);
+}
+
+#[test]
+fn bad_configuration_data_numbers_and_memory_are_never_retried() {
+    for kind in [
+        FailureKind::Configuration,
+        FailureKind::Data,
+        FailureKind::NotFinite,
+        FailureKind::OutOfMemory,
+    ] {
+        let mut w = training();
+        w.end("job", 1, failed(kind, "no"));
+        w.end("job", 0, TrainerEnd::Stopped);
+        assert_eq!(w.state("job"), JobState::Failed, "{kind:?}");
+        let over = w.machine.ledger().jobs[&id("job")].attempts[0].over.clone().unwrap();
+        assert!(over.decision.starts_with("not restarted: "), "{}", over.decision);
+    }
+}
+
+#[test]
+fn a_worker_that_is_told_to_leave_costs_no_budget() {
+    let mut w = training();
+    w.join("c", 1);
+    let grace = Duration::from_secs(30);
+    let withdrawal = Withdrawal { reason: "SIGTERM".to_owned(), grace };
+    w.say("b", WorkerMessage::Withdrawing(withdrawal));
+    w.end("job", 0, TrainerEnd::Stopped);
+    w.end("job", 1, TrainerEnd::Stopped);
+    assert_eq!(w.state("job"), JobState::Starting);
+    assert_eq!(w.places("job"), ["a", "c"]);
+    let over = w.machine.ledger().jobs[&id("job")].attempts[0].over.clone().unwrap();
+    assert_eq!(over.decision, "restarts at once: a preemption costs no budget");
+}
+
+#[test]
+fn a_job_that_waits_lets_others_run_and_keeps_its_place() {
+    let mut w = World::new(&[("a", 1)]);
+    let slow = Restart { backoff: Duration::from_secs(30), ..Restart::DEFAULT };
+    let mut job = restarting("job", Some(1));
+    job.restart = slow;
+    w.submit(job);
+    for _ in 0..2 {
+        w.train("job");
+        w.end("job", 0, KILLED);
+    }
+    assert_eq!(w.state("job"), JobState::Restarting);
+    w.submit(restarting("other", Some(1)));
+    assert_eq!(w.state("other"), JobState::Starting);
+    w.submit(restarting("third", Some(1)));
+    w.train("other");
+    w.live_on(Duration::from_secs(31));
+    assert_eq!(w.state("job"), JobState::Restarting);
+    w.end("other", 0, TrainerEnd::Finished);
+    assert_eq!((w.state("job"), w.state("third")), (JobState::Starting, JobState::Queued));
+}
