@@ -398,7 +398,8 @@ pub struct WorkerRow {
     pub name: String,
     pub uuid: String,
     pub incarnation: u64,
-    /// `ready`, `draining`, `lost` or `left`.
+    /// `ready`, `excluded` (it broke attempts off, and is used only where nothing else is left),
+    /// `draining`, `disconnected`, `lost` or `left`.
     pub state: String,
     pub address: String,
     pub slots: u32,

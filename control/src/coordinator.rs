@@ -9,6 +9,7 @@ mod attempt;
 mod config;
 mod effect;
 mod event;
+mod exclude;
 mod goodput;
 mod guilt;
 mod leaving;

@@ -46,7 +46,23 @@ pub struct WorkerIdentity {
     pub incarnation: Incarnation,
     pub name: String,
     pub seen_at: UnixMillis,
+    /// When attempts broke off by its fault, the newest ones.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub faults: Vec<UnixMillis>,
 }
+
+impl WorkerIdentity {
+    /// Until when it is excluded: so many faults, all within the time.
+    pub fn excluded_until(&self, now: UnixMillis) -> Option<UnixMillis> {
+        let oldest = self.faults.iter().rev().nth(FAULTS - 1)?;
+        let until = oldest.saturating_add(FAULTS_WITHIN_MILLIS);
+        (until > now).then_some(until)
+    }
+}
+
+/// So many faults within [`FAULTS_WITHIN_MILLIS`] exclude a worker.
+pub(super) const FAULTS: usize = 2;
+const FAULTS_WITHIN_MILLIS: UnixMillis = 24 * 60 * 60 * 1000;
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -169,8 +185,15 @@ impl Ledger {
             }
             _ => {
                 let job = record.job_id().and_then(|id| self.jobs.get_mut(id));
-                if let Some(job) = job {
-                    job.apply(record);
+                let Some(job) = job else { return };
+                let was_open = job.open_attempt().is_some();
+                job.apply(record);
+                let is_over = was_open && job.open_attempt().is_none();
+                let fault = job.attempt().filter(|_| is_over).and_then(|attempt| {
+                    Some((attempt.over.as_ref()?.implicates?, attempt.ended_at?))
+                });
+                if let Some((uuid, at)) = fault {
+                    self.blame(uuid, at);
                 }
             }
         }
@@ -202,9 +225,19 @@ impl Ledger {
         self.jobs.insert(job_id.clone(), job);
     }
 
+    fn blame(&mut self, uuid: Uuid, at: UnixMillis) {
+        if let Some(worker) = self.workers.get_mut(&uuid) {
+            worker.faults.push(at);
+            if worker.faults.len() > FAULTS {
+                worker.faults.remove(0);
+            }
+        }
+    }
+
     fn see_worker(&mut self, id: WorkerId, name: &str, at: UnixMillis) {
-        let identity =
-            WorkerIdentity { incarnation: id.incarnation, name: name.to_owned(), seen_at: at };
+        let faults = self.workers.remove(&id.uuid).map_or_else(Vec::new, |worker| worker.faults);
+        let incarnation = id.incarnation;
+        let identity = WorkerIdentity { incarnation, name: name.to_owned(), seen_at: at, faults };
         self.workers.insert(id.uuid, identity);
         if self.workers.len() > MAX_WORKERS {
             let oldest = self.workers.iter().min_by_key(|(_, w)| w.seen_at).map(|(uuid, _)| *uuid);

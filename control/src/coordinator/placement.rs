@@ -27,6 +27,8 @@ pub(super) struct Wish<'a> {
     pub(super) resources: &'a Resources,
     /// The global batch, where the job fixes it: a world that the job does not name is no larger.
     pub(super) batch_size: Option<u64>,
+    /// The worker that should have rank 0, by name.
+    pub(super) home: Option<&'a str>,
 }
 
 #[derive(Debug, PartialEq)]
@@ -129,7 +131,10 @@ fn place_in_group(wish: &Wish<'_>, offers: &[&Offer]) -> Verdict {
     });
     if fits_now >= world {
         let capacities = capacities(offers, max_workers, idle_ranks);
-        return Verdict::Place(assign(offers, &capacities, world, threads));
+        return Verdict::Place(match at_home(wish, offers, &capacities, world) {
+            Some(taken) => give(offers, taken, threads),
+            None => assign(offers, &capacities, world, threads),
+        });
     }
     let shortage = Shortage {
         world: resources.world_size,
@@ -191,7 +196,34 @@ fn assign(
         left -= capacity;
     }
     taken.sort_by(|a, b| offers[a.0].name.cmp(&offers[b.0].name));
-    let mut places = Vec::with_capacity(world as usize);
+    give(offers, taken, threads)
+}
+
+/// The home first, and the rest by size; None: there is no room at home, or not beside it.
+fn at_home(
+    wish: &Wish<'_>,
+    offers: &[&Offer],
+    capacities: &[(usize, u32)],
+    world: u32,
+) -> Option<Vec<(usize, u32)>> {
+    let home = wish.home?;
+    let first = *capacities.iter().find(|(index, _)| offers[*index].name == home)?;
+    let others = capacities.iter().filter(|(index, _)| *index != first.0);
+    let mut left = world;
+    let mut taken = Vec::new();
+    for (index, capacity) in std::iter::once(&first).chain(others) {
+        let ranks = left.min(*capacity);
+        if ranks > 0 {
+            taken.push((*index, ranks));
+        }
+        left -= ranks;
+    }
+    (left == 0).then_some(taken)
+}
+
+/// Ranks and slots, in the order of `taken`.
+fn give(offers: &[&Offer], taken: Vec<(usize, u32)>, threads: u32) -> Vec<Placement> {
+    let mut places = Vec::new();
     for (index, ranks) in taken {
         let offer = offers[index];
         for slots in offer.idle.chunks_exact(threads as usize).take(ranks as usize) {

@@ -10,7 +10,7 @@ use crate::coordinator::Machine;
 use crate::coordinator::event::{Chance, Now};
 use crate::coordinator::ledger::Job;
 use crate::coordinator::live::{LiveAttempt, LiveWorker, Phase, Standing};
-use crate::coordinator::placement::{Offer, Verdict, Wish, place};
+use crate::coordinator::placement::{Offer, Verdict, Wish};
 use crate::coordinator::record::{Placement, Record};
 use crate::coordinator::submit::Ending;
 
@@ -26,7 +26,7 @@ impl Machine {
                 continue;
             }
             let Some(job) = self.ledger.jobs.get(job_id) else { continue };
-            let verdict = place(&wish(job), &offers);
+            let verdict = self.place_with_care(job, &offers, now);
             if let Err(mistake) = check_batch(job, &verdict) {
                 self.refuse_to_start(job_id, &mistake, now);
                 continue;
@@ -131,7 +131,7 @@ impl Machine {
         let attempt = AttemptId(last.map_or(1, |a| a.attempt.0 + 1));
         let generation = Generation(last.map_or(1, |a| a.generation.0 + 1));
         let key = (std::cmp::Reverse(job.submission.spec.job.priority), job.number, job_id.clone());
-        let reason = format!("{}{}", describe_places(&places), continues(job));
+        let reason = format!("{}{}", describe_places(&places), continues(job, &places));
         let world = places.len();
         self.record(Record::AttemptStarted {
             job_id: job_id.clone(),
@@ -167,19 +167,31 @@ fn check_batch(job: &Job, verdict: &Verdict) -> Result<(), batch::Error> {
     }
 }
 
-fn wish(job: &Job) -> Wish<'_> {
+pub(super) fn wish(job: &Job) -> Wish<'_> {
     let spec = &job.submission.spec;
+    // Where the checkpoint lies on one worker's own disk, rank 0 has to read it there.
+    let holder = job.latest_checkpoint().and_then(|whole| whole.worker.as_deref());
     Wish {
+        home: holder.filter(|_| job.attempt().is_some()),
         resources: &spec.resources,
         batch_size: spec.training.batch.batch_size.as_ref().map(|sourced| sourced.value),
     }
 }
 
 /// Of an attempt after the first: where it goes on.
-fn continues(job: &Job) -> String {
+fn continues(job: &Job, places: &[Placement]) -> String {
     match (job.attempt(), job.latest_checkpoint()) {
         (None, _) => String::new(),
-        (Some(_), Some(whole)) => format!("; continues {}", whole.tag),
+        (Some(_), Some(whole)) => {
+            let first = places.first().map(|place| place.worker_name.as_str());
+            match whole.worker.as_deref().filter(|holder| Some(*holder) != first) {
+                Some(holder) => format!(
+                    "; cannot continue {}: it lies on worker `{holder}`, which is not here",
+                    whole.tag
+                ),
+                None => format!("; continues {}", whole.tag),
+            }
+        }
         (Some(_), None) => "; starts anew, as no whole checkpoint was saved".to_owned(),
     }
 }

@@ -5,6 +5,7 @@ use std::fmt;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use uuid::Uuid;
 
 use common::ids::{AttemptId, Generation, Incarnation, JobId, WorkerId};
 use common::spec::JobSpec;
@@ -127,6 +128,9 @@ pub struct Over {
     pub saved_step: u64,
     /// What was decided, and why.
     pub decision: String,
+    /// The worker whose fault it was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub implicates: Option<Uuid>,
 }
 
 impl Record {

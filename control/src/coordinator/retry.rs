@@ -5,8 +5,10 @@
 use std::cmp::Reverse;
 use std::time::Duration;
 
+use uuid::Uuid;
+
 use common::ids::JobId;
-use common::status::{TrainerEnd, UnixMillis};
+use common::status::{FailureKind, TrainerEnd, UnixMillis};
 
 use crate::coordinator::Machine;
 use crate::coordinator::event::Now;
@@ -14,7 +16,7 @@ use crate::coordinator::guilt::{self, Judgement};
 use crate::coordinator::ledger::Attempt;
 use crate::coordinator::live::{LiveWorker, Standing};
 use crate::coordinator::record::{Over, Record, Token};
-use crate::coordinator::restart::{Action, Past, classify, decide};
+use crate::coordinator::restart::{Action, Class, Past, classify, decide};
 use crate::coordinator::submit::Ending;
 
 impl Machine {
@@ -36,7 +38,9 @@ impl Machine {
             step_at: self.live.attempts.get(job_id).and_then(|live| live.stepped_at),
             saved_step: job.latest_checkpoint().map_or(0, |row| row.step),
             decision: String::new(),
+            implicates: None,
         };
+        over.implicates = culprit(attempt, &over).filter(|_| class == Class::Infrastructure);
         let mut history: Vec<Past<'_>> = job.attempts.iter().filter_map(past).collect();
         let has_trained = attempt.running_at.is_some();
         history.push(Past { has_trained, ended_at: now.unix, ..of_over(&over) });
@@ -119,6 +123,16 @@ impl Machine {
 fn chance(Token(dice): Token) -> f64 {
     let [a, b, c, d, ..] = dice;
     f64::from(u32::from_le_bytes([a, b, c, d])) / f64::from(u32::MAX)
+}
+
+/// The worker whose fault a failure of the infrastructure was: it was lost, something killed a
+/// trainer on it, or it could not start one. A broken connection has two ends.
+fn culprit(attempt: &Attempt, over: &Over) -> Option<Uuid> {
+    if over.failure.kind == Some(FailureKind::Communication) {
+        return None;
+    }
+    let name = over.failure.worker.as_ref()?;
+    attempt.ranks.iter().find(|rank| rank.worker_name == *name).map(|rank| rank.worker.uuid)
 }
 
 /// The step that the guilty rank told.

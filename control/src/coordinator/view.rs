@@ -93,6 +93,11 @@ impl Machine {
             .collect();
         let state = match (worker.standing, worker.connection) {
             (Standing::Ready, Some(_)) if worker.is_withdrawing => "draining",
+            (Standing::Ready, Some(_))
+                if self.excluded_until(&worker.id.uuid, worker.last_heard_unix).is_some() =>
+            {
+                "excluded"
+            }
             (Standing::Ready, Some(_)) => "ready",
             // Its lease still runs.
             (Standing::Ready, None) => "disconnected",

@@ -8,7 +8,7 @@ use common::ids::Generation;
 use common::spec::Restart;
 use common::status::{FailureKind, JobState, TrainerEnd};
 
-use super::world::{KILLED, World, check, failed, id, restarting};
+use super::world::{KILLED, World, check, failed, id, restarting, state_of};
 use crate::coordinator::{CancelMode, Withdrawal, WorkerMessage};
 
 /// Two ranks on two workers, training, with the usual budgets.
@@ -190,4 +190,78 @@ fn a_job_that_waits_lets_others_run_and_keeps_its_place() {
     assert_eq!(w.state("job"), JobState::Restarting);
     w.end("other", 0, TrainerEnd::Finished);
     assert_eq!((w.state("job"), w.state("third")), (JobState::Starting, JobState::Queued));
+}
+
+/// A job of one rank that trains on `a` and is killed there.
+fn killed_on_a(w: &mut World, name: &str) {
+    w.submit(restarting(name, Some(1)));
+    assert_eq!(w.places(name), ["a"]);
+    w.train(name);
+    w.end(name, 0, KILLED);
+}
+
+#[test]
+fn an_attempt_does_not_go_back_to_the_worker_that_broke_it_off() {
+    let mut w = World::new(&[("a", 1), ("b", 1)]);
+    killed_on_a(&mut w, "job");
+    assert_eq!(w.places("job"), ["b"]);
+    assert_eq!(state_of(&w, "a"), "ready", "once is no habit");
+    // Where there is no other, it does.
+    let mut w = World::new(&[("a", 1)]);
+    killed_on_a(&mut w, "job");
+    assert_eq!((w.places("job"), w.state("job")), (vec!["a".to_owned()], JobState::Starting));
+}
+
+#[test]
+fn a_worker_that_was_at_fault_twice_in_a_day_is_used_only_where_nothing_else_would_do() {
+    let mut w = World::new(&[("a", 1), ("b", 1)]);
+    killed_on_a(&mut w, "job");
+    w.train("job");
+    w.end("job", 0, TrainerEnd::Finished);
+    killed_on_a(&mut w, "second");
+    assert_eq!(state_of(&w, "a"), "excluded");
+    // Also after a restart of the coordinator and of the worker.
+    w.restart();
+    w.new_life("a");
+    w.join("a", 1);
+    w.join("b", 1);
+    assert_eq!(state_of(&w, "a"), "excluded");
+    w.submit(restarting("third", Some(1)));
+    assert_eq!(w.state("third"), JobState::Queued, "it waits for b rather than go to a");
+    w.submit(restarting("wide", Some(2)));
+    w.cancel("third", CancelMode::Now);
+    let report = w.report("second", 0, TrainerEnd::Finished);
+    w.say("b", WorkerMessage::Ended(report));
+    assert_eq!(w.places("wide"), ["a", "b"], "nothing else would do");
+    w.end("wide", 0, TrainerEnd::Finished);
+    w.end("wide", 1, TrainerEnd::Finished);
+    w.pass(Duration::from_secs(24 * 60 * 60));
+    w.join("a", 1);
+    assert_eq!(state_of(&w, "a"), "ready");
+}
+
+#[test]
+fn an_attempt_continues_where_its_checkpoint_lies() {
+    let mut w = World::new(&[("a", 1), ("b", 1), ("c", 1)]);
+    w.submit(restarting("other", Some(1)));
+    w.submit(restarting("job", Some(2)));
+    assert_eq!(w.places("job"), ["b", "c"]);
+    w.train("job");
+    w.commit_on("job", 40, Some("c"));
+    w.train("other");
+    w.end("other", 0, TrainerEnd::Finished);
+    w.end("job", 0, failed(FailureKind::Engine, "oops"));
+    w.end("job", 1, TrainerEnd::Stopped);
+    assert_eq!(w.places("job")[0], "c");
+    let attempt = |w: &World| w.machine.ledger().jobs[&id("job")].attempt().unwrap().reason.clone();
+    assert_eq!(attempt(&w), "2 ranks: c (0), a (1); continues step-00000040");
+    w.train("job");
+    w.drop_stream("c");
+    w.end("job", 1, failed(FailureKind::Communication, "rank 0 vanished"));
+    w.live_on(Duration::from_secs(7));
+    assert_eq!(
+        attempt(&w),
+        "2 ranks: a (0), b (1); cannot continue step-00000040: it lies on worker `c`, which is not \
+         here"
+    );
 }

@@ -341,7 +341,13 @@ impl World {
 
     /// Rank 0 reports a whole checkpoint of this step.
     pub(super) fn commit(&mut self, job: &str, step: u64) {
-        let checkpoint = whole(id(job).as_str(), step);
+        self.commit_on(job, step, None);
+    }
+
+    /// It lies on this worker's own disk.
+    pub(super) fn commit_on(&mut self, job: &str, step: u64, holder: Option<&str>) {
+        let worker = holder.map(str::to_owned);
+        let checkpoint = CheckpointRow { worker, ..whole(id(job).as_str(), step) };
         let (job_id, generation) = (id(job), Generation(self.generation(job)));
         let removed = Vec::new();
         let worker = self.places(job)[0].clone();
