@@ -30,26 +30,31 @@ class Failed(Exception):
     """A measurement that could not be made; the other sections go on."""
 
 
-def descendants(pid):
-    """Every process below one of ours: launchers put theirs into sessions of their own."""
-    children = {}
+def children():
+    """Processes by their parent."""
+    found = {}
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             try:
                 parent = int((entry / "stat").read_text().rsplit(")", 1)[1].split()[1])
             except (OSError, IndexError, ValueError):
                 continue  # it has ended meanwhile
-            children.setdefault(parent, []).append(int(entry.name))
-    found, todo = [], [pid]
+            found.setdefault(parent, []).append(int(entry.name))
+    return found
+
+
+def descendants(pid):
+    """Every process below one of ours: launchers put theirs into sessions of their own."""
+    by_parent, found, todo = children(), [], [pid]
     while todo:
-        below = children.get(todo.pop(), [])
+        below = by_parent.get(todo.pop(), [])
         found += below
         todo += below
     return found
 
 
 def adopt_orphans():
-    """From now on a process whose parent ends becomes ours, and is seen by `descendants`."""
+    """From now on a process below us whose parent ends becomes our child."""
     PR_SET_CHILD_SUBREAPER = 36
     ctypes.CDLL(None, use_errno=True).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
@@ -66,15 +71,19 @@ def kill_tree(process):
     kill([process.pid, *descendants(process.pid)])
 
 
+def own_children():
+    return set(children().get(os.getpid(), []))
+
+
 def end_leftovers(before):
-    """Of what a command left running, nothing may disturb the next one."""
-    left = set(descendants(os.getpid())) - before
-    kill(left)
-    for pid in left:
+    """What a command left running became our child; it must not disturb the next one. What a
+    daemon of `cluster` starts meanwhile is the daemon's child, not ours."""
+    for pid in own_children() - before:
+        kill([*descendants(pid), pid])
         try:
             os.waitpid(pid, 0)
         except ChildProcessError:
-            pass  # it is not ours but a child's, which reaps it
+            pass
 
 
 @contextmanager
@@ -98,7 +107,7 @@ def finish(command, env, timeout, cwd=None):
     """Runs a command to its end: (exit code, stdout, stderr). One that takes too long, or that is
     interrupted, leaves nothing behind."""
     command = [str(part) for part in command]
-    before = set(descendants(os.getpid()))
+    before = own_children()
     process = subprocess.Popen(command, env=env, cwd=cwd, text=True, stdin=subprocess.DEVNULL,
                                stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     try:
