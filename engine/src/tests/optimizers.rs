@@ -13,6 +13,8 @@ const TOLERANCE: f64 = 1e-5;
 fn at_stage(spec: &JobSpec, stage: u8) -> JobSpec {
     let mut spec = spec.clone();
     spec.zero.stage = stage;
+    // At stage 3 every parameter is sharded.
+    spec.zero.stage3.param_persistence_threshold = 0;
     spec
 }
 
@@ -76,15 +78,26 @@ fn thirty_steps_equal_torch_and_states_survive_another_world_and_stage() {
 fn lamb_has_the_same_bits_at_every_stage() {
     let cases = fixture::optimizers();
     let case = cases.iter().find(|case| case.name == "lamb").unwrap();
-    let losses = |stage| {
-        let dir = tempfile::tempdir().unwrap();
-        let (_, heard) = Attempt::new(at_stage(&case.spec, stage), 3, dir.path()).run().unwrap();
-        let losses = heard.losses.lock().unwrap();
-        losses.iter().map(|loss| loss.to_bits()).collect::<Vec<_>>()
-    };
-    let whole = losses(0);
-    assert_eq!(whole.len(), 30);
-    assert_eq!([losses(1), losses(2)], [whole.clone(), whole]);
+    for world in [2, 3] {
+        let losses = |stage| {
+            let dir = tempfile::tempdir().unwrap();
+            let mut spec = at_stage(&case.spec, stage);
+            // A bucket for each unit, as at stage 3: then every norm is a sum of the same parts.
+            spec.zero.reduce_bucket_size = 1;
+            let (outcome, heard) = Attempt::new(spec, world, dir.path()).run().unwrap();
+            let memory = outcome.summary.unwrap().memory[0];
+            let losses = heard.losses.lock().unwrap();
+            (losses.iter().map(|loss| loss.to_bits()).collect::<Vec<_>>(), memory.parameters)
+        };
+        let (whole, bytes) = losses(0);
+        assert_eq!(whole.len(), 30);
+        for stage in [1, 2, 3] {
+            let (found, held) = losses(stage);
+            assert_eq!(found, whole, "world {world}, stage {stage}");
+            let expected = if stage == 3 { bytes / u64::from(world) } else { bytes };
+            assert_eq!(held, expected, "world {world}, stage {stage}");
+        }
+    }
 }
 
 #[test]
