@@ -306,6 +306,9 @@ pub struct Summary {
     pub memory: Vec<RankMemory>,
     pub gradient_norms: GradientHealth,
     pub checkpoint_stall_seconds: f64,
+    /// What was said during the last attempt: conversions, fallbacks, warnings.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<String>,
 }
 
 /// Bytes that a rank's state takes, by kind, as measured.

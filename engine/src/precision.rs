@@ -10,6 +10,7 @@ use std::fmt;
 use common::spec::{self, LossScale, OnOverflow};
 use serde::{Deserialize, Serialize};
 
+pub(crate) mod cpu;
 mod dynamic;
 
 use dynamic::Dynamic;

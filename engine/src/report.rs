@@ -5,6 +5,7 @@
 //! pile up; a file that cannot be written ends the writing with a note, never the training.
 //! Refusal: decides nothing about training.
 
+use std::cell::RefCell;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -22,6 +23,8 @@ mod recorder;
 
 /// Memory changes slowly and costs a read of /proc.
 const MEMORY_INTERVAL: Duration = Duration::from_secs(1);
+/// Notes that a summary holds, as many as a job's status.
+const MAX_NOTES: usize = 64;
 
 pub(crate) struct Report {
     reporter: Arc<dyn Reporter>,
@@ -29,11 +32,14 @@ pub(crate) struct Report {
     recorder: Option<Recorder>,
     is_first_rank: bool,
     memory_told: Option<Instant>,
+    /// What was said, each once; on rank 0 alone.
+    notes: RefCell<Vec<String>>,
 }
 
 impl Report {
     pub(crate) fn new(reporter: Arc<dyn Reporter>, is_first_rank: bool) -> Self {
-        Self { reporter, recorder: None, is_first_rank, memory_told: None }
+        let notes = RefCell::default();
+        Self { reporter, recorder: None, is_first_rank, memory_told: None, notes }
     }
 
     /// Rank 0 opens its files where the run continues.
@@ -55,8 +61,17 @@ impl Report {
     pub(crate) fn note(&self, text: String) {
         if self.is_first_rank {
             tracing::warn!("{text}");
+            let mut notes = self.notes.borrow_mut();
+            if notes.len() < MAX_NOTES && !notes.contains(&text) {
+                notes.push(text.clone());
+            }
             self.reporter.note(text);
         }
+    }
+
+    /// What was said, for the summary.
+    pub(crate) fn notes(&self) -> Vec<String> {
+        self.notes.borrow().clone()
     }
 
     pub(crate) fn progress(&self, live: Live) {

@@ -5,14 +5,14 @@ use std::time::Instant;
 
 use common::memory::Sizes;
 use common::spec::{Checkpoint, JobSpec, Validate};
-use common::status::RankMemory;
+use common::status::{RankMemory, Summary};
 use tch::Kind;
 
 use crate::data::{self, Dataset, Task};
 use crate::error::Error;
 use crate::model::{self, Model};
 use crate::monitor::{Position, ValidationColumns};
-use crate::precision::Precision;
+use crate::precision::{self, Precision};
 use crate::report::{Report, peak_resident_bytes};
 use crate::save::{self, SaveThread, Saver, Start, StateCopy};
 use crate::schedule::Schedule;
@@ -128,7 +128,7 @@ fn prepare(context: RankContext) -> Result<Prepared, Error> {
     let notes = root.note().into_iter().chain(resumed.notes).chain(located);
     let notes = notes.chain(best_is_lost.then(|| LOST_BEST.to_owned())).chain(nothing_left);
     let notes = notes.chain(zero.note(&spec)).chain(untold(&spec, &schedule, plan.total_steps));
-    notes.for_each(|note| report.note(note));
+    notes.chain(precision::cpu::warning(&spec, &zero, rank)?).for_each(|note| report.note(note));
     let from = Position { step: state.step, samples: state.samples };
     report.open_files(&run_dir, &spec.monitor, validation_columns(&data), from)?;
     let saver = Saver::start(
@@ -260,11 +260,14 @@ fn finish(prepared: &mut Prepared, end: End) -> Result<Outcome, Error> {
         is_regression: trainer.data.train.task() == Task::Regression,
         was_stopped,
     };
-    let summary = (trainer.rank == 0).then(|| summarise(&trainer.state, measured));
     if let Err(error) = trainer.measure.tell_comms(&prepared.run_dir) {
         trainer.report.note(format!("no log of collectives: {}", crate::error::chain(&error)));
     }
     trainer.report.close();
+    let summary = (trainer.rank == 0).then(|| {
+        let notes = trainer.report.notes();
+        Summary { notes, ..summarise(&trainer.state, measured) }
+    });
     if let Some(summary) = &summary {
         output::write_summary(&prepared.run_dir, summary)?;
     }

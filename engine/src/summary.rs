@@ -69,6 +69,7 @@ pub(crate) fn summarise(state: &State, measured: Measured) -> Summary {
         memory: measured.memory,
         gradient_norms: state.gradients.clone(),
         checkpoint_stall_seconds: measured.checkpoint_stall_seconds,
+        notes: Vec::new(),
     }
 }
 

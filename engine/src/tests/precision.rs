@@ -159,7 +159,23 @@ fn timeless(summary: Summary) -> Summary {
         world_size: 0,
         resumed_at_step: None,
         attempt_steps: 0,
+        notes: Vec::new(),
         ..summary
+    }
+}
+
+#[test]
+fn bf16_without_instructions_for_it_is_said_at_start_and_in_the_summary() {
+    let cpuinfo = fs_err::read_to_string("/proc/cpuinfo").unwrap();
+    let is_slow = !cpuinfo.contains("avx512_bf16") && !cpuinfo.contains("amx_bf16");
+    for (precision, expected) in [(BF16, is_slow), (Precision::FP32, false)] {
+        let dir = tempfile::tempdir().unwrap();
+        let builder = with(spec::job().max_steps(1), precision);
+        let (outcome, heard) = Attempt::new(builder.build(), 2, dir.path()).run().unwrap();
+        let notes = outcome.summary.unwrap().notes;
+        let said = |notes: &[String]| notes.iter().any(|n| n.contains("CPU of rank 0"));
+        assert_eq!(said(&notes), expected, "{notes:?}");
+        assert_eq!(said(&heard.notes.lock().unwrap()), expected);
     }
 }
 

@@ -55,6 +55,7 @@ fn timeless(summary: &Summary) -> Summary {
         zero_stage: 0,
         resumed_at_step: None,
         attempt_steps: 0,
+        notes: Vec::new(),
         ..summary.clone()
     }
 }
