@@ -101,7 +101,6 @@ optimizer = "muon"
         job.toml:5: resources.device = "cuda": not supported yet; this version has `auto` or `cpu`
         job.toml:7: model.kind = "transformer": not supported yet; this version has `lstm`, `gru` or `cnn`
         job.toml:10: data.kind = "mnist": not supported yet; this version has `sine`, `synthetic-timeseries`, `csv` or `digits`
-        job.toml:11: restart = { application = 3 }: not supported yet: restart budgets
         job.toml:14: checkpoint.dir = "s3://bucket/ckpt": not supported yet: s3:// ; this version has folders and file://
         job.toml:16: monitor.wandb = true: not supported yet: this monitor
         job.toml:18: training.precision = "fp8": not supported yet; this version has `fp32`, `bf16` or `fp16`

@@ -87,6 +87,14 @@ fn sine_has_the_defaults_of_the_basic_lstm_example() {
             monitor.csv = true  # default
             monitor.deepspeed-tensorboard-dir = -  # no tensorboard block
             monitor.deepspeed-csv-dir = -  # no csv_monitor block
+            restart.application = 3  # default
+            restart.infrastructure = 20  # default
+            restart.preemption = -  # default: no bound
+            restart.refill-steps = 500  # default
+            restart.same-step = 2  # default
+            restart.without-progress = 3  # default
+            restart.backoff = "1s"  # default
+            restart.max-backoff = "1m"  # default
         "#]],
     );
 }
