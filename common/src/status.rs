@@ -2,13 +2,19 @@
 //! `--json` contract (snake_case; additive changes only).
 
 mod end;
+pub mod explanation;
 
 use std::cmp::Ordering;
+use std::collections::BTreeMap;
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
 use crate::ids::{AttemptId, Generation, JobId, Rank};
+
+pub use self::explanation::{
+    Answer, AttemptCause, Decision, Explanation, GuiltyRank, Question, RankPace, WorkerLack,
+};
 
 /// Milliseconds since the Unix epoch; daemons stamp it, `control` only compares it.
 pub type UnixMillis = u64;
@@ -28,6 +34,18 @@ pub enum JobState {
 }
 
 impl JobState {
+    /// In the order of a job's life.
+    pub const ALL: [Self; 8] = [
+        Self::Queued,
+        Self::Starting,
+        Self::Running,
+        Self::Restarting,
+        Self::Cancelling,
+        Self::Succeeded,
+        Self::Failed,
+        Self::Cancelled,
+    ];
+
     pub fn is_final(self) -> bool {
         matches!(self, Self::Succeeded | Self::Failed | Self::Cancelled)
     }
@@ -67,6 +85,9 @@ pub struct JobRow {
     /// 0 while unknown (queued, no `world-size`).
     pub world_size: u32,
     pub submitted_at: UnixMillis,
+    /// As the job file gives them.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
 }
 
 /// One job as `rsctl status` and the end of `run` and `watch` show it.

@@ -7,9 +7,11 @@
 
 mod attempt;
 mod config;
+mod decisions;
 mod effect;
 mod event;
 mod exclude;
+mod explain;
 mod goodput;
 mod guilt;
 mod leaving;

@@ -4,7 +4,9 @@
 //! life it holds, so one that is sent again after a reconnect leaves neither gap nor double. Files
 //! are bounded: logs keep their tail, metrics are thinned.
 
+mod changes;
 mod journal;
+mod places;
 mod reader;
 mod superseded;
 mod thin;
@@ -19,13 +21,16 @@ use std::sync::Arc;
 use std::thread;
 
 use prost::Message;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, oneshot};
 use tracing::warn;
 
 use common::ids::JobId;
 use proto::v1;
 
+use self::changes::Changes;
+pub(crate) use self::changes::Follow;
 use self::journal::{Journal, Mark};
+pub(crate) use self::places::LogKey;
 pub(crate) use self::reader::Reader;
 pub(crate) use self::superseded::Histories;
 
@@ -35,12 +40,19 @@ const QUEUE: usize = 64;
 /// Batches that share one sync.
 const MAX_GROUP: usize = 32;
 
-/// Journals whose end is remembered; others are scanned again at their next batch.
-const MAX_OPEN: usize = 512;
+/// Journals whose end is remembered, a few hundred bytes each; others are scanned again at their
+/// next batch.
+const MAX_OPEN: usize = 16_384;
 
-/// A rank's log keeps between 3 and 4 of these.
+/// A rank's log of one attempt keeps between 3 and 4 of these.
 const LOG_SEGMENT_BYTES: u64 = 256 << 10;
 const LOG_SEGMENTS: usize = 4;
+
+/// What stays of a rank's log when a later attempt begins.
+const OLD_LOG_BYTES: usize = 64 << 10;
+
+/// Attempts whose logs are kept: the first, where the trouble began, and the newest.
+const LOG_ATTEMPTS: usize = 16;
 
 /// About 700 000 points; then every series of more than [`thin::KEEP_ALL_BELOW`] is halved.
 const METRIC_BYTES: u64 = 16 << 20;
@@ -52,8 +64,7 @@ const MAX_RANK: u32 = 1 << 16;
 #[derive(Debug, Clone)]
 pub(crate) struct Archive {
     requests: mpsc::Sender<Request>,
-    /// Grows with every group that is on disk.
-    version: watch::Receiver<u64>,
+    changes: Changes,
     folder: Arc<Path>,
 }
 
@@ -80,11 +91,15 @@ impl Archive {
             fs_err::create_dir_all(data_folder.join(name))?;
         }
         let (requests, waiting) = mpsc::channel(QUEUE);
-        let (bump, version) = watch::channel(0);
+        let changes = Changes::default();
         let folder: Arc<Path> = Arc::from(data_folder);
-        let thread = Thread { folder: Arc::clone(&folder), journals: BTreeMap::new(), bump };
+        let thread = Thread {
+            folder: Arc::clone(&folder),
+            journals: BTreeMap::new(),
+            changes: changes.clone(),
+        };
         thread::Builder::new().name("archive".to_owned()).spawn(move || thread.run(waiting))?;
-        Ok(Self { requests, version, folder })
+        Ok(Self { requests, changes, folder })
     }
 
     /// Keeps a batch, once. On disk when this returns.
@@ -102,51 +117,38 @@ impl Archive {
         }
     }
 
-    /// Changes whenever something new is on disk.
-    pub(crate) fn version(&self) -> watch::Receiver<u64> {
-        self.version.clone()
+    /// Tells when something new about a job is on disk.
+    pub(crate) fn follow(&self, job_id: &JobId) -> Follow {
+        self.changes.follow(job_id)
     }
 
     /// Reads a job's metrics from the beginning.
     pub(crate) fn metrics(&self, job_id: &JobId) -> Reader {
-        Reader::new(metrics_folder(&self.folder, job_id))
+        Reader::new(places::metrics_folder(&self.folder, job_id))
     }
 
-    /// Ranks of a job that have a log.
-    pub(crate) fn ranks(&self, job_id: &JobId) -> io::Result<Vec<u32>> {
-        let folder = self.folder.join("logs").join(job_id.as_str());
-        let listed = match fs_err::read_dir(folder) {
-            Ok(listed) => listed,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-            Err(error) => return Err(error),
-        };
-        let mut ranks = Vec::new();
-        for entry in listed {
-            let name = entry?.file_name();
-            ranks.extend(name.to_str().and_then(|n| n.strip_prefix("rank-")?.parse::<u32>().ok()));
-        }
-        ranks.sort_unstable();
-        Ok(ranks)
+    /// The logs of a job, by generation and rank. Blocking.
+    pub(crate) fn logs(&self, job_id: &JobId) -> io::Result<BTreeSet<LogKey>> {
+        places::logs(&self.folder, job_id)
     }
 
-    /// Reads one rank's log tail from its beginning.
-    pub(crate) fn log(&self, job_id: &JobId, rank: u32) -> Reader {
-        Reader::new(log_folder(&self.folder, job_id, rank))
+    /// Reads one log from its beginning.
+    pub(crate) fn log(&self, job_id: &JobId, key: LogKey) -> Reader {
+        Reader::new(places::log_folder(&self.folder, job_id, key))
     }
-}
-
-fn metrics_folder(folder: &Path, job_id: &JobId) -> PathBuf {
-    folder.join("metrics").join(job_id.as_str())
-}
-
-fn log_folder(folder: &Path, job_id: &JobId, rank: u32) -> PathBuf {
-    folder.join("logs").join(job_id.as_str()).join(format!("rank-{rank}"))
 }
 
 struct Thread {
     folder: Arc<Path>,
     journals: BTreeMap<PathBuf, Journal>,
-    bump: watch::Sender<u64>,
+    changes: Changes,
+}
+
+/// What a group has written.
+#[derive(Debug, Default)]
+struct Written {
+    folders: BTreeSet<PathBuf>,
+    jobs: BTreeMap<JobId, BTreeSet<LogKey>>,
 }
 
 impl Thread {
@@ -166,16 +168,16 @@ impl Thread {
     /// Writes a group, syncs each touched file once, then answers.
     fn serve(&mut self, requests: Vec<Request>) {
         let mut replies = Vec::new();
-        let mut touched = BTreeSet::new();
+        let mut written = Written::default();
         for request in requests {
             match request {
                 Request::Keep { batch, reply } => {
-                    replies.push((reply, self.write(batch, &mut touched)));
+                    replies.push((reply, self.write(batch, &mut written)));
                 }
                 Request::Forget(job_id) => self.forget(&job_id),
             }
         }
-        let synced = self.sync(&touched);
+        let synced = self.sync(&written.folders);
         for (reply, written) in replies {
             let result = match (&synced, written) {
                 (Ok(()), written) => written,
@@ -184,46 +186,102 @@ impl Thread {
             // A stream that ended sends the batch again.
             let _ = reply.send(result);
         }
-        self.bump.send_modify(|version| *version += 1);
+        for (job_id, logs) in &written.jobs {
+            self.changes.tell(job_id, logs);
+        }
         while self.journals.len() > MAX_OPEN {
             self.journals.pop_first();
         }
     }
 
-    fn write(&mut self, batch: v1::BulkBatch, touched: &mut BTreeSet<PathBuf>) -> io::Result<()> {
-        let mark = Mark { life: (batch.uuid.clone(), batch.incarnation), sequence: batch.sequence };
+    fn write(&mut self, batch: v1::BulkBatch, written: &mut Written) -> io::Result<()> {
+        let mark = Mark { life: (batch.uuid, batch.incarnation), sequence: batch.sequence };
+        // A batch may hold several attempts of a job; each file takes it once.
+        let mut metrics: BTreeMap<JobId, Vec<v1::JobBulk>> = BTreeMap::new();
+        let mut logs: BTreeMap<(JobId, LogKey), Vec<v1::LogLine>> = BTreeMap::new();
         for job in batch.jobs {
             // The front has checked it; a path is never built from anything else.
             let Ok(job_id) = job.job_id.parse::<JobId>() else { continue };
-            let generation = job.generation;
-            let envelope = |metrics, logs| v1::BulkBatch {
-                sequence: mark.sequence,
-                uuid: mark.life.0.clone(),
-                incarnation: mark.life.1,
-                jobs: vec![v1::JobBulk { generation, metrics, logs, ..Default::default() }],
-            };
             if !job.metrics.is_empty() {
-                let folder = metrics_folder(&self.folder, &job_id);
-                let entry = envelope(job.metrics, Vec::new()).encode_to_vec();
-                let journal = self.journal(&folder)?;
-                if journal.append(&mark, &entry)? && journal.len() > METRIC_BYTES {
-                    thin::thin(journal)?;
-                }
-                touched.insert(folder);
+                let generation = job.generation;
+                let part = v1::JobBulk { generation, metrics: job.metrics, ..Default::default() };
+                metrics.entry(job_id.clone()).or_default().push(part);
             }
-            let mut ranks: BTreeMap<u32, Vec<v1::LogLine>> = BTreeMap::new();
             for lines in job.logs.into_iter().filter(|lines| lines.rank < MAX_RANK) {
-                ranks.entry(lines.rank).or_default().extend(lines.lines);
+                let key = LogKey { generation: job.generation, rank: lines.rank };
+                logs.entry((job_id.clone(), key)).or_default().extend(lines.lines);
             }
-            for (rank, lines) in ranks {
-                let folder = log_folder(&self.folder, &job_id, rank);
-                let entry = envelope(Vec::new(), vec![v1::LogLines { rank, lines }]);
-                let journal = self.journal(&folder)?;
-                if journal.append(&mark, &entry.encode_to_vec())? {
-                    journal.keep_tail(LOG_SEGMENT_BYTES, LOG_SEGMENTS)?;
-                }
-                touched.insert(folder);
+        }
+        for (job_id, parts) in metrics {
+            self.write_metrics(&mark, &job_id, parts, written)?;
+        }
+        for ((job_id, key), lines) in logs {
+            self.write_lines(&mark, &job_id, key, lines, written)?;
+        }
+        Ok(())
+    }
+
+    fn write_metrics(
+        &mut self,
+        mark: &Mark,
+        job_id: &JobId,
+        parts: Vec<v1::JobBulk>,
+        written: &mut Written,
+    ) -> io::Result<()> {
+        let folder = places::metrics_folder(&self.folder, job_id);
+        let entry = envelope(mark, parts);
+        let journal = self.journal(&folder)?;
+        if journal.append(mark, &entry)? && journal.len() > METRIC_BYTES {
+            thin::thin(journal)?;
+        }
+        written.folders.insert(folder);
+        written.jobs.entry(job_id.clone()).or_default();
+        Ok(())
+    }
+
+    fn write_lines(
+        &mut self,
+        mark: &Mark,
+        job_id: &JobId,
+        key: LogKey,
+        lines: Vec<v1::LogLine>,
+        written: &mut Written,
+    ) -> io::Result<()> {
+        let folder = places::log_folder(&self.folder, job_id, key);
+        if !self.journals.contains_key(&folder) && !folder.exists() {
+            self.make_room(job_id, key)?;
+        }
+        let journal = self.journal(&folder)?;
+        let (first, count) = (journal.next_line(), lines.len() as u64);
+        let logs = vec![v1::LogLines { rank: key.rank, lines, first, ..Default::default() }];
+        let part = v1::JobBulk { logs, ..Default::default() };
+        if journal.append(mark, &envelope(mark, vec![part]))? {
+            journal.count_lines(count);
+            journal.keep_tail(LOG_SEGMENT_BYTES, LOG_SEGMENTS)?;
+        }
+        written.folders.insert(folder);
+        written.jobs.entry(job_id.clone()).or_default().insert(key);
+        Ok(())
+    }
+
+    /// Before a rank's first line of a new attempt: of its older logs the tails stay, and of the
+    /// oldest attempts nothing.
+    fn make_room(&mut self, job_id: &JobId, new: LogKey) -> io::Result<()> {
+        for generation in places::generations(&self.folder, job_id)? {
+            let key = LogKey { generation, ..new };
+            let folder = places::log_folder(&self.folder, job_id, key);
+            if generation < new.generation && folder.exists() {
+                self.journal(&folder)?.cut_to_tail(OLD_LOG_BYTES)?;
             }
+        }
+        let mut generations = places::generations(&self.folder, job_id)?;
+        generations.insert(new.generation);
+        let surplus = generations.len().saturating_sub(LOG_ATTEMPTS);
+        for generation in generations.into_iter().skip(1).take(surplus) {
+            let under = format!("generation-{generation}");
+            let logs = places::logs_folder(&self.folder, job_id);
+            self.journals.retain(|path, _| !path.starts_with(logs.join(&under)));
+            places::remove_generation(&self.folder, job_id, generation)?;
         }
         Ok(())
     }
@@ -245,8 +303,8 @@ impl Thread {
     }
 
     fn forget(&mut self, job_id: &JobId) {
-        let metrics = metrics_folder(&self.folder, job_id);
-        let logs = self.folder.join("logs").join(job_id.as_str());
+        let metrics = places::metrics_folder(&self.folder, job_id);
+        let logs = places::logs_folder(&self.folder, job_id);
         self.journals.retain(|path, _| !path.starts_with(&metrics) && !path.starts_with(&logs));
         for folder in [metrics, logs] {
             if folder.exists()
@@ -255,5 +313,17 @@ impl Thread {
                 warn!(%job_id, %error, "the job's files stay");
             }
         }
+        self.changes.forget(job_id);
     }
+}
+
+/// What a journal holds: one job's part of a batch, and whose batch it was.
+fn envelope(mark: &Mark, jobs: Vec<v1::JobBulk>) -> Vec<u8> {
+    let batch = v1::BulkBatch {
+        sequence: mark.sequence,
+        uuid: mark.life.0.clone(),
+        incarnation: mark.life.1,
+        jobs,
+    };
+    batch.encode_to_vec()
 }

@@ -9,6 +9,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
 use tracing::{debug, error, info, warn};
 
 use common::ids::{Incarnation, JobId};
@@ -20,8 +21,10 @@ use crate::archive::Archive;
 use crate::blobs::Blobs;
 use crate::clock::Clock;
 use crate::codec;
+use crate::metrics::Metrics;
 use crate::store::{self, Writer};
 use crate::views::Views;
+use crate::vitals::Vitals;
 
 pub(crate) use self::handle::{Handle, Input, Stopping};
 use self::links::Links;
@@ -45,6 +48,8 @@ pub(crate) struct Core {
     archive: Archive,
     blobs: Blobs,
     links: Links,
+    metrics: Metrics,
+    vitals: Vitals,
     inputs: mpsc::Receiver<Input>,
     answers: HashMap<Ticket, oneshot::Sender<Answer>>,
     next_ticket: u64,
@@ -60,6 +65,8 @@ pub(crate) struct Parts {
     pub(crate) archive: Archive,
     pub(crate) blobs: Blobs,
     pub(crate) clock: Clock,
+    pub(crate) metrics: Metrics,
+    pub(crate) vitals: Vitals,
 }
 
 impl Core {
@@ -77,6 +84,8 @@ impl Core {
             archive: parts.archive,
             blobs: parts.blobs,
             links,
+            metrics: parts.metrics,
+            vitals: parts.vitals,
             inputs,
             answers: HashMap::new(),
             next_ticket: 0,
@@ -93,6 +102,7 @@ impl Core {
         let effects = self.machine.step(Event::Started, self.clock.now(), &mut self.chance);
         let incarnation = self.machine.ledger().incarnation;
         self.links.set_incarnation(incarnation);
+        self.metrics.set_incarnation(incarnation.0);
         for job_id in &job_ids {
             self.publish(job_id);
         }
@@ -128,14 +138,18 @@ impl Core {
     /// that came in time count.
     fn decide(&mut self, batch: &mut Vec<Input>) -> Vec<Effect> {
         let mut events: Vec<Event> = Vec::with_capacity(batch.len() + 1);
+        let began = Instant::now();
         for input in batch.drain(..) {
+            self.metrics.input(input.kind());
             events.extend(self.admit(input));
         }
         let now = self.clock.now();
         if self.machine.next_deadline().is_some_and(|at| at <= now.uptime) {
             events.push(Event::Tick);
         }
-        self.machine.steps(events, now, &mut self.chance)
+        let effects = self.machine.steps(events, now, &mut self.chance);
+        self.metrics.decided(began.elapsed(), self.inputs.len());
+        effects
     }
 
     /// Remembers who waits for the input's outcome; gives the event, if it is one.
@@ -163,6 +177,16 @@ impl Core {
                 let _ = reply.send(self.links.order(&worker, order));
                 None
             }
+            Input::Explain { job_id, reply } => {
+                // Who asked may have left.
+                let _ = reply.send(self.machine.explain(&job_id, self.clock.now()));
+                None
+            }
+            Input::Probe { reply } => {
+                // It may have waited too long already.
+                let _ = reply.send(());
+                None
+            }
         }
     }
 
@@ -183,8 +207,15 @@ impl Core {
         }
         if !records.is_empty() {
             self.events_since_snapshot += records.len();
+            let began = Instant::now();
+            self.vitals.writing(Some(began));
             self.store.append(records.iter().map(codec::encode).collect()).await?;
-            records.iter().for_each(log_record);
+            self.vitals.writing(None);
+            self.metrics.committed(began.elapsed());
+            for record in &records {
+                self.metrics.record(record);
+                log_record(record);
+            }
         }
         for effect in effects {
             self.act(effect);
@@ -247,7 +278,7 @@ impl Core {
     }
 }
 
-async fn sleep_until(deadline: Option<tokio::time::Instant>) {
+async fn sleep_until(deadline: Option<Instant>) {
     match deadline {
         Some(at) => tokio::time::sleep_until(at).await,
         None => std::future::pending().await,

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use tokio::net::TcpListener;
+use tokio::time::Instant;
 use tracing::{error, info, warn};
 
 use common::exit::ExitCode;
@@ -16,9 +17,11 @@ use crate::blobs::Blobs;
 use crate::clock::Clock;
 use crate::codec;
 use crate::core::{self, Core, Parts};
+use crate::metrics::Metrics;
 use crate::rpc::{Front, Info};
 use crate::settings::Settings;
 use crate::store::{self, Recovery, Writer};
+use crate::vitals::Vitals;
 
 /// Why the coordinator could not start, or had to stop.
 #[derive(Debug, thiserror::Error)]
@@ -99,6 +102,7 @@ impl Coordinator {
         let archive = Archive::start(&folder).map_err(files)?;
         let blobs = Blobs::open(&folder).map_err(files)?;
         let config = settings.control_config();
+        let (metrics, vitals) = (Metrics::new(), Vitals::new(Instant::now()));
         let parts = Parts {
             config,
             ledger,
@@ -106,10 +110,13 @@ impl Coordinator {
             archive: archive.clone(),
             blobs: blobs.clone(),
             clock: Clock::start(),
+            metrics: metrics.clone(),
+            vitals: vitals.clone(),
         };
         let (mut core, handle) = Core::new(parts);
         let incarnation = core.start().await.map_err(|error| stopped(&error))?;
-        let front = Front::new(handle, archive, blobs, Info { incarnation, address });
+        let info = Info { incarnation, address, vitals, metrics };
+        let front = Front::new(handle, archive, blobs, info);
         Ok(Self { address, listener, core, front, _lock: lock })
     }
 

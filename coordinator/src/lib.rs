@@ -9,10 +9,13 @@ mod core;
 mod daemon;
 mod door;
 mod fetch;
+mod http;
+mod metrics;
 mod rpc;
 mod settings;
 mod store;
 mod views;
+mod vitals;
 
 #[cfg(test)]
 mod tests;

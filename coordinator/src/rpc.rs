@@ -2,8 +2,10 @@
 //! nothing.
 
 mod clients;
+mod explain;
 mod files;
 mod follow;
+mod logs;
 mod workers;
 
 use std::net::SocketAddr;
@@ -16,7 +18,10 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
+use tonic::service::Routes;
 use tonic::transport::server::Router;
+use tonic_reflection::server::v1::{ServerReflection, ServerReflectionServer};
+use tonic_reflection::server::v1alpha as alpha;
 
 use common::ids::{Incarnation, JobId};
 use proto::convert;
@@ -27,6 +32,9 @@ use crate::archive::Archive;
 use crate::blobs::{self, Blobs};
 use crate::core::{Handle, Stopping};
 use crate::fetch::Fetches;
+use crate::http::{self, Pages};
+use crate::metrics::Metrics;
+use crate::vitals::{self, Vitals};
 
 /// A client that connects has this long to say what it wants.
 const FIRST_MESSAGE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -53,6 +61,8 @@ pub(crate) struct Front {
 pub(crate) struct Info {
     pub(crate) incarnation: Incarnation,
     pub(crate) address: SocketAddr,
+    pub(crate) vitals: Vitals,
+    pub(crate) metrics: Metrics,
 }
 
 impl Front {
@@ -66,16 +76,35 @@ impl Front {
         self.stop.clone()
     }
 
-    /// Both services with their message bounds.
+    /// Both services with their message bounds, health and reflection for gRPC tools, and the
+    /// pages for HTTP ones. Starts the watch over the control loop.
     pub(crate) fn router(self) -> Router {
         let max = service::transport::MAX_MESSAGE_BYTES;
+        let Info { vitals, metrics, .. } = &*self.info;
+        let (health, health_service) = tonic_health::server::health_reporter();
+        let watch = vitals::watch(
+            self.core.clone(),
+            vitals.clone(),
+            metrics.clone(),
+            health,
+            self.stop.clone(),
+        );
+        service::tasks::spawn(service::tasks::Kind::Finish, "vitals", watch);
+        let pages =
+            Pages { core: self.core.clone(), vitals: vitals.clone(), metrics: metrics.clone() };
         let clients = CoordinatorServer::new(self.clone())
             .max_decoding_message_size(max)
             .max_encoding_message_size(max);
         let workers = WorkerLinkServer::new(self)
             .max_decoding_message_size(max)
             .max_encoding_message_size(max);
-        service::transport::server().add_service(clients).add_service(workers)
+        let mut grpc = Routes::new(clients).add_service(workers).add_service(health_service);
+        match reflection() {
+            Ok((v1, v1alpha)) => grpc = grpc.add_service(v1).add_service(v1alpha),
+            Err(error) => tracing::error!(%error, "no reflection: the descriptors are damaged"),
+        }
+        let router = http::router(grpc.into_axum_router(), pages);
+        service::transport::server().accept_http1(true).add_routes(router.into())
     }
 
     fn known_job(&self, text: &str) -> Result<JobId, Status> {
@@ -147,4 +176,20 @@ where
     F: FnOnce() -> T + Send + 'static,
 {
     tokio::task::spawn_blocking(work).await.map_err(|error| internal("read or write files", &error))
+}
+
+/// Both versions of gRPC reflection: tools ask for either.
+fn reflection() -> Result<
+    (
+        ServerReflectionServer<impl ServerReflection>,
+        alpha::ServerReflectionServer<impl alpha::ServerReflection>,
+    ),
+    tonic_reflection::server::Error,
+> {
+    let builder = || {
+        tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(proto::DESCRIPTORS)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+    };
+    Ok((builder().build_v1()?, builder().build_v1alpha()?))
 }

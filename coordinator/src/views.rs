@@ -1,13 +1,13 @@
 //! What readers see: published by the control loop after every batch, read by any number of
 //! clients without asking it. A slow client misses steps in between, never the newest state.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use tokio::sync::watch;
 
 use common::ids::JobId;
-use common::status::{CheckpointRow, JobRow, JobStatus, WorkerRow};
+use common::status::{CheckpointRow, JobRow, JobState, JobStatus, WorkerRow};
 
 /// Shared by the loop (the only writer) and the front. Locks are held for a look-up or an
 /// assignment, never across an await.
@@ -56,6 +56,16 @@ impl Views {
             jobs.values().map(|view| view.status.borrow().row.clone()).collect();
         rows.sort_by(|a, b| (a.submitted_at, &a.job_id).cmp(&(b.submitted_at, &b.job_id)));
         rows
+    }
+
+    /// How many jobs are in each state.
+    pub(crate) fn states(&self) -> HashMap<JobState, u64> {
+        let jobs = self.jobs.read().unwrap_or_else(PoisonError::into_inner);
+        let mut counts = HashMap::new();
+        for view in jobs.values() {
+            *counts.entry(view.status.borrow().row.state).or_default() += 1;
+        }
+        counts
     }
 
     /// The newest status of a job and all that follow.

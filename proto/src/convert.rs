@@ -15,7 +15,7 @@ use serde::de::DeserializeOwned;
 
 use common::ids::{Incarnation, InvalidId, JobId, WorkerId};
 use common::spec::JobSpec;
-use common::status::{JobState, Summary};
+use common::status::{Explanation, JobState, Summary};
 
 /// A message that does not mean anything to us.
 #[derive(Debug, thiserror::Error)]
@@ -113,6 +113,11 @@ pub fn spec(json: &str) -> Result<JobSpec, Error> {
 /// The effective job as `spec_json`.
 pub fn spec_json(spec: &JobSpec) -> String {
     serde_json::to_string(spec).expect("a job spec has string keys only, so it is always JSON")
+}
+
+/// Why a job is as it is, out of `explanation_json`.
+pub fn explanation(json: &str) -> Result<Explanation, Error> {
+    from_json("explanation_json", json)
 }
 
 /// A summary out of `summary_json`; empty text means that there is none.

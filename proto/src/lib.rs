@@ -15,3 +15,9 @@ pub mod convert;
 pub mod v1 {
     tonic::include_proto!("rustspeed.v1");
 }
+
+/// The `.proto` files as a serialized `FileDescriptorSet`: what gRPC reflection answers with.
+pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
+
+/// Every method of ours, such as `rustspeed.v1.Coordinator/Submit`.
+pub const METHODS: &[&str] = include!(concat!(env!("OUT_DIR"), "/methods.rs"));

@@ -45,6 +45,7 @@ pub(crate) enum Command {
     Jobs(commands::jobs::Args),
     Status(commands::status::Args),
     Watch(commands::watch::Args),
+    Explain(commands::explain::Args),
     Logs(commands::logs::Args),
     Metrics(commands::metrics::Args),
     Cancel(commands::cancel::Args),

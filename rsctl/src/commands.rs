@@ -5,6 +5,7 @@ pub(crate) mod checkpoints;
 pub(crate) mod completions;
 pub(crate) mod config;
 mod end;
+pub(crate) mod explain;
 pub(crate) mod fetch;
 pub(crate) mod init;
 pub(crate) mod jobs;
@@ -33,6 +34,7 @@ pub(crate) async fn execute(command: Command) -> Outcome {
         Command::Jobs(args) => jobs::execute(args).await,
         Command::Status(args) => status::execute(args).await,
         Command::Watch(args) => watch::execute(args).await,
+        Command::Explain(args) => explain::execute(args).await,
         Command::Logs(args) => logs::execute(args).await,
         Command::Metrics(args) => metrics::execute(args).await,
         Command::Cancel(args) => cancel::execute(args).await,

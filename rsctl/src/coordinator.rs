@@ -1,6 +1,7 @@
 //! The coordinator as rsctl sees it: meaning in, meaning out, a deadline on every question. An
 //! error says what was asked and gives the exit code.
 
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::time::Duration;
 
@@ -10,7 +11,9 @@ use tonic::{Code, Status, Streaming};
 
 use common::exit::ExitCode;
 use common::ids::JobId;
-use common::status::{CheckpointRow, JobRow, JobState, JobStatus, MetricPoint, WorkerRow};
+use common::status::{
+    CheckpointRow, Explanation, JobRow, JobState, JobStatus, MetricPoint, UnixMillis, WorkerRow,
+};
 use proto::convert;
 use proto::v1;
 use proto::v1::coordinator_client::CoordinatorClient;
@@ -88,12 +91,20 @@ impl From<Error> for Failure {
 }
 
 /// Which log lines to read.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct LogQuery {
-    pub(crate) rank: Option<u32>,
+    /// Empty: all.
+    pub(crate) ranks: Vec<u32>,
+    /// 0: all.
+    pub(crate) attempt: u32,
     pub(crate) follow: bool,
     /// 0: all that are kept.
     pub(crate) tail: u32,
+    pub(crate) since: UnixMillis,
+    /// Empty: all lines.
+    pub(crate) grep: String,
+    /// Where to go on: (attempt, rank) -> the first line that is wanted.
+    pub(crate) positions: BTreeMap<(u32, u32), u64>,
 }
 
 /// Points of one metric of one rank.
@@ -139,6 +150,13 @@ impl Coordinator {
         self.read(&operation, answer.try_into())
     }
 
+    pub(crate) async fn explain(&mut self, job: &JobId) -> Result<Explanation, Error> {
+        let operation = format!("explain job {job}");
+        let mut client = self.client.clone();
+        let answer = self.ask(&operation, client.explain(job_request(job))).await?;
+        self.read(&operation, convert::explanation(&answer.explanation_json))
+    }
+
     /// The present status at once, then one item per change, until the job is final.
     pub(crate) async fn watch(
         &mut self,
@@ -173,11 +191,25 @@ impl Coordinator {
     pub(crate) async fn logs(
         &mut self,
         job: &JobId,
-        query: LogQuery,
+        query: &LogQuery,
     ) -> Result<impl Stream<Item = Result<v1::LogLines, Error>> + use<>, Error> {
         let operation = format!("read logs of job {job}");
-        let LogQuery { rank, follow, tail } = query;
-        let request = v1::ReadLogsRequest { job_id: job.to_string(), rank, follow, tail };
+        let position = |(key, next): (&(u32, u32), &u64)| v1::LogPosition {
+            attempt: key.0,
+            rank: key.1,
+            next: *next,
+        };
+        let request = v1::ReadLogsRequest {
+            job_id: job.to_string(),
+            rank: None,
+            follow: query.follow,
+            tail: query.tail,
+            ranks: query.ranks.clone(),
+            since_ms: query.since,
+            grep: query.grep.clone(),
+            attempt: query.attempt,
+            positions: query.positions.iter().map(position).collect(),
+        };
         let mut client = self.client.clone();
         let stream = self.ask(&operation, client.read_logs(request)).await?;
         let this = self.clone();

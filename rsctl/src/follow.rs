@@ -37,33 +37,17 @@ impl Follower {
         job: &JobId,
         view: &mut dyn View,
     ) -> Result<JobStatus, Failure> {
-        let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
-        let mut lost_since: Option<Instant> = None;
+        let mut patience = Patience::new(self.patience);
         loop {
-            let error = match self.follow_once(job, view, &mut lost_since).await? {
+            let error = match self.follow_once(job, view, &mut patience).await? {
                 Ok(status) => return Ok(status),
                 Err(error) => error,
             };
-            let since = match lost_since {
-                Some(since) => since,
-                None => {
-                    view.talk(&format!(
-                        "{}; trying again for {}",
-                        service::exit::chain(&error),
-                        clock::short(self.patience)
-                    ));
-                    backoff.reset();
-                    *lost_since.insert(Instant::now())
-                }
-            };
-            let wait = backoff.next_wait_jittered();
-            if since.elapsed() + wait > self.patience {
-                let failure = Failure::from(error);
+            if let Err(failure) = patience.lost(error, |text: String| view.talk(&text)).await {
                 return Err(failure.hint(format!(
                     "the job goes on without rsctl; when the coordinator is back: rsctl watch {job}"
                 )));
             }
-            tokio::time::sleep(wait).await;
         }
     }
 
@@ -73,7 +57,7 @@ impl Follower {
         &mut self,
         job: &JobId,
         view: &mut dyn View,
-        lost_since: &mut Option<Instant>,
+        patience: &mut Patience,
     ) -> Result<Result<JobStatus, Error>, Failure> {
         // The channel of a lost coordinator connects again by itself at the next question.
         let mut statuses = match self.coordinator.watch(job).await {
@@ -87,7 +71,7 @@ impl Follower {
                 Err(error) if error.is_retryable() => return Ok(Err(error)),
                 Err(error) => return Err(error.into()),
             };
-            if lost_since.take().is_some() {
+            if patience.found() {
                 view.talk("the coordinator is back");
             }
             view.status(&status)?;
@@ -99,6 +83,50 @@ impl Follower {
         let address = self.coordinator.address().to_owned();
         let reason = "it closed the stream".to_owned();
         Ok(Err(Error::Lost { operation: format!("watch job {job}"), address, reason }))
+    }
+}
+
+/// How long to go on without a coordinator.
+#[derive(Debug)]
+pub(crate) struct Patience {
+    limit: Duration,
+    backoff: Backoff,
+    lost_since: Option<Instant>,
+}
+
+impl Patience {
+    pub(crate) fn new(limit: Duration) -> Self {
+        let backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
+        Self { limit, backoff, lost_since: None }
+    }
+
+    /// The coordinator answered; whether it had been lost.
+    pub(crate) fn found(&mut self) -> bool {
+        self.lost_since.take().is_some()
+    }
+
+    /// The connection broke: waits before the next try, or ends with `error` when patience is at
+    /// its end. Says it once per loss.
+    pub(crate) async fn lost(
+        &mut self,
+        error: Error,
+        talk: impl FnOnce(String),
+    ) -> Result<(), Failure> {
+        let since = match self.lost_since {
+            Some(since) => since,
+            None => {
+                let (why, limit) = (service::exit::chain(&error), clock::short(self.limit));
+                talk(format!("{why}; trying again for {limit}"));
+                self.backoff.reset();
+                *self.lost_since.insert(Instant::now())
+            }
+        };
+        let wait = self.backoff.next_wait_jittered();
+        if since.elapsed() + wait > self.limit {
+            return Err(error.into());
+        }
+        tokio::time::sleep(wait).await;
+        Ok(())
     }
 }
 

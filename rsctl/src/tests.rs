@@ -1,5 +1,6 @@
 //! Claims about the whole command line and about what people see.
 
+mod explain;
 mod help;
 mod job;
 mod master;

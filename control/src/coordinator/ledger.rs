@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use common::ids::{AttemptId, Generation, Incarnation, JobId, WorkerId};
-use common::status::{CheckpointRow, Failure, JobState, Summary, TrainerEnd, UnixMillis};
+use common::status::{CheckpointRow, Decision, Failure, JobState, Summary, TrainerEnd, UnixMillis};
 
 use crate::coordinator::record::{
     CancelMode, Over, Placement, Record, StopDecision, Submission, Token,
@@ -77,6 +77,9 @@ pub struct Job {
     pub cancel: Option<CancelMode>,
     pub attempts: Vec<Attempt>,
     pub notes: Vec<String>,
+    /// What was decided, in sentences; see `decisions`.
+    #[serde(default)]
+    pub decisions: Vec<Decision>,
     /// By step.
     pub checkpoints: Vec<CheckpointRow>,
     pub summary: Option<Box<Summary>>,
@@ -214,6 +217,7 @@ impl Ledger {
             cancel: None,
             attempts: Vec::new(),
             notes: Vec::new(),
+            decisions: Vec::new(),
             checkpoints: Vec::new(),
             summary: None,
             failure: None,
@@ -250,6 +254,9 @@ impl Ledger {
 
 impl Job {
     fn apply(&mut self, record: &Record) {
+        if !self.state.is_final() {
+            self.tell(record);
+        }
         match record {
             Record::CheckpointCommitted { checkpoint, removed, .. } => {
                 self.catalogue(checkpoint, removed);

@@ -63,6 +63,7 @@ impl Machine {
             max_steps: progress.and_then(|p| p.max_steps).or(job.max_steps),
             world_size: attempt.map_or(asked, |a| a.ranks.len() as u32),
             submitted_at: job.submitted_at,
+            labels: job.submission.spec.job.labels.clone(),
         }
     }
 

@@ -34,6 +34,8 @@ pub(super) struct Journal {
     folder: PathBuf,
     /// Index and length, oldest first; the last one is written to.
     segments: Vec<(u64, u64)>,
+    /// Of a log: the number that its next line gets.
+    next_line: u64,
     /// The newest batch of each life that is in here.
     marks: BTreeMap<Life, u64>,
     /// The segment that has unsynced bytes.
@@ -47,6 +49,7 @@ impl Journal {
         let mut journal = Self {
             folder: folder.to_owned(),
             segments: Vec::new(),
+            next_line: 0,
             marks: BTreeMap::new(),
             open: None,
         };
@@ -71,6 +74,12 @@ impl Journal {
         let mut at = 0;
         while let Some(entry) = entry_at(bytes, at) {
             if let Ok(batch) = v1::BulkBatch::decode(entry) {
+                let logs = batch.jobs.iter().flat_map(|job| &job.logs);
+                for lines in logs {
+                    // An entry without numbers is of a version that did not count.
+                    let first = lines.first.max(self.next_line);
+                    self.next_line = first + lines.lines.len() as u64;
+                }
                 self.mark(&Mark {
                     life: (batch.uuid, batch.incarnation),
                     sequence: batch.sequence,
@@ -91,6 +100,16 @@ impl Journal {
                 self.marks.remove(&oldest);
             }
         }
+    }
+
+    /// The number of a log's next line.
+    pub(super) fn next_line(&self) -> u64 {
+        self.next_line
+    }
+
+    /// So many lines were appended.
+    pub(super) fn count_lines(&mut self, count: u64) {
+        self.next_line += count;
     }
 
     /// Appends an entry unless the journal has it; whether it was new. Durable after
@@ -154,6 +173,21 @@ impl Journal {
             }
         }
         Ok(())
+    }
+
+    /// Keeps the last entries of at least this many bytes together.
+    pub(super) fn cut_to_tail(&mut self, bytes: usize) -> io::Result<()> {
+        let mut entries = self.entries()?;
+        let mut kept = 0;
+        let mut start = entries.len();
+        while start > 0 && kept < bytes {
+            start -= 1;
+            kept += entries[start].encoded_len();
+        }
+        match start {
+            0 => Ok(()),
+            _ => self.rewrite(&entries.split_off(start)),
+        }
     }
 
     /// Every entry, oldest first.

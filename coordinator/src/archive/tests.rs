@@ -3,7 +3,7 @@ use prost::Message;
 use proto::v1;
 
 use super::journal::{Journal, Mark};
-use super::{Archive, Histories, LOG_SEGMENT_BYTES, LOG_SEGMENTS, Reader, thin};
+use super::{Archive, Histories, LOG_SEGMENT_BYTES, LOG_SEGMENTS, LogKey, Reader, thin};
 
 fn mark(sequence: u64) -> Mark {
     Mark { life: ("worker".to_owned(), 1), sequence }
@@ -150,4 +150,94 @@ fn steps_that_a_later_attempt_makes_again_are_told_once() {
     assert_eq!(told(&jobs), [1, 2, 3, 4, 5, 6, 7, 8, 9]);
     let back = [jobs.to_vec(), vec![of_attempt(4, 3..5)]].concat();
     assert_eq!(told(&back), [1, 2, 3, 4]);
+}
+
+fn log_batch(sequence: u64, generation: u64, line: &str, count: usize) -> v1::BulkBatch {
+    let line = v1::LogLine { time_ms: sequence, text: line.to_owned(), stderr: false };
+    let logs = v1::LogLines { rank: 3, lines: vec![line; count], ..Default::default() };
+    v1::BulkBatch {
+        sequence,
+        jobs: vec![v1::JobBulk {
+            job_id: "job-000000".to_owned(),
+            generation,
+            logs: vec![logs],
+            ..Default::default()
+        }],
+        uuid: "worker".to_owned(),
+        incarnation: 1,
+    }
+}
+
+fn numbers(mut reader: Reader) -> Vec<u64> {
+    let mut numbers = Vec::new();
+    loop {
+        let entries = reader.next().unwrap();
+        if entries.is_empty() {
+            return numbers;
+        }
+        let logs = entries.into_iter().flat_map(|e| e.jobs).flat_map(|j| j.logs);
+        numbers.extend(logs.flat_map(|l| l.first..l.first + l.lines.len() as u64));
+    }
+}
+
+#[tokio::test]
+async fn of_earlier_attempts_the_tails_stay_and_of_many_the_first_and_the_newest() {
+    let folder = tempfile::tempdir().unwrap();
+    let archive = Archive::start(folder.path()).unwrap();
+    let job_id: common::ids::JobId = "job-000000".parse().unwrap();
+    let line = "x".repeat(1000);
+    let mut sequence = 0;
+    for generation in 1..=20 {
+        for _ in 0..4 {
+            sequence += 1;
+            archive.keep(log_batch(sequence, generation, &line, 50)).await.unwrap();
+        }
+    }
+    let keys = archive.logs(&job_id).unwrap();
+    let kept: Vec<u64> = keys.iter().map(|key| key.generation).collect();
+    let expected: Vec<u64> = [1].into_iter().chain(6..=20).collect();
+    assert_eq!(kept, expected, "sixteen attempts");
+    assert!(keys.iter().all(|key| key.rank == 3));
+    let of = |generation| numbers(archive.log(&job_id, LogKey { generation, rank: 3 }));
+    assert_eq!(of(20), (0..200).collect::<Vec<_>>(), "the running attempt is whole");
+    assert_eq!(of(1), (100..200).collect::<Vec<_>>(), "at least 64 KiB, with their numbers");
+    // Lines that come late still find their place, also after a restart.
+    drop(archive);
+    let archive = Archive::start(folder.path()).unwrap();
+    archive.keep(log_batch(1000, 1, "late", 1)).await.unwrap();
+    let last = numbers(archive.log(&job_id, LogKey { generation: 1, rank: 3 })).pop();
+    assert_eq!(last, Some(200));
+}
+
+#[tokio::test]
+async fn one_batch_with_two_attempts_of_a_job_is_kept_whole() {
+    let folder = tempfile::tempdir().unwrap();
+    let archive = Archive::start(folder.path()).unwrap();
+    let job_id: common::ids::JobId = "job-000000".parse().unwrap();
+    let mut batch = entry(1, 1..3);
+    batch.jobs[0].job_id = job_id.to_string();
+    let mut second = entry(1, 3..5).jobs.remove(0);
+    second.job_id = job_id.to_string();
+    second.generation = 2;
+    batch.jobs.push(second);
+    let mut follow = archive.follow(&job_id);
+    archive.keep(batch.clone()).await.unwrap();
+    archive.keep(batch).await.unwrap();
+    assert!(follow.changed().await);
+    assert_eq!(follow.touched(), []);
+    assert_eq!(steps(&mut archive.metrics(&job_id)), [1, 2, 3, 4]);
+}
+
+#[tokio::test]
+async fn a_follower_is_woken_by_its_own_job_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let archive = Archive::start(folder.path()).unwrap();
+    let mut other = archive.follow(&"other-000000".parse().unwrap());
+    let mut follow = archive.follow(&"job-000000".parse().unwrap());
+    archive.keep(log_batch(1, 1, "line", 1)).await.unwrap();
+    assert!(follow.changed().await);
+    assert_eq!(follow.touched(), [LogKey { generation: 1, rank: 3 }]);
+    assert_eq!(follow.touched(), [], "told once");
+    let waits = std::time::Duration::ZERO;
+    assert!(tokio::time::timeout(waits, other.changed()).await.is_err());
 }

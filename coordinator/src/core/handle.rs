@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use tokio::sync::{mpsc, oneshot};
 
 use common::ids::JobId;
+use common::status::Explanation;
 use control::coordinator::{
     Answer, CancelMode, ConnectionId, Submission, WorkerHello, WorkerMessage,
 };
@@ -44,6 +45,34 @@ pub(crate) enum Input {
         order: v1::FetchOrder,
         reply: oneshot::Sender<bool>,
     },
+    /// None: there is no such job.
+    Explain {
+        job_id: JobId,
+        reply: oneshot::Sender<Option<Explanation>>,
+    },
+    /// Answered when the loop comes to it: how far behind is it?
+    Probe {
+        reply: oneshot::Sender<()>,
+    },
+}
+
+impl Input {
+    pub(crate) const KINDS: [&str; 8] =
+        ["submit", "cancel", "hello", "worker", "dropped", "order", "explain", "probe"];
+
+    /// One of [`Self::KINDS`].
+    pub(crate) fn kind(&self) -> &'static str {
+        match self {
+            Self::Submit { .. } => "submit",
+            Self::Cancel { .. } => "cancel",
+            Self::Hello { .. } => "hello",
+            Self::Worker { .. } => "worker",
+            Self::Dropped { .. } => "dropped",
+            Self::Order { .. } => "order",
+            Self::Explain { .. } => "explain",
+            Self::Probe { .. } => "probe",
+        }
+    }
 }
 
 /// The coordinator is stopping.

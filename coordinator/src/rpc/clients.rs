@@ -117,6 +117,13 @@ impl Coordinator for Front {
         Ok(Response::new(boxed(receiver)))
     }
 
+    async fn explain(
+        &self,
+        request: Request<v1::JobRequest>,
+    ) -> Result<Response<v1::ExplainResponse>, Status> {
+        self.explain_job(&request.into_inner().job_id).await
+    }
+
     async fn cancel_job(
         &self,
         request: Request<v1::CancelRequest>,
@@ -145,7 +152,7 @@ impl Coordinator for Front {
         &self,
         request: Request<v1::ReadLogsRequest>,
     ) -> Result<Response<Self::ReadLogsStream>, Status> {
-        self.follow_logs(request.into_inner())
+        self.read_job_logs(request.into_inner())
     }
 
     async fn read_metrics(

@@ -1,7 +1,7 @@
-//! Metrics and logs as streams: what is there, then, if asked, what comes, until the job is final
-//! and nothing more arrives.
+//! Metrics as streams: what is there, then, if asked, what comes, until the job is final and
+//! nothing more arrives. How both metrics and logs wait for more.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use common::ids::JobId;
 use common::status::JobStatus;
 use proto::v1;
 
-use crate::archive::{Archive, Histories, Reader};
+use crate::archive::{self, Histories, LogKey, Reader};
 use crate::rpc::{
     BoxStream, Front, STREAM_QUEUE, blocking, boxed, internal, no_such_job, say_stopping,
 };
@@ -22,42 +22,45 @@ use crate::rpc::{
 /// way for this long.
 const LATE_DATA: Duration = Duration::from_secs(1);
 
-/// Lines of one message.
-const LINES_PER_MESSAGE: usize = 500;
-
 /// Waits until there may be something new.
-struct Follow {
+pub(super) struct Follow {
     is_asked: bool,
-    version: watch::Receiver<u64>,
+    changes: archive::Follow,
     status: watch::Receiver<Arc<JobStatus>>,
     /// The job is final: when its data counts as complete, unless more of it comes.
     complete_at: Option<Instant>,
 }
 
 impl Follow {
-    /// Call before reading: a change after it wakes [`Follow::more`].
-    fn mark(&mut self) {
-        self.version.mark_unchanged();
+    /// Logs written since the last call. Call before reading: a change after it wakes
+    /// [`Follow::more`].
+    pub(super) fn touched(&mut self) -> Vec<LogKey> {
+        self.changes.touched()
     }
 
     /// Data of this job came: more may follow.
-    fn progressed(&mut self) {
+    pub(super) fn progressed(&mut self) {
         self.complete_at = None;
     }
 
+    /// The job as it is now.
+    pub(super) fn status(&self) -> Arc<JobStatus> {
+        self.status.borrow().clone()
+    }
+
     /// Whether to read again. Cancel-safe.
-    async fn more(&mut self) -> bool {
+    pub(super) async fn more(&mut self) -> bool {
         if !self.is_asked {
             return false;
         }
         loop {
             if self.status.borrow_and_update().row.state.is_final() {
                 let at = *self.complete_at.get_or_insert_with(|| Instant::now() + LATE_DATA);
-                let changed = tokio::time::timeout_at(at, self.version.changed()).await;
-                return matches!(changed, Ok(Ok(())));
+                let changed = tokio::time::timeout_at(at, self.changes.changed()).await;
+                return changed == Ok(true);
             }
             tokio::select! {
-                changed = self.version.changed() => return changed.is_ok(),
+                is_there = self.changes.changed() => return is_there,
                 changed = self.status.changed() => {
                     // The job was forgotten, or the process stops.
                     if changed.is_err() {
@@ -70,9 +73,10 @@ impl Follow {
 }
 
 impl Front {
-    fn follow(&self, job_id: &JobId, is_asked: bool) -> Result<Follow, Status> {
+    pub(super) fn follow(&self, job_id: &JobId, is_asked: bool) -> Result<Follow, Status> {
         let status = self.core.views().watch(job_id).ok_or_else(|| no_such_job(job_id))?;
-        Ok(Follow { is_asked, version: self.archive.version(), status, complete_at: None })
+        let changes = self.archive.follow(job_id);
+        Ok(Follow { is_asked, changes, status, complete_at: None })
     }
 
     pub(super) fn follow_metrics(
@@ -86,34 +90,11 @@ impl Front {
         let wanted =
             Wanted { names: request.names, since_step: request.since_step, newest: HashMap::new() };
         let stop = self.stop.clone();
+        let reading = self.info.metrics.reader("metrics");
         service::tasks::spawn(service::tasks::Kind::Finish, "read-metrics", async move {
+            let _reading = reading;
             tokio::select! {
                 () = stream_metrics(readers, follow, wanted, &sender) => {}
-                () = sender.closed() => {}
-                () = stop.cancelled() => say_stopping(&sender),
-            }
-        });
-        Ok(Response::new(boxed(receiver)))
-    }
-
-    pub(super) fn follow_logs(
-        &self,
-        request: v1::ReadLogsRequest,
-    ) -> Result<Response<BoxStream<v1::LogLines>>, Status> {
-        let job_id = self.known_job(&request.job_id)?;
-        let follow = self.follow(&job_id, request.follow)?;
-        let logs = Logs {
-            archive: self.archive.clone(),
-            job_id,
-            only: request.rank,
-            tail: request.tail as usize,
-            readers: BTreeMap::new(),
-        };
-        let (sender, receiver) = mpsc::channel(STREAM_QUEUE);
-        let stop = self.stop.clone();
-        service::tasks::spawn(service::tasks::Kind::Finish, "read-logs", async move {
-            tokio::select! {
-                () = stream_logs(logs, follow, &sender) => {}
                 () = sender.closed() => {}
                 () = stop.cancelled() => say_stopping(&sender),
             }
@@ -163,7 +144,7 @@ async fn stream_metrics(
         }
     };
     loop {
-        follow.mark();
+        follow.touched();
         let (entries, back) = match read(reader).await {
             Ok(read) => read,
             Err(status) => {
@@ -207,91 +188,8 @@ async fn histories(mut reader: Reader) -> Result<Histories, Status> {
     found.map_err(|error| internal("read the job's files", &error))
 }
 
-async fn read(mut reader: Reader) -> Result<(Vec<v1::BulkBatch>, Reader), Status> {
+pub(super) async fn read(mut reader: Reader) -> Result<(Vec<v1::BulkBatch>, Reader), Status> {
     let (entries, reader) = blocking(move || (reader.next(), reader)).await?;
     let entries = entries.map_err(|error| internal("read the job's files", &error))?;
     Ok((entries, reader))
-}
-
-/// The logs of one job's ranks.
-struct Logs {
-    archive: Archive,
-    job_id: JobId,
-    only: Option<u32>,
-    /// 0: everything that is kept.
-    tail: usize,
-    readers: BTreeMap<u32, Reader>,
-}
-
-impl Logs {
-    /// Lines that were not read before, by rank. The first read of a rank gives its tail.
-    fn next(&mut self) -> std::io::Result<Vec<v1::LogLines>> {
-        let ranks = match self.only {
-            Some(rank) => vec![rank],
-            None => self.archive.ranks(&self.job_id)?,
-        };
-        let mut found = Vec::new();
-        for rank in ranks {
-            let keep = match self.readers.contains_key(&rank) || self.tail == 0 {
-                true => usize::MAX,
-                false => self.tail,
-            };
-            let reader =
-                self.readers.entry(rank).or_insert_with(|| self.archive.log(&self.job_id, rank));
-            let mut lines = VecDeque::new();
-            loop {
-                let entries = reader.next()?;
-                if entries.is_empty() {
-                    break;
-                }
-                let logs = entries.into_iter().flat_map(|e| e.jobs).flat_map(|job| job.logs);
-                for line in logs.flat_map(|logs| logs.lines) {
-                    lines.push_back(line);
-                    if lines.len() > keep {
-                        lines.pop_front();
-                    }
-                }
-            }
-            let lines: Vec<v1::LogLine> = lines.into();
-            let messages = lines.chunks(LINES_PER_MESSAGE);
-            found.extend(messages.map(|lines| v1::LogLines { rank, lines: lines.to_vec() }));
-        }
-        Ok(found)
-    }
-}
-
-async fn stream_logs(
-    mut logs: Logs,
-    mut follow: Follow,
-    sender: &mpsc::Sender<Result<v1::LogLines, Status>>,
-) {
-    loop {
-        follow.mark();
-        let read = blocking(move || (logs.next(), logs)).await;
-        let read = read.and_then(|(found, back)| {
-            Ok((found.map_err(|error| internal("read the job's logs", &error))?, back))
-        });
-        let found = match read {
-            Ok((found, back)) => {
-                logs = back;
-                found
-            }
-            Err(status) => {
-                // The client may have left; then nobody needs the status.
-                let _ = sender.send(Err(status)).await;
-                return;
-            }
-        };
-        let is_empty = found.is_empty();
-        for lines in found {
-            if sender.send(Ok(lines)).await.is_err() {
-                return;
-            }
-        }
-        if !is_empty {
-            follow.progressed();
-        } else if !follow.more().await {
-            return;
-        }
-    }
 }

@@ -1,5 +1,7 @@
 //! The worker link: control and bulk streams, blobs for workers, files from them.
 
+use std::collections::HashMap;
+
 use tokio::sync::mpsc;
 use tonic::{Request, Response, Status, Streaming};
 use tracing::{debug, warn};
@@ -15,6 +17,9 @@ use crate::fetch::Part;
 use crate::rpc::{
     BoxStream, FIRST_MESSAGE_TIMEOUT, Front, STREAM_QUEUE, boxed, malformed, say_stopping,
 };
+
+/// Attempts whose drop counts one stream remembers.
+const MAX_TOLD: usize = 1024;
 
 /// Longest name of a metric that is kept.
 const MAX_METRIC_NAME: usize = 128;
@@ -60,14 +65,14 @@ impl WorkerLink for Front {
         service::tasks::spawn(service::tasks::Kind::Finish, "bulk", async move {
             // The client's end, an error of it, or a refusal of ours ends the stream; the worker
             // keeps what was not acknowledged.
-            let mut dropped = 0;
+            let mut told = HashMap::new();
             loop {
                 let message = tokio::select! {
                     message = batches.message() => message,
                     () = front.stop.cancelled() => return say_stopping(&sender),
                 };
                 let Ok(Some(batch)) = message else { return };
-                tell_dropped(&batch, &mut dropped);
+                front.tell_dropped(&batch, &mut told);
                 let ack = front.keep(batch).await;
                 let is_over = ack.is_err();
                 if sender.send(ack).await.is_err() || is_over {
@@ -150,6 +155,24 @@ async fn listen(
 }
 
 impl Front {
+    /// A worker's spool overflowed: somebody's curve has a hole. Workers count per attempt, and
+    /// tell the whole count again after a reconnect.
+    fn tell_dropped(&self, batch: &v1::BulkBatch, told: &mut HashMap<(String, u64), u64>) {
+        for job in batch.jobs.iter().filter(|job| job.dropped > 0) {
+            if told.len() > MAX_TOLD {
+                told.clear();
+            }
+            let told = told.entry((job.job_id.clone(), job.generation)).or_default();
+            let new = job.dropped.saturating_sub(*told);
+            if new > 0 {
+                let (worker, job_id) = (&batch.uuid, &job.job_id);
+                warn!(worker, job_id, dropped = new, "metric points or log lines were dropped");
+                self.info.metrics.dropped(new);
+                *told = job.dropped;
+            }
+        }
+    }
+
     /// Keeps what belongs to known jobs; the rest is acknowledged too, or it would come for ever.
     async fn keep(&self, mut batch: v1::BulkBatch) -> Result<v1::BulkAck, Status> {
         let sequence = batch.sequence;
@@ -159,19 +182,14 @@ impl Front {
             job.metrics.retain(|series| series.name.len() <= MAX_METRIC_NAME);
             self.known_job(&job.job_id).is_ok()
         });
+        let points = batch.jobs.iter().flat_map(|job| &job.metrics).map(|s| s.points.len() as u64);
+        let lines = batch.jobs.iter().flat_map(|job| &job.logs).map(|logs| logs.lines.len() as u64);
+        let (points, lines) = (points.sum(), lines.sum());
         if !batch.jobs.is_empty() {
             self.archive.keep(batch).await?;
+            self.info.metrics.kept(points, lines);
         }
         Ok(v1::BulkAck { sequence })
-    }
-}
-
-/// A worker's spool overflowed: somebody's curve has a hole.
-fn tell_dropped(batch: &v1::BulkBatch, told: &mut u64) {
-    let dropped: u64 = batch.jobs.iter().map(|job| job.dropped).sum();
-    if dropped > *told {
-        warn!(worker = batch.uuid, dropped, "metric points or log lines were dropped");
-        *told = dropped;
     }
 }
 

@@ -9,20 +9,20 @@ use proto::v1;
 use super::cluster::{Cluster, finished, soon, uuid};
 
 /// A worker's bulk stream.
-struct Bulk {
+pub(super) struct Bulk {
     outgoing: mpsc::Sender<v1::BulkBatch>,
     acks: Streaming<v1::BulkAck>,
 }
 
 impl Bulk {
-    async fn open(cluster: &Cluster) -> Self {
+    pub(super) async fn open(cluster: &Cluster) -> Self {
         let (outgoing, batches) = mpsc::channel(64);
         let mut client = cluster.worker_client().await;
         let acks = client.bulk(ReceiverStream::new(batches)).await.unwrap().into_inner();
         Self { outgoing, acks }
     }
 
-    async fn send(&mut self, batch: v1::BulkBatch) {
+    pub(super) async fn send(&mut self, batch: v1::BulkBatch) {
         let sequence = batch.sequence;
         self.outgoing.send(batch).await.unwrap();
         let ack = soon("an acknowledgement", self.acks.message()).await.unwrap().unwrap();
@@ -48,7 +48,7 @@ fn batch(job_id: &str, sequence: u64) -> v1::BulkBatch {
             job_id: job_id.to_owned(),
             generation: 1,
             metrics: vec![series("train/loss"), series("train/lr")],
-            logs: vec![v1::LogLines { rank: 0, lines: vec![line] }],
+            logs: vec![v1::LogLines { rank: 0, lines: vec![line], ..Default::default() }],
             dropped: 0,
         }],
         uuid: uuid("a"),
@@ -72,8 +72,7 @@ async fn steps(cluster: &Cluster, job_id: &str, name: &str) -> Vec<u64> {
 }
 
 async fn lines(cluster: &Cluster, job_id: &str, tail: u32) -> Vec<String> {
-    let request =
-        v1::ReadLogsRequest { job_id: job_id.to_owned(), rank: None, follow: false, tail };
+    let request = v1::ReadLogsRequest { job_id: job_id.to_owned(), tail, ..Default::default() };
     let mut stream = cluster.client().await.read_logs(request).await.unwrap().into_inner();
     let mut lines = Vec::new();
     while let Some(more) = soon("logs", stream.message()).await.unwrap() {
@@ -139,8 +138,12 @@ async fn a_follower_gets_everything_and_ends_with_the_job() {
         ..Default::default()
     };
     let mut metrics = client.read_metrics(request).await.unwrap().into_inner();
-    let request =
-        v1::ReadLogsRequest { job_id: job_id.clone(), rank: Some(0), follow: true, tail: 0 };
+    let request = v1::ReadLogsRequest {
+        job_id: job_id.clone(),
+        rank: Some(0),
+        follow: true,
+        ..Default::default()
+    };
     let mut logs = client.read_logs(request).await.unwrap().into_inner();
     let mut bulk = Bulk::open(&cluster).await;
     for sequence in 1..=10 {

@@ -23,6 +23,7 @@ impl TryFrom<v1::JobRow> for JobRow {
             max_steps: row.max_steps,
             world_size: row.world_size,
             submitted_at: row.submitted_at_ms,
+            labels: row.labels.into_iter().collect(),
         })
     }
 }
@@ -39,6 +40,7 @@ impl From<JobRow> for v1::JobRow {
             max_steps: row.max_steps,
             world_size: row.world_size,
             submitted_at_ms: row.submitted_at,
+            labels: row.labels.into_iter().collect(),
         }
     }
 }

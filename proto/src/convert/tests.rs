@@ -35,6 +35,7 @@ fn row(state: JobState) -> JobRow {
         max_steps: Some(400),
         world_size: 2,
         submitted_at: 1_700_000_000_123,
+        labels: [("team".to_owned(), "ocean".to_owned())].into(),
     }
 }
 

@@ -14,8 +14,10 @@ use common::metric;
 use common::status::{MetricPoint, UnixMillis};
 use service::exit::Failure;
 
+use crate::commands::watch::PatienceArgs;
 use crate::commands::{Outcome, connect};
-use crate::coordinator::{Coordinator, Series};
+use crate::coordinator::{Coordinator, Error, Series};
+use crate::follow::Patience;
 use crate::master::MasterArgs;
 use crate::render::plot::{self, Scale, Size};
 use crate::render::table::{self, Align, number};
@@ -56,6 +58,8 @@ pub(crate) struct Args {
     /// Go on until the job ends, one JSON object a line
     #[arg(short, long, conflicts_with_all = ["tail", "log"])]
     follow: bool,
+    #[command(flatten)]
+    patience: PatienceArgs,
     #[command(flatten)]
     master: MasterArgs,
     /// The same as --format json
@@ -130,18 +134,53 @@ pub(crate) async fn execute(args: Args) -> Outcome {
     Ok(ExitCode::Done)
 }
 
+/// Over as many connections as it takes.
 async fn follow(coordinator: &mut Coordinator, id: &JobId, args: &Args) -> Outcome {
-    let mut series = pin!(coordinator.metrics(id, &args.tags, true).await?);
+    let mut patience = Patience::new(args.patience.reconnect_timeout);
+    let mut shown = Shown::new();
+    loop {
+        match follow_once(coordinator, id, args, (&mut shown, &mut patience)).await? {
+            Ok(()) => return Ok(ExitCode::Done),
+            Err(error) if error.is_retryable() => patience.lost(error, render::talk).await?,
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+/// Time and step of the newest point of each metric that was printed: a new stream begins anew.
+type Shown = BTreeMap<String, (UnixMillis, u64)>;
+
+async fn follow_once(
+    coordinator: &mut Coordinator,
+    id: &JobId,
+    args: &Args,
+    (shown, patience): (&mut Shown, &mut Patience),
+) -> Result<Result<(), Error>, Failure> {
+    let series = match coordinator.metrics(id, &args.tags, true).await {
+        Ok(series) => series,
+        Err(error) => return Ok(Err(error)),
+    };
+    if patience.found() {
+        render::talk("the coordinator is back");
+    }
+    let mut series = pin!(series);
     while let Some(series) = series.next().await {
-        let Series { name, rank, points } = series?;
+        let Series { name, rank, points } = match series {
+            Ok(series) => series,
+            Err(error) => return Ok(Err(error)),
+        };
         if rank != args.rank {
             continue;
         }
+        let newest = shown.entry(name.clone()).or_default();
         for MetricPoint { step, samples, value, time } in points {
-            render::json_line(&TaggedPoint { tag: &name, step, samples, value, time })?;
+            if (time, step) > *newest {
+                *newest = (time, step);
+                render::json_line(&TaggedPoint { tag: &name, step, samples, value, time })?;
+            }
         }
     }
-    Ok(ExitCode::Done)
+    Ok(Ok(()))
 }
 
 async fn read(

@@ -4,7 +4,7 @@ use common::exit::ExitCode;
 
 use crate::commands::{Outcome, connect};
 use crate::master::MasterArgs;
-use crate::render;
+use crate::{clock, render};
 
 /// List workers and their slots
 #[derive(Debug, clap::Args)]
@@ -26,7 +26,7 @@ pub(crate) async fn execute(args: Args) -> Outcome {
     if args.json {
         render::json(&rows)?;
     } else {
-        render::data(render::status::workers(&rows))?;
+        render::data(render::status::workers(&rows, clock::now()))?;
     }
     Ok(ExitCode::Done)
 }

@@ -38,9 +38,10 @@ pub(crate) fn jobs(rows: &[JobRow], now: UnixMillis) -> String {
     render(&JOB_COLUMNS, rows)
 }
 
-const WORKER_COLUMNS: [(&str, Align); 9] = [
+const WORKER_COLUMNS: [(&str, Align); 10] = [
     ("WORKER", Align::Left),
     ("STATE", Align::Left),
+    ("HEARD", Align::Right),
     ("ADDRESS", Align::Left),
     ("DEVICE", Align::Left),
     ("SLOTS", Align::Right),
@@ -50,11 +51,12 @@ const WORKER_COLUMNS: [(&str, Align); 9] = [
     ("JOBS", Align::Left),
 ];
 
-pub(crate) fn workers(rows: &[WorkerRow]) -> String {
+pub(crate) fn workers(rows: &[WorkerRow], now: UnixMillis) -> String {
     let rows = rows.iter().map(|row| {
         [
             row.name.clone(),
             row.state.clone(),
+            clock::age(now, row.last_seen),
             row.address.clone(),
             row.device.clone(),
             row.slots.to_string(),

@@ -156,16 +156,16 @@ fn lists_read_like_this() {
         libtorch: "2.11.0, AVX512".to_owned(),
     };
     check(
-        &status::workers(&[worker]),
+        &status::workers(&[worker], NOW + 4_000),
         expect![[r#"
-            WORKER  STATE  ADDRESS   DEVICE  SLOTS  FREE    MEMORY  LIBTORCH        JOBS
-            node-a  ready  10.0.0.4  cpu         8     6  16.0 GiB  2.11.0, AVX512  co2-lstm-ab12cd
+            WORKER  STATE  HEARD  ADDRESS   DEVICE  SLOTS  FREE    MEMORY  LIBTORCH        JOBS
+            node-a  ready     4s  10.0.0.4  cpu         8     6  16.0 GiB  2.11.0, AVX512  co2-lstm-ab12cd
         "#]],
     );
     check(
-        &status::workers(&[]),
+        &status::workers(&[], NOW),
         expect![[r#"
-            WORKER  STATE  ADDRESS  DEVICE  SLOTS  FREE  MEMORY  LIBTORCH  JOBS
+            WORKER  STATE  HEARD  ADDRESS  DEVICE  SLOTS  FREE  MEMORY  LIBTORCH  JOBS
         "#]],
     );
 }

@@ -21,6 +21,7 @@ pub(crate) fn running() -> JobStatus {
             max_steps: Some(400),
             world_size: 2,
             submitted_at: NOW - 95_000,
+            labels: [("team".to_owned(), "ocean".to_owned())].into(),
         },
         attempts: vec![AttemptStatus {
             attempt: AttemptId(1),

@@ -1,0 +1,75 @@
+//! The story of a job in sentences with times, written while records are applied: what was decided
+//! and what forced it. Part of the ledger, so a replay tells the same (A3). Bounded: the beginning
+//! and the newest stay.
+
+use common::ids::AttemptId;
+use common::status::{Decision, TrainerEnd, UnixMillis};
+
+use crate::coordinator::ledger::{Attempt, Job};
+use crate::coordinator::record::{CancelMode, Record, StopMode};
+
+/// Sentences of one job: its first and, beyond them, the newest.
+const MAX_DECISIONS: usize = 64;
+const FIRST_DECISIONS: usize = 8;
+
+/// Deaths of one attempt that are told; those that follow are their echo.
+const MAX_DEATHS: usize = 3;
+
+impl Job {
+    /// Notes what `record` says. Call before it is applied.
+    pub(super) fn tell(&mut self, record: &Record) {
+        let Some((at, text)) = sentence(self, record) else { return };
+        let started = match record {
+            Record::AttemptStarted { attempt, .. } => Some(*attempt),
+            _ => self.attempt().map(|attempt| attempt.attempt),
+        };
+        let attempt = started.unwrap_or(AttemptId(0));
+        self.decisions.push(Decision { at, attempt, text });
+        if self.decisions.len() > MAX_DECISIONS {
+            self.decisions.remove(FIRST_DECISIONS);
+        }
+    }
+}
+
+fn sentence(job: &Job, record: &Record) -> Option<(UnixMillis, String)> {
+    Some(match record {
+        Record::CancelAsked { mode: CancelMode::Save, at, .. } => {
+            (*at, "cancel asked: save and leave".to_owned())
+        }
+        Record::CancelAsked { mode: CancelMode::Now, at, .. } => {
+            (*at, "cancel asked: leave at once".to_owned())
+        }
+        Record::AttemptStarted { attempt, reason, at, .. } => {
+            (*at, format!("attempt {attempt} starts: {reason}"))
+        }
+        Record::AttemptRunning { at, .. } => (*at, "all ranks are connected: it trains".to_owned()),
+        Record::StopDecided { stop, at, .. } => {
+            let how = match stop.mode {
+                StopMode::Gracefully => "stops after a save",
+                StopMode::Abort => "stops at once",
+            };
+            (*at, format!("{how}: {}", stop.reason))
+        }
+        Record::TrainerEnded { key, end, at, .. } => {
+            let attempt = job.open_attempt().filter(|a| a.generation == key.generation)?;
+            let is_told = is_death(end) && deaths(attempt) < MAX_DEATHS;
+            let placed = attempt.ranks.get(key.rank.0 as usize).filter(|_| is_told)?;
+            (*at, format!("rank {} on worker `{}` {end}", key.rank, placed.worker_name))
+        }
+        Record::JobEnded { state, reason, at, .. } => (*at, format!("{state}: {reason}")),
+        _ => return None,
+    })
+}
+
+fn is_death(end: &TrainerEnd) -> bool {
+    !matches!(end, TrainerEnd::Finished | TrainerEnd::Stopped)
+}
+
+fn deaths(attempt: &Attempt) -> usize {
+    attempt
+        .ranks
+        .iter()
+        .filter_map(|rank| rank.end.as_ref())
+        .filter(|end| is_death(&end.end))
+        .count()
+}

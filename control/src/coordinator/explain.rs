@@ -1,0 +1,108 @@
+//! Why a job is as it is, made of the ledger and the present moment. What ranks measured is not
+//! known here: `why slow` is the shell's to add.
+
+use common::ids::JobId;
+use common::spec::Device;
+use common::status::{
+    Answer, AttemptCause, Explanation, GuiltyRank, JobState, Question, WorkerLack, WorkerRow,
+};
+
+use crate::coordinator::Machine;
+use crate::coordinator::event::Now;
+use crate::coordinator::guilt;
+use crate::coordinator::ledger::{Attempt, Job};
+
+impl Machine {
+    pub fn explain(&self, job_id: &JobId, now: Now) -> Option<Explanation> {
+        let job = self.ledger.jobs.get(job_id)?;
+        let row = self.status(job_id, now)?.row;
+        let is_waiting = matches!(row.state, JobState::Queued | JobState::Restarting);
+        let workers = match is_waiting {
+            true => self.workers().into_iter().map(|worker| lack(job, worker)).collect(),
+            false => Vec::new(),
+        };
+        let attempts: Vec<AttemptCause> = job.attempts.iter().map(|a| cause(job, a)).collect();
+        let mut answers = Vec::new();
+        let mut answer = |question, text| answers.push(Answer { question, text });
+        if is_waiting || row.state == JobState::Starting {
+            answer(Question::Pending, row.reason.clone());
+        }
+        for pair in attempts.windows(2) {
+            let (before, next) = (&pair[0], &pair[1]);
+            let why = if before.ended.is_empty() { "it ended" } else { &before.ended };
+            answer(
+                Question::Restarted,
+                format!("attempt {} followed attempt {}: {why}", next.attempt, before.attempt),
+            );
+        }
+        if row.state.is_final() || row.state == JobState::Cancelling {
+            answer(Question::Stopped, row.reason.clone());
+        }
+        let decisions = job.decisions.clone();
+        Some(Explanation { row, answers, workers, attempts, pace: Vec::new(), decisions })
+    }
+}
+
+/// What speaks against a worker for a rank of this job, by itself.
+fn lack(job: &Job, worker: WorkerRow) -> WorkerLack {
+    let resources = &job.submission.spec.resources;
+    let threads = resources.threads_per_rank;
+    let is_wrong_device = match resources.device {
+        Device::Auto => false,
+        Device::Cpu => worker.device != "cpu",
+        Device::Cuda => worker.device != "cuda",
+    };
+    let slots =
+        |count: u32| if count == 1 { "1 slot".to_owned() } else { format!("{count} slots") };
+    let lacks = if worker.state != "ready" {
+        format!("is {}", worker.state)
+    } else if is_wrong_device {
+        format!("has {} slots only", worker.device)
+    } else if worker.slots < threads {
+        format!("has {}, a rank takes {threads}", slots(worker.slots))
+    } else if worker.free_slots < threads {
+        format!("{} of {} free, a rank takes {threads}", worker.free_slots, slots(worker.slots))
+    } else {
+        String::new()
+    };
+    let WorkerRow { name, state, device, slots, free_slots, jobs, .. } = worker;
+    WorkerLack { worker: name, state, device, slots, free_slots, lacks, jobs }
+}
+
+fn cause(job: &Job, attempt: &Attempt) -> AttemptCause {
+    let failure = guilt::verdict(attempt).filter(|_| attempt.ended_at.is_some());
+    let guilty = failure.as_ref().and_then(|failure| {
+        let rank = failure.rank?;
+        let placed = attempt.ranks.get(rank.0 as usize)?;
+        Some(GuiltyRank {
+            rank,
+            worker: placed.worker_name.clone(),
+            end: placed.end.as_ref().map(|end| end.end.clone()),
+            last_lines: failure.last_lines.clone(),
+        })
+    });
+    // The job's own last word knows more than the attempt's ends.
+    let is_last = job.attempt().is_some_and(|last| last.attempt == attempt.attempt);
+    let ended = match (attempt.ended_at, failure) {
+        (None, _) => String::new(),
+        (Some(_), _) if is_last && job.state.is_final() => job.reason.clone(),
+        (Some(_), Some(failure)) => failure.message,
+        (Some(_), None) => attempt.reason.clone(),
+    };
+    let began = job
+        .decisions
+        .iter()
+        .find(|decision| decision.attempt == attempt.attempt)
+        .map_or_else(|| attempt.reason.clone(), |decision| decision.text.clone());
+    AttemptCause {
+        attempt: attempt.attempt,
+        state: attempt.state,
+        world_size: attempt.ranks.len() as u32,
+        began,
+        started_at: attempt.started_at,
+        running_at: attempt.running_at,
+        ended_at: attempt.ended_at,
+        ended,
+        guilty,
+    }
+}
