@@ -216,7 +216,7 @@ impl Thread {
             self.write_metrics(&mark, &job_id, parts, written)?;
         }
         for ((job_id, key), lines) in logs {
-            self.write_lines(&mark, &job_id, key, lines, written)?;
+            self.write_lines(&mark, (&job_id, key), lines, written)?;
         }
         Ok(())
     }
@@ -242,8 +242,7 @@ impl Thread {
     fn write_lines(
         &mut self,
         mark: &Mark,
-        job_id: &JobId,
-        key: LogKey,
+        (job_id, key): (&JobId, LogKey),
         lines: Vec<v1::LogLine>,
         written: &mut Written,
     ) -> io::Result<()> {
