@@ -100,14 +100,21 @@ CONFIG
 }
 
 # What a new clone takes from another's build-dir: compiled dependencies, above all torch-sys, and
-# nothing of our own rooms.
+# nothing of our own rooms. Cargo holds these locks while it builds: a copy taken meanwhile would
+# hold half-written libraries that pass for whole ones.
 copy_dependencies() {
     local from=$1 to=$2 room excludes=(--exclude=incremental --exclude=examples --exclude=tmp)
     for room in $(sed -n '/^members/,/^]/s/"\([a-z]*\)",*/\1/gp' "$root/Cargo.toml") it tidy numerics; do
         excludes+=("--exclude=deps/$room-*" "--exclude=deps/lib$room-*" "--exclude=.fingerprint/$room-*" "--exclude=build/$room-*")
     done
-    mkdir -p "$to.new"
-    tar -C "$from" "${excludes[@]}" --exclude=.clone -cf - . | tar -C "$to.new" -xf -
+    local lock fd
+    for lock in "$from"/*/.cargo-lock; do
+        exec {fd}<"$lock"
+        flock -n -s "$fd" || { say "not from the clone $(cat "$from/.clone"): it is being built"; return 1; }
+    done
+    rm -rf "$to.new" && mkdir -p "$to.new"
+    tar -C "$from" "${excludes[@]}" --exclude=.clone -cf - . | tar -C "$to.new" -xf - ||
+        { say "not from the clone $(cat "$from/.clone"): it could not be copied"; rm -rf "$to.new"; return 1; }
     mv "$to.new" "$to"
 }
 
@@ -119,12 +126,12 @@ ensure_build_dir() {
     if [ ! -e "$dir" ]; then
         mkdir -p "$(dirname "$dir")"
         for clone in $(ls -t "$cache"/build/*/*/.clone 2>/dev/null); do
-            donor=$(dirname "$clone") && break
+            donor=$(dirname "$clone")
+            # In a shell of its own, whose end gives the locks back.
+            (copy_dependencies "$donor" "$dir") || continue
+            say "took compiled dependencies from the clone $(cat "$donor/.clone")"
+            break
         done
-        if [ -n "$donor" ]; then
-            say "taking compiled dependencies from the clone $(cat "$donor/.clone")"
-            copy_dependencies "$donor" "$dir"
-        fi
     fi
     mkdir -p "$dir" && printf '%s\n' "$root" > "$dir/.clone"
     for clone in "$cache"/build/*/*/.clone; do
