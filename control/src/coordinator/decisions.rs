@@ -56,6 +56,9 @@ fn sentence(job: &Job, record: &Record) -> Option<(UnixMillis, String)> {
             let placed = attempt.ranks.get(key.rank.0 as usize).filter(|_| is_told)?;
             (*at, format!("rank {} on worker `{}` {end}", key.rank, placed.worker_name))
         }
+        Record::AttemptEnded { over, at, .. } => {
+            (*at, format!("{}: {}", over.failure.message, over.decision))
+        }
         Record::JobEnded { state, reason, at, .. } => (*at, format!("{state}: {reason}")),
         _ => return None,
     })

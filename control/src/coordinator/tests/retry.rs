@@ -50,6 +50,8 @@ fn a_killed_trainer_restarts_the_job_when_every_trainer_is_dead() {
          failure 1 of 20 within 24 hours"
     );
     assert_eq!(first.failure.last_lines, ["last line of 1"]);
+    let told = format!("{}: {}", first.failure.message, first.decision);
+    assert!(job.decisions.iter().any(|decision| decision.text == told), "{:?}", job.decisions);
     assert_eq!(job.attempts[1].reason, "2 ranks: a (0), b (1); continues step-00000040");
     w.train("job");
     w.end("job", 0, TrainerEnd::Finished);
