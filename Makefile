@@ -1,4 +1,5 @@
 # The commands of README. Everything is safe to run again.
+#   make setup   what building and testing need; DEVICE=cuda: and PyTorch with CUDA and NCCL
 #   make demo    fetch libtorch, build, train a real job on 2 ranks
 #   make test    every test
 #   make soak    the long forms of tests: every combination of settings; hours
@@ -7,6 +8,8 @@
 
 SHELL := /bin/bash
 CARGO ?= cargo
+# cuda: set up for nodes with GPUs, too.
+DEVICE ?= cpu
 export CARGO_TARGET_DIR ?= $(CURDIR)/target
 # Where the system tests and demo find the four binaries.
 export RUSTSPEED_BIN_DIR = $(CARGO_TARGET_DIR)/debug
@@ -17,7 +20,7 @@ BINARIES = --bin coordinator --bin worker --bin trainer --bin rsctl
 all: build
 
 setup:
-	@tools/setup.sh
+	@DEVICE=$(DEVICE) tools/setup.sh
 
 build: setup
 	$(CARGO) build -p coordinator -p worker -p trainer -p rsctl $(BINARIES)

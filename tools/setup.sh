@@ -4,6 +4,7 @@
 # into a cache outside the checkout, and writes the git-ignored .cargo/config.toml.
 #
 #   tools/setup.sh                # everything that `make test` and `make demo` need
+#   DEVICE=cuda tools/setup.sh    # and PyTorch with CUDA and NCCL, for nodes with GPUs (3 GB)
 #   RUSTSPEED_CACHE=DIR tools/setup.sh
 set -euo pipefail
 
@@ -13,9 +14,11 @@ CUPTI=13.0.85
 # The folder's format; raise it when the steps below change, so that old caches are made anew.
 LAYOUT=1
 
+device=${DEVICE:-cpu}
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 cache=${RUSTSPEED_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/rustspeed}
 libtorch=$cache/libtorch-$TORCH-cpu
+cuda=$cache/torch-$TORCH-cuda
 say() { printf 'setup: %s\n' "$*" >&2; }
 die() { say "error: $*"; exit 1; }
 
@@ -68,6 +71,22 @@ ensure_libtorch() {
     echo "$LAYOUT" > "$tmp/new/.layout"
     rm -rf "$libtorch" && mv "$tmp/new" "$libtorch"
     rm -rf "$tmp"; trap - EXIT
+}
+
+# What a GPU needs: PyTorch as PyPI has it, with the CUDA and NCCL packages that it asks for. The same
+# trainer binary runs on it with its `lib` first in LD_LIBRARY_PATH, and Python has it for
+# comparisons. Nothing is linked against it.
+ensure_cuda() {
+    local lib
+    [ "$(cat "$cuda/.layout" 2>/dev/null)" = "$LAYOUT" ] && { say "PyTorch $TORCH with CUDA: $cuda"; return; }
+    say "fetching PyTorch $TORCH with CUDA and NCCL (3 GB from PyPI) into $cuda"
+    rm -rf "$cuda"
+    python3 -m venv "$cuda"
+    "$cuda/bin/pip" install -q --no-compile --only-binary :all: "torch==$TORCH" numpy
+    lib=$(echo "$cuda"/lib/python3*/site-packages)
+    [ -e "$lib/torch/lib/libtorch_cuda.so" ] || die "PyPI's torch $TORCH for this machine has no CUDA"
+    [ -e "$lib/nvidia/nccl/lib/libnccl.so.2" ] || die "PyPI's torch $TORCH brought no NCCL"
+    echo "$LAYOUT" > "$cuda/.layout"
 }
 
 # TensorBoard's and safetensors' own readers, for the system tests.
@@ -139,10 +158,12 @@ ensure_build_dir() {
     done
 }
 
+case $device in cpu | cuda) ;; *) die "DEVICE=$device: cpu or cuda" ;; esac
 mkdir -p "$cache"
 ensure_apt_packages
 ensure_rust
 ensure_libtorch
+[ "$device" = cpu ] || ensure_cuda
 ensure_test_venv
 write_cargo_config
 ensure_build_dir

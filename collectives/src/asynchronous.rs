@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use crate::{Communicator, DataType, Error, ReduceOp};
+use crate::{Communicator, DataType, Error, OpKind, ReduceOp};
 
 /// Operations that wait their turn; `start` blocks beyond, until one has ended by its deadline.
 const QUEUE: usize = 64;
@@ -234,9 +234,21 @@ impl PendingBuffer {
 }
 
 impl Operation {
+    /// What it is called in messages.
+    #[must_use]
+    pub fn kind(&self) -> OpKind {
+        match self {
+            Self::AllReduce { .. } => OpKind::AllReduce,
+            Self::ReduceScatter { .. } | Self::ReduceScatterInPlace { .. } => OpKind::ReduceScatter,
+            Self::AllGather { .. } | Self::AllGatherInPlace { .. } => OpKind::AllGather,
+            Self::Broadcast { .. } => OpKind::Broadcast,
+            Self::Barrier => OpKind::Barrier,
+        }
+    }
+
     /// # Safety
     /// The pointers are valid for their lengths, and nobody else touches the buffers during the call.
-    unsafe fn run(self, communicator: &mut Communicator) -> Result<(), Error> {
+    pub(crate) unsafe fn run(self, communicator: &mut Communicator) -> Result<(), Error> {
         // SAFETY: forwarded from the caller; null stands for no bytes only.
         let input = |at: *const u8, len| unsafe { slice(at, len) };
         // SAFETY: as above.

@@ -95,6 +95,11 @@ impl Communicator {
         self.channel
     }
 
+    /// The number of the operation that comes next.
+    pub(crate) fn sequence(&self) -> u64 {
+        self.sequence
+    }
+
     /// Tells `observer` of every operation from now on.
     pub fn observe(&mut self, observer: Arc<dyn Observer>) {
         self.observer = Some(observer);

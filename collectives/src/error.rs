@@ -126,6 +126,16 @@ pub enum Error {
         #[source]
         source: std::sync::Arc<io::Error>,
     },
+    /// NCCL, or the device itself, failed.
+    #[error("{op} {sequence}: on the device: {reason}")]
+    Device {
+        /// The operation that was in flight here.
+        op: OpKind,
+        /// Its sequence number on its communicator.
+        sequence: u64,
+        /// What the library or the device said.
+        reason: String,
+    },
     /// The communication thread could not be started.
     #[error("start the communication thread")]
     SpawnThread {

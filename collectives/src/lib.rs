@@ -7,6 +7,9 @@
 //! counts from the moment that the operation begins - a queued one begins when those before it have
 //! ended - and bounds what is waited for, not the summing and copying of what has come.
 //!
+//! GPU memory goes through [`nccl`], behind [`DeviceCommunicator`]: the same operations, deadlines and
+//! aborts, in NCCL's order of summing.
+//!
 //! Refuses: tensors (this room sees bytes), names and placement (the coordinator hands out the
 //! rank table), and async runtimes: calls block, and [`AsyncCommunicator`] is a plain thread.
 
@@ -15,11 +18,13 @@
 mod asynchronous;
 mod communicator;
 mod datatype;
+mod device;
 mod error;
 mod header;
 mod link;
 mod listener;
 mod mesh;
+pub mod nccl;
 mod random;
 mod reduce;
 mod schedule;
@@ -32,6 +37,7 @@ pub use crate::{
     asynchronous::{AsyncCommunicator, Operation, Pending, PendingBuffer},
     communicator::{Communicator, Cost, Observer},
     datatype::{DataType, ReduceOp},
+    device::{DeviceCommunicator, Issued, Probe, Queue},
     error::{ConnectError, Error, MissingPeer, OpKind, Signature},
     listener::{Listener, PeerAddress},
     mesh::{AbortHandle, Mesh, MeshConfig, PeerPath, Transport},

@@ -232,6 +232,16 @@ impl AbortHandle {
     pub fn abort(&self, reason: &str) {
         self.shared.abort(reason);
     }
+
+    /// Why the mesh has ended, if it has: for whoever waits for something beside it.
+    #[must_use]
+    pub fn fault(&self) -> Option<String> {
+        let of = |fault| match fault {
+            Fault::Aborted { reason, .. } => reason,
+            Fault::PeerLost { rank } => format!("lost rank {rank}"),
+        };
+        self.shared.fault().map(of)
+    }
 }
 
 impl Shared {

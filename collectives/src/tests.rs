@@ -4,6 +4,7 @@ mod agreement;
 mod asynchronous;
 mod faults;
 mod joining;
+mod nccl;
 mod process;
 mod results;
 mod ring;

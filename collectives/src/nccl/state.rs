@@ -1,0 +1,261 @@
+//! One NCCL communicator as its owner, its watcher and those who end it share it.
+//!
+//! Every call on the communicator is made under the lock, and none blocks; so whoever takes the
+//! communicator out of it is the only one who has it.
+#![expect(unsafe_code, reason = "calls a C library")]
+
+use std::{
+    collections::VecDeque,
+    os::raw::c_int,
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use super::{
+    api::{Api, Comm, IN_PROGRESS, SUCCESS},
+    error::NcclError,
+};
+use crate::{Error, OpKind, device::Probe};
+
+/// How often a call that goes on by itself is asked whether it is over.
+const POLL: Duration = Duration::from_micros(200);
+
+/// How often the watcher looks at what is under way; an abort wakes it at once.
+const LOOK: Duration = Duration::from_millis(20);
+
+pub(super) struct Shared {
+    pub(super) api: Arc<Api>,
+    pub(super) rank: u32,
+    pub(super) world: u32,
+    /// The deadline of every operation.
+    pub(super) timeout: Duration,
+    /// Held for calls that do not block.
+    inner: Mutex<Inner>,
+    changed: Condvar,
+}
+
+struct Inner {
+    /// None once it is aborted or destroyed.
+    comm: Option<Handle>,
+    fault: Option<Fault>,
+    /// In the order of the queue.
+    watched: VecDeque<Watched>,
+    is_leaving: bool,
+}
+
+#[derive(Clone, Copy)]
+struct Handle(Comm);
+
+// SAFETY: NCCL lets any thread call on a communicator, one at a time; the lock sees to that.
+unsafe impl Send for Handle {}
+
+struct Watched {
+    op: OpKind,
+    sequence: u64,
+    started: Instant,
+    is_done: Probe,
+}
+
+/// Why the communicator ended.
+#[derive(Debug, Clone)]
+pub(super) enum Fault {
+    Aborted { reason: String },
+    Timeout { op: OpKind, sequence: u64 },
+    Failed { reason: String },
+}
+
+impl Shared {
+    pub(super) fn new(
+        api: Arc<Api>,
+        (rank, world): (u32, u32),
+        comm: Comm,
+        timeout: Duration,
+    ) -> Self {
+        let comm = Some(Handle(comm));
+        let inner = Inner { comm, fault: None, watched: VecDeque::new(), is_leaving: false };
+        Self { api, rank, world, timeout, inner: Mutex::new(inner), changed: Condvar::new() }
+    }
+
+    /// Makes a call on the communicator and returns when it has been made for good: for an operation,
+    /// when it is on its queue.
+    pub(super) fn call(
+        &self,
+        (op, sequence): (OpKind, u64),
+        body: impl FnOnce(Comm) -> c_int,
+    ) -> Result<(), Error> {
+        let until = Instant::now() + self.timeout;
+        let mut inner = self.lock();
+        let comm = self.live(&inner).map_err(|fault| self.error(&fault, op, sequence))?;
+        let mut result = body(comm);
+        while result == IN_PROGRESS && Instant::now() < until {
+            inner = self.pause(inner, POLL);
+            let comm = self.live(&inner).map_err(|fault| self.error(&fault, op, sequence))?;
+            result = self.async_result(comm);
+        }
+        drop(inner);
+        let fault = match result {
+            SUCCESS => return Ok(()),
+            IN_PROGRESS => Fault::Timeout { op, sequence },
+            result => Fault::Failed { reason: self.api.reason(result) },
+        };
+        Err(self.error(&self.trip(fault), op, sequence))
+    }
+
+    /// Hands an operation to the watcher.
+    pub(super) fn watch(&self, op: OpKind, sequence: u64, is_done: Probe) {
+        let started = Instant::now();
+        self.lock().watched.push_back(Watched { op, sequence, started, is_done });
+        self.changed.notify_all();
+    }
+
+    /// Ends the communicator, unless it has ended: then that reason stays. Returns the one that holds.
+    pub(super) fn trip(&self, fault: Fault) -> Fault {
+        let mut inner = self.lock();
+        let fault = inner.fault.get_or_insert(fault).clone();
+        let comm = inner.comm.take();
+        drop(inner);
+        self.changed.notify_all();
+        if let Some(Handle(comm)) = comm {
+            // SAFETY: taken out above, so nobody else has it, and nobody will.
+            unsafe { (self.api.functions.comm_abort)(comm) };
+        }
+        fault
+    }
+
+    pub(super) fn fault(&self) -> Option<Fault> {
+        self.lock().fault.clone()
+    }
+
+    /// Looks at what is under way until the communicator ends. For a thread of its own: the owner's
+    /// may wait for the device meanwhile.
+    pub(super) fn run_watcher(&self) {
+        loop {
+            let mut inner = self.lock();
+            if inner.is_leaving || inner.fault.is_some() {
+                return;
+            }
+            let fault = self.look(&mut inner);
+            if let Some(fault) = fault {
+                drop(inner);
+                self.trip(fault);
+                return;
+            }
+            drop(self.pause(inner, LOOK));
+        }
+    }
+
+    fn look(&self, inner: &mut Inner) -> Option<Fault> {
+        while let Some(Watched { op, sequence, started, is_done }) = inner.watched.front() {
+            match is_done() {
+                Ok(true) => drop(inner.watched.pop_front()),
+                Ok(false) if started.elapsed() < self.timeout => break,
+                Ok(false) => return Some(Fault::Timeout { op: *op, sequence: *sequence }),
+                Err(reason) => return Some(Fault::Failed { reason }),
+            }
+        }
+        let Handle(comm) = inner.comm?;
+        match self.async_result(comm) {
+            SUCCESS | IN_PROGRESS => None,
+            result => Some(Fault::Failed { reason: self.api.reason(result) }),
+        }
+    }
+
+    /// The owner takes leave: what is under way ends within `patience`, else it is aborted.
+    pub(super) fn leave(&self, patience: Duration) {
+        let until = Instant::now() + patience;
+        let mut inner = self.lock();
+        inner.is_leaving = true;
+        self.changed.notify_all();
+        let Some(Handle(comm)) = inner.comm.take() else { return };
+        // SAFETY: it is alive, and taken out above: nobody else has it.
+        let mut result = unsafe { (self.api.functions.comm_finalize)(comm) };
+        while result == IN_PROGRESS && Instant::now() < until {
+            inner = self.pause(inner, POLL);
+            result = self.async_result(comm);
+        }
+        drop(inner);
+        let functions = &self.api.functions;
+        // SAFETY: as above; it is not used again.
+        unsafe {
+            match result {
+                SUCCESS => (functions.comm_destroy)(comm),
+                _ => (functions.comm_abort)(comm),
+            }
+        };
+    }
+
+    pub(super) fn error(&self, fault: &Fault, op: OpKind, sequence: u64) -> Error {
+        match fault.clone() {
+            Fault::Aborted { reason } => Error::Aborted { by: None, reason, op, sequence },
+            // NCCL does not tell who is missing: all others may be.
+            Fault::Timeout { op, sequence } => Error::Timeout {
+                op,
+                sequence,
+                waiting_for: (0..self.world).filter(|rank| *rank != self.rank).collect(),
+                after: self.timeout,
+            },
+            Fault::Failed { reason } => Error::Device { op, sequence, reason },
+        }
+    }
+
+    fn live(&self, inner: &Inner) -> Result<Comm, Fault> {
+        let gone = || Fault::Aborted { reason: "the communicator has ended".to_owned() };
+        match (&inner.fault, inner.comm) {
+            (Some(fault), _) => Err(fault.clone()),
+            (None, Some(Handle(comm))) => Ok(comm),
+            (None, None) => Err(gone()),
+        }
+    }
+
+    fn async_result(&self, comm: Comm) -> c_int {
+        async_result(&self.api, comm)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn pause<'a>(&self, inner: MutexGuard<'a, Inner>, time: Duration) -> MutexGuard<'a, Inner> {
+        self.changed.wait_timeout(inner, time).unwrap_or_else(PoisonError::into_inner).0
+    }
+}
+
+/// What a communicator says of the call that it was given last.
+fn async_result(api: &Api, comm: Comm) -> c_int {
+    let mut result = SUCCESS;
+    // SAFETY: the caller has a live communicator to himself; writes a number.
+    let asked = unsafe { (api.functions.comm_async_error)(comm, &raw mut result) };
+    if asked == SUCCESS { result } else { asked }
+}
+
+/// Waits for a communicator that is being made, of which `result` is known; aborts it otherwise.
+pub(super) fn await_init(
+    api: &Api,
+    (comm, mut result): (Comm, c_int),
+    after: Duration,
+    called_off: &dyn Fn() -> Option<String>,
+) -> Result<Comm, NcclError> {
+    const WHAT: &str = "meet the other ranks";
+    let until = Instant::now() + after;
+    let failure = loop {
+        match result {
+            SUCCESS => return Ok(comm),
+            IN_PROGRESS => {}
+            result => break NcclError::Refused { what: WHAT, reason: api.reason(result) },
+        }
+        if let Some(reason) = called_off() {
+            break NcclError::Aborted { what: WHAT, reason };
+        }
+        if Instant::now() >= until {
+            break NcclError::Timeout { what: WHAT, after };
+        }
+        // Nobody else knows it yet, so there is nothing to be woken by.
+        std::thread::park_timeout(POLL);
+        result = async_result(api, comm);
+    };
+    if !comm.is_null() {
+        // SAFETY: nobody else has it, and it is not used again.
+        unsafe { (api.functions.comm_abort)(comm) };
+    }
+    Err(failure)
+}
