@@ -8,6 +8,7 @@ use super::*;
 use crate::{data, fixture};
 
 mod cnn;
+mod rounding;
 
 fn recurrent() -> Recurrent {
     Recurrent {
