@@ -27,6 +27,7 @@ fn main() {
         .file("native/shim.cpp")
         .file("native/lstm.cpp")
         .file("native/unit.cpp")
+        .file("native/memory.cpp")
         .compile("rustspeed_shim");
     // Binaries of other crates (the trainer) say this in their own build scripts.
     println!("cargo:rustc-link-arg=-Wl,-rpath,{}", lib.join("lib").display());

@@ -7,11 +7,11 @@ use std::fmt;
 use serde::Serialize;
 
 use crate::batch::{self, BatchPlan};
-use crate::spec::{
-    Cnn, DataSource, JobSpec, Model, PrecisionKind, Recurrent, RecurrentKernel, UpdateRule,
-};
+use crate::spec::{Cnn, DataSource, JobSpec, Model, PrecisionKind, Recurrent, UpdateRule};
 
+mod activations;
 mod advice;
+mod traffic;
 
 pub use advice::advise;
 
@@ -29,9 +29,11 @@ pub struct Estimate {
     pub gradients: u64,
     /// Moments and their like, and fp32 masters where the parameters have 16 bits.
     pub optimizer: u64,
-    /// Gradients on their way, and at stage 3 what is gathered for a moment.
+    /// Gradients on their way, at stage 3 what is gathered for a moment, what compression remembers,
+    /// and the working memory of our kernel.
     pub buffers: u64,
-    /// What forward keeps for backward, of the largest micro-step.
+    /// The batch, what forward keeps for backward, and what backward needs on top, of the largest
+    /// micro-step.
     pub activations: u64,
 }
 
@@ -103,51 +105,77 @@ const DIGITS: u64 = 10;
 /// Pixels along a side of a digit.
 const DIGIT_SIDE: u64 = 8;
 
-/// What one rank of `plan.world` holds.
+/// What one rank of `plan.world` holds. Frozen parameters count as if they were trained.
 pub fn estimate(spec: &JobSpec, sizes: Sizes, plan: &BatchPlan) -> Estimate {
-    let units = units(&spec.model, sizes);
-    let padded: u64 =
-        units.iter().map(|unit| unit.iter().map(|len| aligned(*len)).sum::<u64>()).sum();
-    let whole = padded.next_multiple_of(ALIGNMENT * u64::from(plan.world));
-    let shard = whole / u64::from(plan.world);
+    let (stage, world) = (spec.zero.stage, u64::from(plan.world));
+    let buckets = buckets(spec, sizes, world);
+    let whole: u64 = buckets.iter().map(|bucket| bucket.len).sum();
+    let sharded: u64 = buckets.iter().filter(|b| b.is_sharded).map(|b| b.len).sum();
+    let shard = whole / world;
     let precision = &spec.training.precision;
-    let (model, sums, wire) = (
-        bytes_of(precision.effective),
-        bytes_of(precision.grad_accumulation),
-        bytes_of(precision.communication),
-    );
-    let stage = spec.zero.stage;
+    let (model, sums) = (bytes_of(precision.effective), bytes_of(precision.grad_accumulation));
     let updated = if stage == 0 { whole } else { shard };
-    let master = if model == FP32 { 0 } else { FP32 * updated };
-    let states = FP32 * updated * num_states(&spec.training.optimizer.rule);
-    let largest = units.iter().map(|unit| unit.iter().sum::<u64>()).max().unwrap_or(0);
-    let in_flight = in_flight(spec, whole, largest);
+    // The master of a sharded fp32 parameter is the parameter.
+    let (seen, masters) = if model == FP32 {
+        (whole - sharded + sharded / world, 0)
+    } else {
+        (whole - sharded, updated)
+    };
     let samples = plan.largest_run();
     Estimate {
-        parameters: model * if stage == 3 { shard } else { whole },
+        parameters: model * seen,
         gradients: sums
             * match stage {
                 0 => whole,
                 1 => whole + shard,
                 _ => shard,
             },
-        optimizer: master + states,
-        buffers: match stage {
-            0 | 1 if sums == wire => 0,
-            0..=2 => wire * in_flight,
-            // The unit at work and the one that comes, and its gradients.
-            _ => (wire + 2 * model) * largest,
-        },
-        activations: samples * FP32 * activations(&spec.model, spec.data.window, sizes),
+        optimizer: FP32 * (masters + updated * num_states(&spec.training.optimizer.rule)),
+        buffers: traffic::bytes(spec, &buckets, plan)
+            + activations::kernel_scratch(spec, sizes, samples),
+        activations: activations::peak(spec, sizes, samples),
     }
 }
 
-/// Elements of the buckets that are filled and sent at one time.
-fn in_flight(spec: &JobSpec, whole: u64, largest_unit: u64) -> u64 {
-    const BUFFERS: u64 = 3;
-    let asked = spec.zero.reduce_bucket_size.min(whole);
-    let bucket = if spec.zero.overlap_comm { asked.min(OVERLAPPED_BUCKET) } else { asked };
-    (BUFFERS * bucket.max(largest_unit)).min(whole)
+/// Elements that are kept and travel together.
+#[derive(Debug, Clone, Copy)]
+struct Bucket {
+    len: u64,
+    /// Whole only while a unit uses it.
+    is_sharded: bool,
+}
+
+/// As the engine lays them out: whole units together up to a size, and at stage 3 of each unit what
+/// is sharded by itself; in forward order.
+fn buckets(spec: &JobSpec, sizes: Sizes, world: u64) -> Vec<Bucket> {
+    let threshold = spec.zero.stage3.param_persistence_threshold;
+    let is_sharded = |len: &u64| spec.zero.stage == 3 && world > 1 && *len > threshold;
+    let units = units(&spec.model, sizes);
+    let total: u64 = units.iter().flatten().sum();
+    let asked = spec.zero.reduce_bucket_size.clamp(1, total.max(1));
+    let most = if spec.zero.overlap_comm { asked.min(OVERLAPPED_BUCKET) } else { asked };
+    let mut found: Vec<Bucket> = Vec::new();
+    let mut open: Option<usize> = None;
+    for unit in units {
+        let of = |sharded: bool| -> u64 {
+            unit.iter().filter(|len| is_sharded(len) == sharded).map(|len| aligned(*len)).sum()
+        };
+        let (kept, sharded) = (of(false), of(true));
+        match open {
+            _ if kept == 0 => {}
+            Some(index) if found[index].len + kept <= most => found[index].len += kept,
+            _ => {
+                open = Some(found.len());
+                found.push(Bucket { len: kept, is_sharded: false });
+            }
+        }
+        if sharded > 0 {
+            found.push(Bucket { len: sharded, is_sharded: true });
+        }
+    }
+    let padded =
+        |bucket: Bucket| Bucket { len: bucket.len.next_multiple_of(ALIGNMENT * world), ..bucket };
+    found.into_iter().map(padded).collect()
 }
 
 fn aligned(len: u64) -> u64 {
@@ -210,61 +238,6 @@ fn cnn_units(model: &Cnn, sizes: Sizes) -> Vec<Vec<u64>> {
     units.push(vec![hidden * inputs * side * side, hidden]);
     units.push(vec![sizes.outputs * hidden, sizes.outputs]);
     units
-}
-
-/// Numbers that one sample keeps between forward and backward, at the peak.
-fn activations(model: &Model, window: Option<u32>, sizes: Sizes) -> u64 {
-    match model {
-        Model::Lstm(recurrent) => recurrent_activations(recurrent, 4, (window, sizes)),
-        Model::Gru(recurrent) => recurrent_activations(recurrent, 3, (window, sizes)),
-        Model::Cnn(cnn) => cnn_activations(cnn, sizes),
-    }
-}
-
-/// A time step keeps its gates, its cell (LSTM) and its output; the layer above sees the output as
-/// a copy, through dropout where there is some; backward makes the gradients of one layer's gates
-/// and outputs while the others are still kept.
-fn recurrent_activations(model: &Recurrent, gates: u64, of: (Option<u32>, Sizes)) -> u64 {
-    let (window, sizes) = of;
-    let hidden = u64::from(model.hidden_size);
-    let directions = 1 + u64::from(model.bidirectional);
-    let layers = u64::from(model.num_layers);
-    // Measured, H = 256, two layers: our kernel 14 h a time step, libtorch 22.5 h.
-    let is_ours = gates == 4 && runs_on_our_kernel(model.kernel);
-    let (more_kept, more_in_backward) = if is_ours { (2, 2) } else { (4, gates + 2) };
-    let kept = (gates + more_kept) * hidden * directions;
-    let dropped = if model.dropout > 0.0 { 2 * hidden * directions * (layers - 1) } else { 0 };
-    let in_backward = more_in_backward * hidden * directions;
-    let step = layers * kept + dropped + in_backward + sizes.inputs;
-    u64::from(window.unwrap_or(1)) * step
-}
-
-/// As the engine chooses on a machine like this one, for one thread in fp32.
-fn runs_on_our_kernel(kernel: RecurrentKernel) -> bool {
-    match kernel {
-        RecurrentKernel::Native => true,
-        RecurrentKernel::Libtorch => false,
-        #[cfg(target_arch = "x86_64")]
-        RecurrentKernel::Auto => {
-            is_x86_feature_detected!("avx2") && !is_x86_feature_detected!("avx512f")
-        }
-        #[cfg(not(target_arch = "x86_64"))]
-        RecurrentKernel::Auto => false,
-    }
-}
-
-/// A block keeps its input for the convolution, the convolution's output for batch norm, its
-/// normalised output and ReLU's, and pooling's indices of 8 bytes.
-fn cnn_activations(model: &Cnn, sizes: Sizes) -> u64 {
-    let (mut inputs, mut side) = (sizes.inputs, DIGIT_SIDE);
-    let mut kept = inputs * side * side;
-    for channels in model.channels.iter().map(|channels| u64::from(*channels)) {
-        let pixels = side * side;
-        let pooled = (side / 2) * (side / 2);
-        kept += 3 * channels * pixels + 3 * channels * pooled;
-        (inputs, side) = (channels, side / 2);
-    }
-    kept + inputs * side * side + 3 * u64::from(model.hidden_size) + 2 * sizes.outputs
 }
 
 /// The estimate of a job as it is, where it can be told.

@@ -332,15 +332,21 @@ pub struct Summary {
     pub notes: Vec<String>,
 }
 
-/// Bytes that a rank's state takes, by kind, as measured.
+/// Bytes that a rank's memory takes, by kind, as measured. libtorch itself, the data, and the copies for
+/// a checkpoint and of the best weights come on top.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RankMemory {
     pub parameters: u64,
     pub gradients: u64,
     /// Moments and their like, and fp32 masters where the parameters have 16 bits.
     pub optimizer: u64,
-    /// For gradients between backward and their sums.
+    /// For gradients between backward and their sums, at stage 3 for parameters that are gathered, and
+    /// our kernel's working memory.
     pub buffers: u64,
+    /// The most that libtorch held during the attempt's first step: the batch, what forward keeps for
+    /// backward, and what backward needs on top.
+    #[serde(default)]
+    pub activations: u64,
 }
 
 /// The test part, evaluated once on the best weights. A regression has errors in the data's own

@@ -13,6 +13,7 @@ use tch::Tensor;
 use crate::numbers::NumbersRef;
 
 pub(crate) mod lstm;
+pub(crate) mod memory;
 pub(crate) mod unit;
 
 /// What libtorch said.

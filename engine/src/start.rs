@@ -19,7 +19,7 @@ use crate::schedule::Schedule;
 use crate::summary::{Measured, summarise};
 use crate::train::{End, Measure, Pace, Plan, State, Trainer};
 use crate::zero::Zero;
-use crate::{Outcome, RankContext, memory, output};
+use crate::{Outcome, RankContext, memory, native, output};
 
 /// A job without a test part keeps no such weights, and may be continued by one that has it.
 const LOST_BEST: &str = "the checkpoint does not hold the weights of its best validation: unless \
@@ -276,14 +276,16 @@ fn finish(prepared: &mut Prepared, end: End) -> Result<Outcome, Error> {
 
 /// By rank: the most resident memory that the process ever had, and what the state takes by kind.
 fn gather_memory(trainer: &Trainer) -> Result<(Vec<u64>, Vec<RankMemory>), Error> {
-    const NUMBERS: usize = 5;
+    const NUMBERS: usize = 6;
     let own = trainer.zero.memory();
+    let scratch = native::lstm::scratch_bytes() as u64;
     let numbers: [u64; NUMBERS] = [
         peak_resident_bytes().unwrap_or(0),
         own.parameters,
         own.gradients,
         own.optimizer,
-        own.buffers,
+        own.buffers + scratch,
+        trainer.measure.activations.unwrap_or(0),
     ];
     // Each rank fills its own place; the sum is the list. f64 counts bytes exactly to 9 PB.
     let mut all = vec![0.0; NUMBERS * trainer.world as usize];
@@ -296,11 +298,12 @@ fn gather_memory(trainer: &Trainer) -> Result<(Vec<u64>, Vec<RankMemory>), Error
     let all: Vec<u64> = all.into_iter().map(|bytes| bytes as u64).collect();
     let (ranks, _) = all.as_chunks::<NUMBERS>();
     let peaks = ranks.iter().map(|[peak, ..]| *peak).collect();
-    let memory = ranks.iter().map(|&[_, parameters, gradients, optimizer, buffers]| RankMemory {
-        parameters,
-        gradients,
-        optimizer,
-        buffers,
-    });
+    let memory =
+        ranks.iter().map(|&[_, parameters, gradients, optimizer, buffers, activations]| {
+            RankMemory { parameters, gradients, optimizer, buffers, activations }
+        });
     Ok((peaks, memory.collect()))
 }
+
+#[cfg(test)]
+mod tests;

@@ -4,6 +4,7 @@ pub(crate) mod cnn;
 mod diagnostics;
 mod failures;
 mod matrix;
+mod memory;
 mod numerics;
 mod optimizers;
 mod precision;

@@ -246,16 +246,19 @@ impl Zero {
         layer_wise.map_or(Ok(()), |lamb| self.move_layers(lamb, update))
     }
 
-    /// What this rank holds at present, measured.
+    /// What this rank holds at present, measured; of buffers the most that it held. Activations are not
+    /// its own.
     pub(crate) fn memory(&self) -> RankMemory {
-        let (parameters, masters) = self.weights.borrow().bytes_held();
+        let weights = self.weights.borrow();
+        let (parameters, masters) = weights.bytes_held();
         let (gradients, buffers) = self.reducer.borrow().bytes_held();
         let states = self.states.iter().flatten().map(|state| size_of_val(&**state));
         RankMemory {
             parameters: parameters as u64,
             gradients: gradients as u64,
             optimizer: (masters + states.sum::<usize>()) as u64,
-            buffers: buffers as u64,
+            buffers: (buffers + weights.most_gathered()) as u64,
+            activations: 0,
         }
     }
 

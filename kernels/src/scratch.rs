@@ -22,6 +22,11 @@ pub(crate) struct Pieces<'a> {
 }
 
 impl Scratch {
+    /// That it has grown to.
+    pub fn bytes(&self) -> usize {
+        self.lines.capacity() * size_of::<Line>()
+    }
+
     /// For pieces of these lengths.
     pub(crate) fn pieces(&mut self, lengths: &[usize]) -> Pieces<'_> {
         let lines: usize = lengths.iter().map(|length| length.div_ceil(LANES)).sum();

@@ -49,8 +49,11 @@ fn adam_in_fp32_holds_sixteen_bytes_a_parameter_at_stage_0_and_spreads_what_the_
 fn activations_follow_the_micro_batch_and_nothing_else_does() {
     let whole = of_job(&spec(&[]), 1).unwrap();
     let half = of_job(&spec(&["training.micro-batch-size=64"]), 1).unwrap();
-    assert_eq!(half.activations * 2, whole.activations);
-    assert_eq!(Estimate { activations: 0, ..half }, Estimate { activations: 0, ..whole });
+    // Gradients of weights come and go with them, and do not halve.
+    let of_whole = half.activations as f64 / whole.activations as f64;
+    assert!((0.5..0.55).contains(&of_whole), "{of_whole}");
+    let state = |all| Estimate { activations: 0, buffers: 0, ..all };
+    assert_eq!(state(half), state(whole));
 }
 
 #[test]
@@ -68,7 +71,7 @@ fn advice_fits_and_keeps_the_batch_of_a_step() {
     let needs = of_job(&spec, 2).unwrap();
     assert_eq!(advise(&spec, sizes, 2, needs.total()), Vec::<String>::new(), "it fits as it is");
     let fixed = needs.total() - needs.activations;
-    let advice = advise(&spec, sizes, 2, fixed + needs.activations / 4);
+    let advice = advise(&spec, sizes, 2, fixed + needs.activations * 3 / 10);
     assert!(advice[0].starts_with("--set training.micro-batch-size=16 needs"), "{advice:?}");
     // Less than the state of one rank: only sharding helps.
     let large = self::spec(&["model.hidden-size=512"]);

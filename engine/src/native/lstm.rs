@@ -136,6 +136,11 @@ thread_local! {
     static SCRATCH: RefCell<Scratch> = RefCell::default();
 }
 
+/// Bytes of working memory that the kernel keeps on this thread.
+pub(crate) fn scratch_bytes() -> usize {
+    SCRATCH.with_borrow(Scratch::bytes)
+}
+
 extern "C" fn forward(call: *const Call, reason: *mut c_char, capacity: u64) -> i32 {
     // SAFETY: lstm.cpp hands over a call whose tensors it holds until this returns.
     let result = unsafe { run_forward(&*call) };

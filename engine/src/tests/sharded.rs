@@ -165,6 +165,7 @@ fn what_a_rank_holds_is_what_zero_says() {
                 gradients: 4 * [len, len + shard, shard, shard][usize::from(stage)],
                 optimizer: 8 * if stage == 0 { len } else { shard },
                 buffers: 0,
+                activations: 0,
             };
             let builder = spec::job().epochs(1).stage(stage).with(|spec| {
                 spec.zero.reduce_bucket_size = 1;
@@ -173,7 +174,7 @@ fn what_a_rank_holds_is_what_zero_says() {
             let (_, summary) = run(builder, world);
             assert_eq!(summary.memory.len(), world as usize);
             for found in summary.memory {
-                let found = RankMemory { buffers: 0, ..found };
+                let found = RankMemory { buffers: 0, activations: 0, ..found };
                 assert_eq!(found, expected, "world {world}, stage {stage}");
             }
         }

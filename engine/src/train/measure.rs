@@ -12,6 +12,7 @@ use crate::error::Error;
 use crate::flops::{self, Measured, Sample};
 use crate::model::{Image, Input};
 use crate::monitor::StepRecord;
+use crate::native::memory::Counting;
 use crate::report::Report;
 use crate::train::breakdown::{Breakdown, Phase};
 
@@ -21,6 +22,8 @@ pub(crate) struct Measure {
     tells_breakdown: bool,
     comms: Option<Arc<CommsLog>>,
     profile: Option<FlopsProfile>,
+    /// Bytes, once the attempt has made a step.
+    pub(crate) activations: Option<u64>,
 }
 
 impl Measure {
@@ -36,7 +39,18 @@ impl Measure {
             tells_breakdown: asked.wall_clock_breakdown && is_first,
             comms,
             profile: asked.flops_profile.clone().filter(|_| is_first),
+            activations: None,
         }
+    }
+
+    /// Around the micro-steps of a step. The first one of an attempt shows what all of them take.
+    pub(super) fn start_counting(&self) -> Result<Option<Counting>, Error> {
+        self.activations.is_none().then(Counting::start).transpose().map_err(Error::Native)
+    }
+
+    /// After them.
+    pub(super) fn end_counting(&mut self, counting: Option<Counting>) {
+        self.activations = self.activations.or(counting.map(Counting::peak));
     }
 
     /// After a step: its phases, and in the log where one is due.

@@ -56,7 +56,9 @@ impl Trainer {
         let started = Instant::now();
         let factor = self.precision.factor(&self.state.precision);
         let loss_scale = self.precision.scale(&self.state.precision);
+        let counting = self.measure.start_counting()?;
         let loss = self.accumulate(order, batch, factor)?;
+        self.measure.end_counting(counting);
         let agreed = self.agree(loss, factor)?;
         let rate = self.schedule.rate(self.state.updates());
         if agreed.is_finite() {

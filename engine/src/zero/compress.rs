@@ -38,6 +38,12 @@ impl Compressor {
         Self { rank, residuals, sum_residuals: vec![Vec::new(); layout.buckets.len()] }
     }
 
+    /// Bytes of what it remembers.
+    pub(crate) fn bytes_held(&self) -> usize {
+        let all = self.residuals.iter().chain(&self.sum_residuals);
+        all.map(|rest| size_of_val(&**rest)).sum()
+    }
+
     /// The sum of a bucket over all ranks, as [`super::link::Link::start_sum`] gives it. Collective.
     pub(crate) fn sum(
         &mut self,

@@ -9,6 +9,7 @@ use std::slice::{from_raw_parts as slice, from_raw_parts_mut as slice_mut};
 use common::spec::PrecisionKind;
 use tch::{Device, Kind, TchError, Tensor};
 
+use crate::native::memory::uncounted;
 use crate::native::{Error, unit};
 use crate::numbers::{NumbersMut, NumbersRef};
 
@@ -30,14 +31,14 @@ impl Flat {
     /// [`Flat::restore`]d.
     pub(crate) fn free(&mut self) -> Result<(), Error> {
         // SAFETY: `&mut self` excludes slices of ours; units compute between `restore` and `free`.
-        unsafe { unit::resize_storage(&self.tensor, 0) }
+        uncounted(|| unsafe { unit::resize_storage(&self.tensor, 0) })
     }
 
     /// Memory again, with whatever is in it.
     pub(crate) fn restore(&mut self) -> Result<(), Error> {
         let bytes = self.len * self.tensor.kind().elt_size_in_bytes();
         // SAFETY: as above, and it is whole afterwards.
-        unsafe { unit::resize_storage(&self.tensor, bytes) }
+        uncounted(|| unsafe { unit::resize_storage(&self.tensor, bytes) })
     }
 
     pub(crate) fn kind(&self) -> PrecisionKind {

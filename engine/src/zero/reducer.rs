@@ -43,6 +43,8 @@ pub(crate) struct Reducer {
     whole: Vec<Option<Numbers>>,
     /// Buffers for the wire between two uses.
     pool: Vec<Numbers>,
+    /// Bytes of parts of sums that were on their way beside their shards at one time, at most.
+    most_landing: usize,
     /// This rank's part of the sums by bucket; at stage 0 empty, the sums are in `whole`.
     shards: Vec<Numbers>,
     micro_step: MicroStep,
@@ -106,6 +108,7 @@ impl Reducer {
             rank,
             whole,
             pool: Vec::new(),
+            most_landing: 0,
             shards,
             micro_step: MicroStep { is_first: true, is_last: true },
             awaited: vec![0; places.len()],
@@ -160,7 +163,9 @@ impl Reducer {
     /// Bytes of gradients that are kept, and of buffers for those on their way.
     pub(crate) fn bytes_held(&self) -> (usize, usize) {
         let kept = self.whole.iter().flatten().chain(&self.shards).map(Numbers::bytes).sum();
-        (kept, self.pool.iter().map(Numbers::bytes).sum())
+        let pool: usize = self.pool.iter().map(Numbers::bytes).sum();
+        let remembered = self.compressor.as_ref().map_or(0, Compressor::bytes_held);
+        (kept, pool + self.most_landing + remembered)
     }
 
     /// This rank's part of the summed gradients of a bucket.
@@ -218,13 +223,27 @@ impl Reducer {
             self.land_oldest();
         }
         let len = self.layout.buckets[bucket].len;
-        match self.pool.pop() {
+        match self.take_pooled(len) {
             Some(mut buffer) => {
                 buffer.reset(len);
                 buffer
             }
             None => Numbers::zeros(self.kinds.communication, len),
         }
+    }
+
+    /// The smallest that fits, else the largest: a small bucket takes no large one's buffer.
+    fn take_pooled(&mut self, len: usize) -> Option<Numbers> {
+        let width = match self.kinds.communication {
+            PrecisionKind::Fp32 => 4,
+            PrecisionKind::Bf16 | PrecisionKind::Fp16 => 2,
+        };
+        let misfit = |buffer: &Numbers| {
+            let (bytes, wanted) = (buffer.bytes(), len * width);
+            (bytes < wanted, bytes.abs_diff(wanted))
+        };
+        let best = (0..self.pool.len()).min_by_key(|&index| misfit(&self.pool[index]))?;
+        Some(self.pool.swap_remove(best))
     }
 
     /// Sends the buckets whose turn it is and which are complete.
@@ -242,7 +261,14 @@ impl Reducer {
                 None => self.link.start_sum(bucket, input, output),
             };
             match flight {
-                Ok(flight) => self.flights.push_back(flight),
+                Ok(flight) => {
+                    self.flights.push_back(flight);
+                    if self.lands_beside() {
+                        let outputs = self.flights.iter().filter_map(|f| f.output.as_ref());
+                        let beside = outputs.map(Numbers::bytes).sum();
+                        self.most_landing = self.most_landing.max(beside);
+                    }
+                }
                 Err(error) => self.failure = Some(error),
             }
         }
@@ -266,14 +292,18 @@ impl Reducer {
         if self.stage == 0 {
             return None;
         }
-        let shard = &mut self.shards[bucket];
-        // The shard of the micro-steps before is kept until this one's is added to it.
-        let adds = self.stage >= 2 && !self.micro_step.is_first;
         let fresh = |len| Numbers::zeros(self.kinds.communication, len);
-        if adds || shard.kind() != self.kinds.communication {
-            return Some(fresh(shard.len()));
+        if self.lands_beside() {
+            return Some(fresh(self.shards[bucket].len()));
         }
-        Some(std::mem::replace(shard, fresh(0)))
+        Some(std::mem::replace(&mut self.shards[bucket], fresh(0)))
+    }
+
+    /// The shard of the micro-steps before is kept until this one's is added to it, and one of another
+    /// precision is filled from what has landed.
+    fn lands_beside(&self) -> bool {
+        let adds = self.stage >= 2 && !self.micro_step.is_first;
+        self.stage > 0 && (adds || self.kinds.accumulation != self.kinds.communication)
     }
 
     fn land_oldest(&mut self) {

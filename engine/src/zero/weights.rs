@@ -23,6 +23,8 @@ use crate::zero::link::Link;
 #[derive(Debug)]
 pub(crate) struct Weights {
     buckets: Vec<Bucket>,
+    /// Bytes of sharded buckets that were here at one time, at most.
+    most_gathered: usize,
 }
 
 #[derive(Debug)]
@@ -88,14 +90,17 @@ impl Weights {
             }
             buckets.push(Bucket { flat, held, master, is_sharded });
         }
-        Ok(Self { buckets })
+        Ok(Self { buckets, most_gathered: 0 })
     }
 
     /// Gives a sharded bucket its memory, with this rank's part in it; the others' are to come.
     pub(crate) fn admit(&mut self, bucket: usize) -> Result<&mut [u8], native::Error> {
-        let Bucket { flat, held, master, is_sharded } = &mut self.buckets[bucket];
+        let Bucket { flat, is_sharded, .. } = &mut self.buckets[bucket];
         assert!(*is_sharded && flat.bytes_held() == 0, "what is here does not come");
         flat.restore()?;
+        let gathered = self.buckets.iter().filter(|b| b.is_sharded).map(|b| b.flat.bytes_held());
+        self.most_gathered = self.most_gathered.max(gathered.sum());
+        let Bucket { flat, held, master, .. } = &mut self.buckets[bucket];
         let master = master.as_ref().expect("a sharded bucket has a master");
         flat.as_mut().range(held.clone()).copy_from(NumbersRef::Fp32(master));
         Ok(flat.as_mut().bytes())
@@ -119,6 +124,11 @@ impl Weights {
             *(if is_parameter { &mut seen } else { &mut masters }) += master;
         }
         (seen, masters)
+    }
+
+    /// Bytes of sharded buckets that were here at one time, at most.
+    pub(crate) fn most_gathered(&self) -> usize {
+        self.most_gathered
     }
 
     /// Changes what this rank updates of a bucket, in fp32; the model sees it afterwards.
