@@ -118,6 +118,9 @@ pub struct JobStatus {
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Live {
     pub step: u64,
+    /// The step of the checkpoint that this attempt continued from; None: it began at 0.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resumed_at_step: Option<u64>,
     pub max_steps: Option<u64>,
     pub epoch: u32,
     pub epochs: u32,

@@ -243,6 +243,7 @@ impl Trainer {
         let state = &self.state;
         Live {
             step: state.step,
+            resumed_at_step: self.resumed_at,
             max_steps: Some(self.plan.total_steps),
             epoch: self.epoch_number(),
             epochs: self.plan.epochs,

@@ -107,7 +107,7 @@ impl Machine {
             return;
         }
         let Some(attempt) = self.live.attempts.get_mut(job_id) else { return };
-        let step = live.step;
+        let (step, from) = (live.step, live.resumed_at_step.unwrap_or(0));
         if attempt.progress.as_ref().is_none_or(|before| before.step != step) {
             attempt.stepped_at = Some(now.unix);
         }
@@ -115,7 +115,7 @@ impl Machine {
         self.touch(job_id);
         if self.open_attempt(job_id).is_some_and(|attempt| attempt.ready_at.is_none()) {
             let (job_id, at) = (job_id.clone(), now.unix);
-            self.record(Record::AttemptReady { job_id, generation, step, at });
+            self.record(Record::AttemptReady { job_id, generation, step: from, at });
         }
     }
 

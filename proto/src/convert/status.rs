@@ -211,6 +211,7 @@ same_fields!(v1::Progress, Live {
     grad_norm = grad_norm,
     samples_per_second = samples_per_second,
     eta_seconds = eta_seconds,
+    resumed_at_step = resumed_at_step,
 });
 
 same_fields!(v1::TimeSplit, TimeSplit {

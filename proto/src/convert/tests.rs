@@ -70,7 +70,13 @@ fn status() -> JobStatus {
             detect_seconds: 1.0,
             ..TimeSplit::default()
         }),
-        live: Some(Live { step: 17, loss: Some(0.25), eta_seconds: Some(1.5), ..Live::default() }),
+        live: Some(Live {
+            step: 17,
+            resumed_at_step: Some(16),
+            loss: Some(0.25),
+            eta_seconds: Some(1.5),
+            ..Live::default()
+        }),
         notes: vec!["bf16 asked, fp32 used".to_owned()],
         summary: Some(Summary { final_loss: Some(0.1), steps: 17, ..Summary::default() }),
         output_dir: Some("/runs/co2-lstm-ab12cd".to_owned()),

@@ -51,6 +51,7 @@ pub(crate) fn running() -> JobStatus {
         time: None,
         live: Some(Live {
             step: 120,
+            resumed_at_step: None,
             max_steps: Some(400),
             epoch: 3,
             epochs: 10,

@@ -67,6 +67,7 @@ fn kill_9_of_a_trainer_and_of_a_worker_change_nothing_but_the_time() {
         "restarts at once: infrastructure failure 1 of 20 within 24 hours"
     );
     assert_eq!(done["failure"], Value::Null);
+    assert_eq!(first["resumed_at_step"], 0);
     let resumed = done["attempts"][1]["resumed_at_step"].as_u64().unwrap();
     assert!(resumed >= 20 && resumed.is_multiple_of(20), "{done:#}");
     assert!(done["time"]["recompute_seconds"].is_number(), "{done:#}");

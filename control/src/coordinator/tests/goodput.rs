@@ -8,9 +8,10 @@ use common::status::{Live, TimeSplit, TrainerEnd};
 use super::world::{KILLED, World, id, restarting};
 use crate::coordinator::{Now, WorkerMessage};
 
-fn progress(w: &mut World, step: u64) {
+/// `from`: the step of the checkpoint that the attempt continued from.
+fn progress(w: &mut World, from: Option<u64>, step: u64) {
     let (job_id, generation) = (id("job"), Generation(w.generation("job")));
-    let live = Live { step, ..Live::default() };
+    let live = Live { step, resumed_at_step: from, ..Live::default() };
     let worker = w.places("job")[0].clone();
     w.say(&worker, WorkerMessage::Progress { job_id, generation, live });
 }
@@ -30,9 +31,10 @@ fn lost_time_is_told_by_what_it_was_lost_to() {
     pass(&mut w, 1);
     w.train("job");
     pass(&mut w, 2);
-    progress(&mut w, 0);
+    // A quick rank has made steps before it is first heard.
+    progress(&mut w, None, 2);
     pass(&mut w, 20);
-    progress(&mut w, 20);
+    progress(&mut w, None, 20);
     w.commit("job", 15);
     pass(&mut w, 4);
     // Known dead at once, 4 s after the last step.
@@ -40,7 +42,7 @@ fn lost_time_is_told_by_what_it_was_lost_to() {
     pass(&mut w, 3);
     w.train("job");
     pass(&mut w, 1);
-    progress(&mut w, 15);
+    progress(&mut w, Some(15), 17);
     pass(&mut w, 10);
     assert_eq!(
         split(&w),
@@ -55,7 +57,7 @@ fn lost_time_is_told_by_what_it_was_lost_to() {
             recompute_seconds: 5.0,
         }
     );
-    progress(&mut w, 25);
+    progress(&mut w, Some(15), 25);
     w.end("job", 0, TrainerEnd::Finished);
     pass(&mut w, 100);
     assert_eq!(split(&w).productive_seconds, 25.0, "an end stops the clock");
