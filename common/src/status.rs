@@ -3,6 +3,7 @@
 
 mod end;
 pub mod explanation;
+mod waiting;
 
 use std::cmp::Ordering;
 use std::collections::BTreeMap;
@@ -15,6 +16,7 @@ use crate::ids::{AttemptId, Generation, JobId, Rank};
 pub use self::explanation::{
     Answer, AttemptCause, Decision, Explanation, GuiltyRank, Question, RankPace, WorkerLack,
 };
+pub use self::waiting::{SlotShortage, WaitReason, Waiting};
 
 /// Milliseconds since the Unix epoch; daemons stamp it, `control` only compares it.
 pub type UnixMillis = u64;
@@ -88,6 +90,9 @@ pub struct JobRow {
     /// As the job file gives them.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, String>,
+    /// The jobs that it was submitted with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub group: Option<String>,
 }
 
 /// One job as `rsctl status` and the end of `run` and `watch` show it.
@@ -112,6 +117,9 @@ pub struct JobStatus {
     pub latest_checkpoint: Option<String>,
     /// The first rank that failed, and its last lines.
     pub failure: Option<Failure>,
+    /// Of a job that waits for its start: why, for programs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub waiting: Option<Waiting>,
 }
 
 /// The newest progress that rank 0 reported.
@@ -432,7 +440,7 @@ pub struct WorkerRow {
     pub uuid: String,
     pub incarnation: u64,
     /// `ready`, `excluded` (it broke attempts off, and is used only where nothing else is left),
-    /// `draining`, `disconnected`, `lost` or `left`.
+    /// `draining`, `drained`, `disconnected`, `lost` or `left`.
     pub state: String,
     pub address: String,
     pub slots: u32,

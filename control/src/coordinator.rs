@@ -6,16 +6,21 @@
 //! are soft: they are lost with the process and told again by the workers.
 
 mod attempt;
+mod board;
 mod config;
 mod decisions;
+mod dependency;
+mod drain;
 mod effect;
 mod event;
 mod exclude;
 mod explain;
+mod floor;
 mod goodput;
 mod guilt;
 mod leaving;
 mod ledger;
+mod line;
 mod live;
 mod membership;
 mod placement;
@@ -36,16 +41,20 @@ use std::mem;
 use std::time::Duration;
 
 use common::ids::JobId;
+use common::status::JobState;
 
+pub use self::board::{Board, Queued};
 pub use self::config::Config;
 pub use self::effect::{Answer, Effect, RankTable, Refusal, StartOrder, StopOrder};
 pub use self::event::{
-    Chance, ConnectionId, EndReport, Event, Now, Peer, RankKey, RunningTrainer, Ticket, Withdrawal,
-    WorkerHello, WorkerMessage,
+    Chance, ConnectionId, DrainOrder, EndReport, Event, Now, Peer, RankKey, Requeue,
+    RunningTrainer, Ticket, Withdrawal, WorkerHello, WorkerMessage,
 };
-pub use self::ledger::{Attempt, Job, Ledger, PlacedRank, RankEnd, WorkerIdentity};
+pub use self::ledger::{Attempt, Drained, Job, Ledger, PlacedRank, RankEnd, WorkerIdentity};
+pub use self::line::Turn;
 pub use self::record::{
-    CancelMode, Over, Record, StopCause, StopDecision, StopMode, Submission, Token,
+    After, CancelMode, Condition, Group, Origin, Over, Record, StopCause, StopDecision, StopMode,
+    Submission, Token,
 };
 pub use self::restart::Class;
 
@@ -67,6 +76,9 @@ struct Outbox {
     effects: Vec<Effect>,
     changed: BTreeSet<JobId>,
     workers_changed: bool,
+    is_board_changed: bool,
+    /// Jobs that ended, for the ones that were submitted to run after them.
+    ended: Vec<(JobId, JobState)>,
     /// Something that placement depends on has changed.
     is_schedule_due: bool,
 }
@@ -102,8 +114,11 @@ impl Machine {
         for event in events {
             self.apply(event, now);
         }
-        if mem::take(&mut self.out.is_schedule_due) {
+        self.settle_ended(now);
+        // What ends for want of a possible start can free those that wait for its end.
+        while mem::take(&mut self.out.is_schedule_due) {
             self.schedule(now, chance);
+            self.settle_ended(now);
         }
         self.live.wake_at = self.next_deadline();
         self.drain()
@@ -116,6 +131,10 @@ impl Machine {
                 self.on_submit(ticket, job_id, submission, now);
             }
             Event::Cancel { ticket, job_id, mode } => self.on_cancel(ticket, &job_id, mode, now),
+            Event::Requeue { ticket, ended, requeue } => {
+                self.on_requeue(ticket, &ended, requeue, now);
+            }
+            Event::Drain { ticket, worker, order } => self.on_drain(ticket, &worker, order, now),
             Event::Hello { connection, hello } => self.on_hello(connection, hello, now),
             Event::Worker { connection, message } => self.on_worker(connection, message, now),
             Event::Dropped { connection } => self.on_dropped(connection),
@@ -153,8 +172,9 @@ impl Machine {
         }
         // Readers see a change before anybody acts on it, so that an answer is never ahead of what
         // the same client can read.
-        if !out.changed.is_empty() || out.workers_changed {
-            effects.push(Effect::Changed { jobs: out.changed, workers: out.workers_changed });
+        if !out.changed.is_empty() || out.workers_changed || out.is_board_changed {
+            let (workers, board) = (out.workers_changed, out.is_board_changed);
+            effects.push(Effect::Changed { jobs: out.changed, workers, board });
         }
         effects.extend(out.effects);
         effects

@@ -23,7 +23,7 @@ use crate::clock::Clock;
 use crate::codec;
 use crate::metrics::Metrics;
 use crate::store::{self, Writer};
-use crate::views::Views;
+use crate::views::{Published, Views};
 use crate::vitals::Vitals;
 
 pub(crate) use self::handle::{Handle, Input, Stopping};
@@ -163,6 +163,14 @@ impl Core {
                 let ticket = self.ticket(reply);
                 Some(Event::Cancel { ticket, job_id, mode })
             }
+            Input::Requeue { ended, requeue, reply } => {
+                let ticket = self.ticket(reply);
+                Some(Event::Requeue { ticket, ended, requeue })
+            }
+            Input::Drain { worker, order, reply } => {
+                let ticket = self.ticket(reply);
+                Some(Event::Drain { ticket, worker, order })
+            }
             Input::Hello { connection, hello, link } => {
                 self.links.open(connection, hello.name.clone(), link);
                 Some(Event::Hello { connection, hello })
@@ -246,7 +254,10 @@ impl Core {
     fn act(&mut self, effect: Effect) {
         match effect {
             Effect::Persist(_) => {}
-            Effect::Changed { jobs, workers } => {
+            Effect::Changed { jobs, workers, board } => {
+                if board {
+                    self.views.publish_board(self.machine.board());
+                }
                 for job_id in &jobs {
                     self.publish(job_id);
                 }
@@ -273,7 +284,9 @@ impl Core {
 
     fn publish(&self, job_id: &JobId) {
         if let Some(status) = self.machine.status(job_id, self.clock.now()) {
-            self.views.publish(status, self.machine.checkpoints(job_id).unwrap_or_default());
+            let checkpoints = self.machine.checkpoints(job_id).unwrap_or_default();
+            let queued = self.machine.queued(job_id);
+            self.views.publish(Published { status, checkpoints, queued });
         }
     }
 }
@@ -319,6 +332,8 @@ fn log_record(record: &Record) {
             info!(%job_id, %state, reason, "job ended");
         }
         Record::JobForgotten { job_id } => debug!(%job_id, "job forgotten"),
+        Record::WorkerDrained { name, reason, .. } => info!(worker = name, reason, "drained"),
+        Record::WorkerUndrained { name, .. } => info!(worker = name, "back in service"),
     }
 }
 

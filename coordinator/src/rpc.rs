@@ -6,6 +6,7 @@ mod explain;
 mod files;
 mod follow;
 mod logs;
+mod queue;
 mod workers;
 
 use std::net::SocketAddr;
@@ -109,9 +110,9 @@ impl Front {
 
     fn known_job(&self, text: &str) -> Result<JobId, Status> {
         let job_id = convert::job_id(text).map_err(|error| malformed(&error))?;
-        match self.core.views().status(&job_id) {
-            Some(_) => Ok(job_id),
-            None => Err(no_such_job(&job_id)),
+        match self.core.views().is_known(&job_id) {
+            true => Ok(job_id),
+            false => Err(no_such_job(&job_id)),
         }
     }
 }

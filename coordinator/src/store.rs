@@ -24,8 +24,9 @@ use std::path::PathBuf;
 pub(crate) use self::guard::open;
 pub(crate) use self::writer::Writer;
 
-/// The version of the format that this build writes. It reads every older one.
-pub(crate) const FORMAT_VERSION: u16 = 1;
+/// The version of the format that this build writes. It reads every older one. 2: jobs in groups and
+/// after others, workers out of service; a build that does not know those would start jobs too early.
+pub(crate) const FORMAT_VERSION: u16 = 2;
 
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {

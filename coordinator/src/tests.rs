@@ -9,5 +9,6 @@ mod health;
 mod jobs;
 mod logs;
 mod nonsense;
+mod queue;
 mod restart;
 mod settings;

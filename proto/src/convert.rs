@@ -15,7 +15,7 @@ use serde::de::DeserializeOwned;
 
 use common::ids::{Incarnation, InvalidId, JobId, WorkerId};
 use common::spec::JobSpec;
-use common::status::{Explanation, JobState, Summary};
+use common::status::{Explanation, JobState, Summary, Waiting};
 
 /// A message that does not mean anything to us.
 #[derive(Debug, thiserror::Error)]
@@ -129,6 +129,18 @@ pub fn summary(json: &str) -> Result<Option<Summary>, Error> {
 pub fn summary_json(summary: Option<&Summary>) -> String {
     summary.map_or_else(String::new, |s| {
         serde_json::to_string(s).expect("a summary has string keys only, so it is always JSON")
+    })
+}
+
+/// Why a job waits, out of `waiting_json`; empty text means that it does not.
+pub fn waiting(json: &str) -> Result<Option<Waiting>, Error> {
+    if json.is_empty() { Ok(None) } else { from_json("waiting_json", json).map(Some) }
+}
+
+/// Why a job waits, as `waiting_json`.
+pub fn waiting_json(waiting: Option<&Waiting>) -> String {
+    waiting.map_or_else(String::new, |waiting| {
+        serde_json::to_string(waiting).expect("its keys are all strings, so it is always JSON")
     })
 }
 

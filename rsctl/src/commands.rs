@@ -4,6 +4,7 @@ pub(crate) mod cancel;
 pub(crate) mod checkpoints;
 pub(crate) mod completions;
 pub(crate) mod config;
+pub(crate) mod drain;
 mod end;
 pub(crate) mod explain;
 pub(crate) mod fetch;
@@ -11,6 +12,7 @@ pub(crate) mod init;
 pub(crate) mod jobs;
 pub(crate) mod logs;
 pub(crate) mod metrics;
+pub(crate) mod requeue;
 pub(crate) mod run;
 pub(crate) mod status;
 pub(crate) mod submit;
@@ -38,6 +40,8 @@ pub(crate) async fn execute(command: Command) -> Outcome {
         Command::Logs(args) => logs::execute(args).await,
         Command::Metrics(args) => metrics::execute(args).await,
         Command::Cancel(args) => cancel::execute(args).await,
+        Command::Requeue(args) => requeue::execute(args).await,
+        Command::Drain(args) => drain::execute(args).await,
         Command::Workers(args) => workers::execute(args).await,
         Command::Fetch(args) => fetch::execute(args).await,
         Command::Checkpoints(args) => checkpoints::execute(args).await,

@@ -107,6 +107,14 @@ pub(crate) struct LogQuery {
     pub(crate) positions: BTreeMap<(u32, u32), u64>,
 }
 
+/// Which jobs a list shows; what is empty fits all.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct JobFilter {
+    pub(crate) group: Option<String>,
+    pub(crate) prefix: String,
+    pub(crate) states: Vec<JobState>,
+}
+
 /// Points of one metric of one rank.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Series {
@@ -136,11 +144,44 @@ impl Coordinator {
         self.read(operation, convert::job_id(&answer.job_id))
     }
 
-    pub(crate) async fn jobs(&mut self) -> Result<Vec<JobRow>, Error> {
+    /// All jobs that fit, page by page, in the order of submission.
+    pub(crate) async fn jobs(&mut self, filter: &JobFilter) -> Result<Vec<JobRow>, Error> {
         let operation = "list jobs";
+        let mut rows = Vec::new();
+        let mut page = String::new();
+        loop {
+            let request = v1::ListJobsRequest {
+                group: filter.group.clone().unwrap_or_default(),
+                prefix: filter.prefix.clone(),
+                states: filter.states.iter().map(|state| state.as_str().to_owned()).collect(),
+                limit: 0,
+                page,
+            };
+            let mut client = self.client.clone();
+            let answer = self.ask(operation, client.list_jobs(request)).await?;
+            let read = answer.jobs.into_iter().map(JobRow::try_from).collect();
+            let read: Vec<JobRow> = self.read(operation, read)?;
+            rows.extend(read);
+            page = answer.next_page;
+            if page.is_empty() {
+                return Ok(rows);
+            }
+        }
+    }
+
+    /// A new job that is as the ended one was.
+    pub(crate) async fn requeue(&mut self, request: v1::RequeueRequest) -> Result<JobId, Error> {
+        let operation = format!("requeue job {}", request.job_id);
         let mut client = self.client.clone();
-        let answer = self.ask(operation, client.list_jobs(v1::ListJobsRequest {})).await?;
-        self.read(operation, answer.jobs.into_iter().map(JobRow::try_from).collect())
+        let answer = self.ask(&operation, client.requeue_job(request)).await?;
+        self.read(&operation, convert::job_id(&answer.job_id))
+    }
+
+    /// Takes a worker out of service or back; its state, empty where it is not connected.
+    pub(crate) async fn drain(&mut self, request: v1::DrainRequest) -> Result<String, Error> {
+        let operation = format!("drain worker {}", request.worker);
+        let mut client = self.client.clone();
+        Ok(self.ask(&operation, client.drain_worker(request)).await?.state)
     }
 
     pub(crate) async fn job(&mut self, job: &JobId) -> Result<JobStatus, Error> {

@@ -10,7 +10,7 @@ use common::jobfile::{self, InvalidOverride, Loaded, Mistakes, Override};
 use common::status::JobStatus;
 use service::exit::Failure;
 
-use crate::coordinator::Coordinator;
+use crate::coordinator::{Coordinator, JobFilter};
 
 /// The flags of every command that reads a job file.
 #[derive(Debug, Clone, clap::Args)]
@@ -158,11 +158,20 @@ pub(crate) fn inputs(spec: &common::spec::JobSpec) -> Vec<(&'static str, &PathBu
 /// The job that `text` means: its id, or a prefix that only one job has.
 pub(crate) async fn find(coordinator: &mut Coordinator, text: &str) -> Result<JobId, Failure> {
     let exact = text.parse::<JobId>();
-    let ids: Vec<JobId> = coordinator.jobs().await?.into_iter().map(|row| row.job_id).collect();
+    let filter = JobFilter { prefix: text.to_owned(), ..JobFilter::default() };
+    let mut ids = ids(coordinator, &filter).await?;
+    if ids.is_empty() {
+        // For the ones that may have been meant.
+        ids = self::ids(coordinator, &JobFilter::default()).await?;
+    }
     match exact {
         Ok(id) if ids.contains(&id) => Ok(id),
         _ => choose(text, &ids),
     }
+}
+
+async fn ids(coordinator: &mut Coordinator, filter: &JobFilter) -> Result<Vec<JobId>, Failure> {
+    Ok(coordinator.jobs(filter).await?.into_iter().map(|row| row.job_id).collect())
 }
 
 /// Refuses a rank that the job does not have: an empty answer would say that it was silent.

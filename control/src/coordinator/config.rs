@@ -60,7 +60,7 @@ impl Default for Config {
             reattach_grace: Duration::from_secs(30),
             resend_every: Duration::from_secs(5),
             forget_worker_after: Duration::from_secs(600),
-            max_open_jobs: 10_000,
+            max_open_jobs: 200_000,
             max_final_jobs: 1_000,
         }
     }

@@ -6,7 +6,9 @@ use common::ids::AttemptId;
 use common::status::{Decision, TrainerEnd, UnixMillis};
 
 use crate::coordinator::ledger::{Attempt, Job};
-use crate::coordinator::record::{CancelMode, Record, StopMode};
+use crate::coordinator::record::{
+    After, CancelMode, Condition, Group, Origin, Record, StopMode, Submission,
+};
 
 /// Sentences of one job: its first and, beyond them, the newest.
 const MAX_DECISIONS: usize = 64;
@@ -16,6 +18,19 @@ const FIRST_DECISIONS: usize = 8;
 const MAX_DEATHS: usize = 3;
 
 impl Job {
+    /// Notes what the submit asked for beyond the job file.
+    pub(super) fn tell_submit(&mut self, at: UnixMillis) {
+        let parts: Vec<String> = origin(&self.submission)
+            .into_iter()
+            .chain(group(&self.submission))
+            .chain(after(&self.submission))
+            .collect();
+        if !parts.is_empty() {
+            let text = format!("submitted {}", parts.join("; "));
+            self.decisions.push(Decision { at, attempt: AttemptId(0), text });
+        }
+    }
+
     /// Notes what `record` says. Call before it is applied.
     pub(super) fn tell(&mut self, record: &Record) {
         let Some((at, text)) = sentence(self, record) else { return };
@@ -62,6 +77,31 @@ fn sentence(job: &Job, record: &Record) -> Option<(UnixMillis, String)> {
         Record::JobEnded { state, reason, at, .. } => (*at, format!("{state}: {reason}")),
         _ => return None,
     })
+}
+
+fn origin(submission: &Submission) -> Option<String> {
+    let Origin { job_id, tag, .. } = submission.origin.as_ref()?;
+    Some(match tag {
+        Some(tag) => format!("as job `{job_id}` was, to go on from its {tag}"),
+        None => format!("as job `{job_id}` was, to start anew"),
+    })
+}
+
+fn group(submission: &Submission) -> Option<String> {
+    let Group { name, max_running } = submission.group.as_ref()?;
+    Some(match max_running {
+        Some(max) => format!("in group `{name}`, of which {max} may run at once"),
+        None => format!("in group `{name}`"),
+    })
+}
+
+fn after(submission: &Submission) -> Option<String> {
+    let of = |after: &After| match after.condition {
+        Condition::Ok => format!("job `{}` has succeeded", after.job_id),
+        Condition::Any => format!("job `{}` has ended", after.job_id),
+    };
+    let conditions: Vec<String> = submission.after.iter().map(of).collect();
+    (!conditions.is_empty()).then(|| format!("to run after {}", conditions.join(" and ")))
 }
 
 fn is_death(end: &TrainerEnd) -> bool {

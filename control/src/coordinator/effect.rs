@@ -20,6 +20,8 @@ pub enum Effect {
     Changed {
         jobs: BTreeSet<JobId>,
         workers: bool,
+        /// Why queued jobs wait.
+        board: bool,
     },
     Answer {
         ticket: Ticket,
@@ -103,6 +105,8 @@ pub enum Answer {
     Submitted(JobId),
     /// The state after the cancel was taken.
     Cancelling(JobState),
+    /// The worker's state; None: it is not connected.
+    Drained(Option<&'static str>),
     Refused(Refusal),
 }
 
@@ -116,6 +120,10 @@ pub enum Refusal {
         max: usize,
     },
     UnknownJob(JobId),
+    /// Only an ended job can be queued again.
+    NotEnded(JobId, JobState),
+    /// Neither connected nor known from before.
+    UnknownWorker(String),
 }
 
 impl fmt::Display for Refusal {
@@ -126,6 +134,10 @@ impl fmt::Display for Refusal {
                 write!(f, "{open} jobs are queued or running and {max} is the bound")
             }
             Self::UnknownJob(job_id) => write!(f, "there is no job `{job_id}`"),
+            Self::NotEnded(job_id, state) => {
+                write!(f, "job `{job_id}` is {state}: only a job that has ended can be requeued")
+            }
+            Self::UnknownWorker(name) => write!(f, "there is no worker `{name}`"),
         }
     }
 }

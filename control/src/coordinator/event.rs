@@ -57,6 +57,18 @@ pub enum Event {
         job_id: JobId,
         mode: CancelMode,
     },
+    /// A new job that is as the ended one was.
+    Requeue {
+        ticket: Ticket,
+        ended: JobId,
+        requeue: Requeue,
+    },
+    /// Takes a worker out of service, or back into it.
+    Drain {
+        ticket: Ticket,
+        worker: String,
+        order: DrainOrder,
+    },
     /// The first message of a worker's control stream.
     Hello {
         connection: ConnectionId,
@@ -72,6 +84,26 @@ pub enum Event {
     },
     /// Time has passed.
     Tick,
+}
+
+/// How an ended job is submitted again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Requeue {
+    /// A fresh id that the shell proposes.
+    pub job_id: JobId,
+    pub request_id: String,
+    /// Not from the newest checkpoint.
+    pub from_start: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum DrainOrder {
+    Drain {
+        reason: String,
+        /// What runs there has this long to save; None: as for a cancel.
+        grace: Option<Duration>,
+    },
+    Undo,
 }
 
 /// A worker's full local truth.

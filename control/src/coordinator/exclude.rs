@@ -9,36 +9,30 @@ use uuid::Uuid;
 use common::status::UnixMillis;
 
 use crate::coordinator::Machine;
-use crate::coordinator::event::Now;
-use crate::coordinator::ledger::Job;
-use crate::coordinator::placement::{Offer, Verdict, place};
-use crate::coordinator::queue::wish;
+use crate::coordinator::placement::{Offer, Verdict, Wish, place};
 
-impl Machine {
-    /// Places without the worker that broke the last attempt off, else without excluded ones, else,
-    /// where those are all that could, with them.
-    pub(super) fn place_with_care(&self, job: &Job, offers: &[Offer], now: Now) -> Verdict {
-        let wish = wish(job);
-        let is_trusted = |offer: &Offer| self.excluded_until(&offer.id.uuid, now.unix).is_none();
-        let culprit = job.attempt().and_then(|attempt| attempt.over.as_ref()?.implicates);
-        let is_all_trusted = offers.iter().all(is_trusted);
-        if is_all_trusted && culprit.is_none() {
-            return place(&wish, offers);
-        }
-        let trusted: Vec<Offer> = offers.iter().filter(|o| is_trusted(o)).cloned().collect();
-        if let Some(culprit) = culprit {
-            let others: Vec<Offer> =
-                trusted.iter().filter(|offer| offer.id.uuid != culprit).cloned().collect();
-            if let verdict @ Verdict::Place(_) = place(&wish, &others) {
-                return verdict;
-            }
-        }
-        match place(&wish, &trusted) {
-            Verdict::TooLarge(_) if !is_all_trusted => place(&wish, offers),
-            verdict => verdict,
+/// Places without the worker that broke the last attempt off, else without excluded ones, else,
+/// where those are all that could, with them.
+pub(super) fn place_with_care(wish: &Wish, offers: &[Offer]) -> Verdict {
+    let is_all_trusted = offers.iter().all(|offer| offer.is_trusted);
+    if is_all_trusted && wish.avoid.is_none() {
+        return place(wish, offers);
+    }
+    let trusted: Vec<Offer> = offers.iter().filter(|offer| offer.is_trusted).cloned().collect();
+    if let Some(culprit) = wish.avoid {
+        let others: Vec<Offer> =
+            trusted.iter().filter(|offer| offer.id.uuid != culprit).cloned().collect();
+        if let verdict @ Verdict::Place(_) = place(wish, &others) {
+            return verdict;
         }
     }
+    match place(wish, &trusted) {
+        Verdict::TooLarge(_) if !is_all_trusted => place(wish, offers),
+        verdict => verdict,
+    }
+}
 
+impl Machine {
     /// Whether nothing is placed on the worker while there are others, and until when.
     pub(super) fn excluded_until(&self, uuid: &Uuid, now: UnixMillis) -> Option<UnixMillis> {
         self.ledger.workers.get(uuid).and_then(|worker| worker.excluded_until(now))

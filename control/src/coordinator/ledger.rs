@@ -38,6 +38,16 @@ pub struct Ledger {
     /// Request id -> job.
     pub requests: BTreeMap<String, JobId>,
     pub workers: BTreeMap<Uuid, WorkerIdentity>,
+    /// Names of workers that are out of service.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub drained: BTreeMap<String, Drained>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Drained {
+    pub reason: String,
+    pub at: UnixMillis,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -186,6 +196,13 @@ impl Ledger {
                     self.requests.remove(&job.submission.request_id);
                 }
             }
+            Record::WorkerDrained { name, reason, at } => {
+                let drained = Drained { reason: reason.clone(), at: *at };
+                self.drained.insert(name.clone(), drained);
+            }
+            Record::WorkerUndrained { name, .. } => {
+                self.drained.remove(name);
+            }
             _ => {
                 let job = record.job_id().and_then(|id| self.jobs.get_mut(id));
                 let Some(job) = job else { return };
@@ -208,7 +225,7 @@ impl Ledger {
         }
         self.submitted += 1;
         self.requests.insert(submission.request_id.clone(), job_id.clone());
-        let job = Job {
+        let mut job = Job {
             number: self.submitted,
             submission: submission.clone(),
             submitted_at: at,
@@ -226,6 +243,7 @@ impl Ledger {
             ended_at: None,
             restart_at: None,
         };
+        job.tell_submit(at);
         self.jobs.insert(job_id.clone(), job);
     }
 
@@ -282,22 +300,7 @@ impl Job {
                 let wait = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
                 self.restart_at = Some(at.saturating_add(wait));
             }
-            Record::JobEnded { state, reason, failure, step, max_steps, over, at, .. } => {
-                self.state = *state;
-                self.reason.clone_from(reason);
-                self.failure.clone_from(failure);
-                self.step = *step;
-                self.max_steps = *max_steps;
-                self.ended_at = Some(*at);
-                self.restart_at = None;
-                let open = self.attempts.last_mut().filter(|attempt| attempt.ended_at.is_none());
-                if let Some(attempt) = open {
-                    attempt.state = *state;
-                    attempt.reason.clone_from(reason);
-                    attempt.ended_at = Some(*at);
-                    attempt.over.clone_from(over);
-                }
-            }
+            Record::JobEnded { .. } => self.finish(record),
             Record::AttemptRunning { generation, at, .. } => {
                 let Some(attempt) = self.current(*generation) else { return };
                 attempt.state = JobState::Running;
@@ -323,7 +326,9 @@ impl Job {
             Record::CoordinatorStarted { .. }
             | Record::WorkerSeen { .. }
             | Record::JobSubmitted { .. }
-            | Record::JobForgotten { .. } => {}
+            | Record::JobForgotten { .. }
+            | Record::WorkerDrained { .. }
+            | Record::WorkerUndrained { .. } => {}
         }
     }
 
@@ -363,6 +368,27 @@ impl Job {
         self.restart_at = None;
         self.state = JobState::Starting;
         self.reason.clone_from(reason);
+    }
+
+    fn finish(&mut self, record: &Record) {
+        let Record::JobEnded { state, reason, failure, step, max_steps, over, at, .. } = record
+        else {
+            return;
+        };
+        self.state = *state;
+        self.reason.clone_from(reason);
+        self.failure.clone_from(failure);
+        self.step = *step;
+        self.max_steps = *max_steps;
+        self.ended_at = Some(*at);
+        self.restart_at = None;
+        let open = self.attempts.last_mut().filter(|attempt| attempt.ended_at.is_none());
+        if let Some(attempt) = open {
+            attempt.state = *state;
+            attempt.reason.clone_from(reason);
+            attempt.ended_at = Some(*at);
+            attempt.over.clone_from(over);
+        }
     }
 
     fn end_rank(&mut self, record: &Record) {

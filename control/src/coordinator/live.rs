@@ -1,8 +1,8 @@
 //! The soft state: who is connected, which trainers listen, what waits until when. Lost with the
 //! process and rebuilt from the workers' hellos.
 
-use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use uuid::Uuid;
@@ -10,7 +10,9 @@ use uuid::Uuid;
 use common::ids::{Generation, JobId, WorkerId};
 use common::status::{self, UnixMillis};
 
+use crate::coordinator::board::Board;
 use crate::coordinator::event::{ConnectionId, Peer, RankKey};
+use crate::coordinator::line::{Line, Turn};
 use crate::coordinator::record::StopMode;
 
 #[derive(Debug, Default)]
@@ -19,12 +21,20 @@ pub(super) struct Live {
     pub(super) connections: BTreeMap<ConnectionId, Uuid>,
     /// Of every job with an open attempt.
     pub(super) attempts: BTreeMap<JobId, LiveAttempt>,
-    /// Queued jobs in the order in which they are served: priority, then submission.
-    pub(super) queue: BTreeSet<(Reverse<i32>, u64, JobId)>,
-    /// Why a queued job waits, where that is not simply its place in the queue.
-    pub(super) waiting: BTreeMap<JobId, String>,
-    /// The job that everything behind it waits for.
-    pub(super) blocker: Option<JobId>,
+    /// Jobs that wait for slots.
+    pub(super) line: Line,
+    /// Queued jobs that were submitted to run after others, with those that have not ended.
+    pub(super) held: BTreeMap<JobId, BTreeSet<JobId>>,
+    /// The other way round: who waits for the end of a job.
+    pub(super) dependents: BTreeMap<JobId, BTreeSet<JobId>>,
+    /// Final jobs, in the order in which they are forgotten.
+    pub(super) finals: BTreeMap<(Option<UnixMillis>, u64), JobId>,
+    /// Why they wait, as of the last decision.
+    pub(super) board: Arc<Board>,
+    /// When jobs for which slots are kept were first expected to start.
+    pub(super) promises: BTreeMap<Turn, Duration>,
+    /// When estimates are next looked at.
+    pub(super) estimate_at: Duration,
     /// Jobs between two attempts, and the end of their wait; None: it is over.
     pub(super) resting: BTreeMap<JobId, Option<Duration>>,
     /// When the shell was to come back: a tick much later than this means that the process slept.
@@ -47,6 +57,8 @@ pub(super) struct LiveWorker {
     pub(super) libtorch: String,
     /// It was told to leave: nothing new starts there.
     pub(super) is_withdrawing: bool,
+    /// Taken out of service by an operator.
+    pub(super) is_drained: bool,
     pub(super) last_heard: Duration,
     pub(super) last_heard_unix: UnixMillis,
     /// End of the lease; of a lost or departed worker: when it is forgotten.
@@ -71,9 +83,14 @@ pub(super) enum Standing {
 }
 
 impl LiveWorker {
+    /// It has nothing to give, now or later.
+    pub(super) fn is_leaving(&self) -> bool {
+        self.is_withdrawing || self.is_drained
+    }
+
     pub(super) fn is_placeable(&self) -> bool {
         self.standing == Standing::Ready
-            && !self.is_withdrawing
+            && !self.is_leaving()
             && self.connection.is_some()
             && self.stragglers.is_empty()
     }
@@ -90,6 +107,8 @@ pub(super) struct LiveAttempt {
     pub(super) progress: Option<status::Live>,
     /// When its step last grew.
     pub(super) stepped_at: Option<UnixMillis>,
+    /// When that was said.
+    pub(super) progress_at: Option<Duration>,
 }
 
 #[derive(Debug, Clone, Default)]
@@ -130,6 +149,7 @@ impl LiveAttempt {
             witness_until: None,
             progress: None,
             stepped_at: None,
+            progress_at: None,
         }
     }
 

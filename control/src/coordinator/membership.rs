@@ -1,13 +1,12 @@
 //! Who belongs to the cluster: hellos, names, leases, goodbyes, and the coordinator's own restart.
 
-use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::mem;
 
 use uuid::Uuid;
 
 use common::ids::{Incarnation, JobId, Rank, WorkerId};
-use common::status::{JobState, TrainerEnd};
+use common::status::{JobState, TrainerEnd, UnixMillis};
 
 use crate::coordinator::Machine;
 use crate::coordinator::effect::{Effect, StopOrder};
@@ -28,23 +27,25 @@ impl Machine {
     pub(super) fn on_started(&mut self, now: Now) {
         let incarnation = Incarnation(self.ledger.incarnation.0 + 1);
         self.record(Record::CoordinatorStarted { incarnation, at: now.unix });
-        let open: Vec<(JobId, Job)> = self
-            .ledger
-            .jobs
-            .iter()
-            .filter(|(_, job)| !job.state.is_final())
-            .map(|(id, job)| (id.clone(), job.clone()))
-            .collect();
-        for (job_id, job) in open {
-            if job.open_attempt().is_some() {
-                self.expect_back(&job_id, &job, now);
-                self.review(&job_id, now);
+        let mut waiting: Vec<(JobId, Option<UnixMillis>)> = Vec::new();
+        let mut open: Vec<(JobId, Job)> = Vec::new();
+        for (job_id, job) in &self.ledger.jobs {
+            if job.state.is_final() {
+                self.live.finals.insert((job.ended_at, job.number), job_id.clone());
+            } else if job.open_attempt().is_some() {
+                open.push((job_id.clone(), job.clone()));
             } else {
-                if let Some(restart_at) = job.restart_at {
-                    self.rest_again(&job_id, restart_at, now);
-                }
-                let priority = Reverse(job.submission.spec.job.priority);
-                self.live.queue.insert((priority, job.number, job_id));
+                waiting.push((job_id.clone(), job.restart_at));
+            }
+        }
+        for (job_id, job) in open {
+            self.expect_back(&job_id, &job, now);
+            self.review(&job_id, now);
+        }
+        for (job_id, restart_at) in waiting {
+            match restart_at {
+                Some(restart_at) => self.rest_again(&job_id, restart_at, now),
+                None => self.enqueue(&job_id, now),
             }
         }
         self.out.is_schedule_due = true;
@@ -79,6 +80,7 @@ impl Machine {
                 version: String::new(),
                 libtorch: String::new(),
                 is_withdrawing: false,
+                is_drained: self.ledger.drained.contains_key(&placed.worker_name),
                 last_heard: now.uptime,
                 last_heard_unix: now.unix,
                 deadline: back_by,
@@ -169,6 +171,7 @@ impl Machine {
             self.effect(Effect::Disconnect { connection: old, reason });
         }
         self.live.connections.insert(from, uuid);
+        let is_drained = self.ledger.drained.contains_key(&hello.name);
         let worker = LiveWorker {
             id: hello.id,
             name: mem::take(&mut hello.name),
@@ -181,6 +184,7 @@ impl Machine {
             version: mem::take(&mut hello.version),
             libtorch: mem::take(&mut hello.libtorch),
             is_withdrawing: false,
+            is_drained,
             last_heard: now.uptime,
             last_heard_unix: now.unix,
             deadline: now.uptime + self.config.lease,

@@ -3,94 +3,109 @@
 //! All or nothing, on idle slots only, on as few workers as hold them; ranks are numbered through
 //! the workers in the order of their names.
 
-use std::fmt;
+use std::sync::Arc;
+
+use uuid::Uuid;
 
 use common::ids::WorkerId;
-use common::spec::{Device, Resources};
+use common::spec::Device;
+use common::status::SlotShortage;
 
+use crate::coordinator::ledger::Job;
 use crate::coordinator::record::Placement;
 
 /// What one live worker has.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub(super) struct Offer {
     pub(super) id: WorkerId,
-    pub(super) name: String,
+    pub(super) name: Arc<str>,
     pub(super) is_cuda: bool,
+    /// Slots that it could give on an idle cluster.
     pub(super) slots: u32,
     /// Slot numbers that can be taken now, ascending.
     pub(super) idle: Vec<u32>,
+    /// Slots of each attempt that runs there: they become idle together.
+    pub(super) held: Vec<u32>,
+    /// It did not break attempts off of late.
+    pub(super) is_trusted: bool,
 }
 
-/// What a job wants.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Wish<'a> {
-    pub(super) resources: &'a Resources,
-    /// The global batch, where the job fixes it: a world that the job does not name is no larger.
-    pub(super) batch_size: Option<u64>,
+/// What a job wants, as far as its place depends on it: of jobs with equal wishes the first is
+/// served first, and one verdict holds for all.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Wish {
+    /// None: any number of ranks.
+    pub(super) world: Option<u32>,
+    pub(super) threads: u32,
+    pub(super) max_workers: Option<u32>,
+    pub(super) device: Device,
+    /// A world that the job does not name is no larger: it must cut the batch.
+    pub(super) max_world: u32,
+    /// Of its group.
+    pub(super) limit: Option<(String, u32)>,
     /// The worker that should have rank 0, by name.
-    pub(super) home: Option<&'a str>,
+    pub(super) home: Option<String>,
+    /// The worker that broke the last attempt off.
+    pub(super) avoid: Option<Uuid>,
+}
+
+impl Wish {
+    pub(super) fn of(job: &Job) -> Self {
+        let submission = &job.submission;
+        let spec = &submission.spec;
+        // Where the checkpoint lies on one worker's own disk, rank 0 has to read it there.
+        let home = match job.latest_checkpoint().filter(|_| job.attempt().is_some()) {
+            Some(whole) => whole.worker.clone(),
+            None => submission.origin.as_ref().and_then(|origin| origin.holder.clone()),
+        };
+        let avoid = job.attempt().and_then(|attempt| attempt.over.as_ref()?.implicates);
+        let limit = submission.group.as_ref().and_then(|g| Some((g.name.clone(), g.max_running?)));
+        let resources = &spec.resources;
+        let world = resources.world_size;
+        let batch_size = spec.training.batch.batch_size.as_ref().map(|sourced| sourced.value);
+        let max_world = match (world, batch_size) {
+            (None, Some(total)) => u32::try_from(total).unwrap_or(u32::MAX),
+            _ => u32::MAX,
+        };
+        Self {
+            world,
+            threads: resources.threads_per_rank.max(1),
+            max_workers: resources.workers,
+            device: resources.device,
+            max_world,
+            limit,
+            home,
+            avoid,
+        }
+    }
+
+    /// Whether the same workers could serve both.
+    pub(super) fn competes(&self, other: &Self) -> bool {
+        [true, false].iter().any(|kind| self.accepts(*kind) && other.accepts(*kind))
+    }
+
+    /// Whether workers of this kind could take part.
+    pub(super) fn accepts(&self, is_cuda: bool) -> bool {
+        match self.device {
+            Device::Auto => true,
+            Device::Cpu => !is_cuda,
+            Device::Cuda => is_cuda,
+        }
+    }
 }
 
 #[derive(Debug, PartialEq)]
 pub(super) enum Verdict {
     Place(Vec<Placement>),
     /// Not now; the cluster could.
-    Busy(Shortage),
+    Busy(SlotShortage),
     /// Not with the workers that are here.
-    TooLarge(Shortage),
-}
-
-/// Why a job waits, in numbers.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Shortage {
-    /// None: any number of ranks would do.
-    world: Option<u32>,
-    threads: u32,
-    max_workers: Option<u32>,
-    device: Device,
-    /// Ranks that fit now, and that would fit on an idle cluster.
-    fits_now: u32,
-    fits_idle: u32,
-    idle_slots: u32,
-    slots: u32,
-    workers: usize,
-}
-
-impl fmt::Display for Shortage {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.world {
-            Some(world) => write!(f, "needs {}", count(world, "rank"))?,
-            None => f.write_str("needs at least 1 rank")?,
-        }
-        write!(f, " of {}", count(self.threads, "slot"))?;
-        if let Some(max) = self.max_workers {
-            write!(f, " on at most {}", count(max, "worker"))?;
-        }
-        let kind = match self.device {
-            Device::Auto => "",
-            Device::Cpu => "CPU ",
-            Device::Cuda => "CUDA ",
-        };
-        if self.workers == 0 {
-            return write!(f, "; no {kind}worker is connected");
-        }
-        let (slots, workers) = (count(self.slots, "slot"), count(self.workers as u32, "worker"));
-        if self.fits_idle < self.world.unwrap_or(1) {
-            let fits = count(self.fits_idle, "such rank");
-            return write!(f, "; the cluster has {slots} on {workers}, room for {fits}");
-        }
-        let (idle, fits) = (self.idle_slots, count(self.fits_now, "such rank"));
-        write!(f, "; {idle} of {slots} on {workers} are idle, room for {fits}")
-    }
-}
-
-fn count(number: u32, noun: &str) -> String {
-    if number == 1 { format!("1 {noun}") } else { format!("{number} {noun}s") }
+    TooLarge(SlotShortage),
 }
 
 /// Finds places for every rank, or says why there are none.
-pub(super) fn place(wish: &Wish<'_>, offers: &[Offer]) -> Verdict {
-    let groups = groups(wish.resources.device, offers);
+pub(super) fn place(wish: &Wish, offers: &[Offer]) -> Verdict {
+    let groups = groups(wish.device, offers);
     let mut waiting = None;
     for group in groups {
         match place_in_group(wish, &group) {
@@ -118,17 +133,12 @@ fn groups(device: Device, offers: &[Offer]) -> Vec<Vec<&Offer>> {
     kinds.into_iter().filter(|group| !group.is_empty()).collect()
 }
 
-fn place_in_group(wish: &Wish<'_>, offers: &[&Offer]) -> Verdict {
-    let resources = wish.resources;
-    let threads = resources.threads_per_rank.max(1);
-    let max_workers = resources.workers.map_or(usize::MAX, |max| max as usize);
+fn place_in_group(wish: &Wish, offers: &[&Offer]) -> Verdict {
+    let threads = wish.threads;
+    let max_workers = wish.max_workers.map_or(usize::MAX, |max| max as usize);
     let idle_ranks = |o: &Offer| o.idle.len() as u32 / threads;
     let fits_now = room(offers, max_workers, idle_ranks);
-    let fits_idle = room(offers, max_workers, |o| o.slots / threads);
-    let world = resources.world_size.unwrap_or_else(|| {
-        let bound = wish.batch_size.map_or(u32::MAX, |t| u32::try_from(t).unwrap_or(u32::MAX));
-        fits_now.min(bound).max(1)
-    });
+    let world = wish.world.unwrap_or_else(|| fits_now.min(wish.max_world).max(1));
     if fits_now >= world {
         let capacities = capacities(offers, max_workers, idle_ranks);
         return Verdict::Place(match at_home(wish, offers, &capacities, world) {
@@ -136,16 +146,18 @@ fn place_in_group(wish: &Wish<'_>, offers: &[&Offer]) -> Verdict {
             None => assign(offers, &capacities, world, threads),
         });
     }
-    let shortage = Shortage {
-        world: resources.world_size,
-        threads,
-        max_workers: resources.workers,
-        device: resources.device,
+    let fits_idle = room(offers, max_workers, |o| o.slots / threads);
+    let shortage = SlotShortage {
+        ranks: wish.world,
+        slots_per_rank: threads,
+        max_workers: wish.max_workers,
+        device: wish.device,
         fits_now,
         fits_idle,
         idle_slots: offers.iter().map(|o| o.idle.len() as u32).sum(),
         slots: offers.iter().map(|o| o.slots).sum(),
-        workers: offers.len(),
+        workers: offers.len() as u32,
+        drained: 0,
     };
     if fits_idle < world { Verdict::TooLarge(shortage) } else { Verdict::Busy(shortage) }
 }
@@ -201,13 +213,13 @@ fn assign(
 
 /// The home first, and the rest by size; None: there is no room at home, or not beside it.
 fn at_home(
-    wish: &Wish<'_>,
+    wish: &Wish,
     offers: &[&Offer],
     capacities: &[(usize, u32)],
     world: u32,
 ) -> Option<Vec<(usize, u32)>> {
-    let home = wish.home?;
-    let first = *capacities.iter().find(|(index, _)| offers[*index].name == home)?;
+    let home = wish.home.as_deref()?;
+    let first = *capacities.iter().find(|(index, _)| &*offers[*index].name == home)?;
     let others = capacities.iter().filter(|(index, _)| *index != first.0);
     let mut left = world;
     let mut taken = Vec::new();
@@ -229,7 +241,7 @@ fn give(offers: &[&Offer], taken: Vec<(usize, u32)>, threads: u32) -> Vec<Placem
         for slots in offer.idle.chunks_exact(threads as usize).take(ranks as usize) {
             places.push(Placement {
                 worker: offer.id,
-                worker_name: offer.name.clone(),
+                worker_name: offer.name.to_string(),
                 slots: slots.to_vec(),
             });
         }

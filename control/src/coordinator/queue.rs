@@ -1,72 +1,178 @@
-//! Who is served next: strictly by priority, then by submission. A job that only has to wait keeps
-//! its place at the head, so that smaller jobs behind it cannot starve it; one that is larger than
-//! the cluster holds nobody up.
+//! Who is served next: strictly by priority, then by submission. A job that only has to wait has
+//! slots kept for it, so that smaller jobs behind it can neither starve nor delay it; one that is
+//! larger than the cluster holds nobody up.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
 
 use common::batch;
 use common::ids::{AttemptId, Generation, JobId};
-use common::status::{Failure, FailureKind, JobState};
+use common::status::{Failure, FailureKind, JobState, WaitReason};
 
 use crate::coordinator::Machine;
+use crate::coordinator::board::{Blocker, Board, Queued};
 use crate::coordinator::event::{Chance, Now};
+use crate::coordinator::floor::{Floor, Look, Start};
 use crate::coordinator::ledger::Job;
-use crate::coordinator::live::{LiveAttempt, LiveWorker, Phase, Standing};
-use crate::coordinator::placement::{Offer, Verdict, Wish};
+use crate::coordinator::line::Turn;
+use crate::coordinator::live::{LiveAttempt, Phase};
+use crate::coordinator::placement::Wish;
 use crate::coordinator::record::{Placement, Record};
 use crate::coordinator::submit::Ending;
 
+/// Jobs for which slots are kept in one decision; what comes behind them waits with them.
+const MAX_BLOCKERS: usize = 64;
+
+/// Different wishes that one decision looks at: it stays within milliseconds, whoever submits what.
+const MAX_LOOKS: usize = 4096;
+
+/// A start that was estimated and is this late was estimated wrongly.
+const OVERDUE: Duration = Duration::from_secs(30);
+
+/// Estimates follow the progress of running jobs at this pace.
+const ESTIMATE_EVERY: Duration = Duration::from_secs(5);
+
 impl Machine {
-    /// Starts every queued job that has its turn and its slots; gives each of the others a reason.
+    /// Puts a job that has no attempt where it waits for slots.
+    pub(super) fn enqueue(&mut self, job_id: &JobId, now: Now) {
+        let Some(job) = self.ledger.jobs.get(job_id) else { return };
+        let spec = &job.submission.spec;
+        // A batch that cannot be cut for the world that the job names will never be.
+        let checked = spec.resources.world_size.map(|world| check_batch(job, world));
+        if let Some(Err(mistake)) = checked {
+            self.refuse_to_start(job_id, &mistake, now);
+            return;
+        }
+        let (turn, wish) = (Turn::new(spec.job.priority, job.number), Wish::of(job));
+        if !self.holds_back(job_id, now) {
+            self.live.line.insert(job_id.clone(), turn, wish);
+        }
+        self.out.is_schedule_due = true;
+    }
+
+    /// Starts every queued job that has its turn and its slots.
     pub(super) fn schedule(&mut self, now: Now, chance: &mut dyn Chance) {
-        let queued: Vec<JobId> = self.live.queue.iter().map(|(_, _, id)| id.clone()).collect();
-        let mut blocker = None;
-        let mut offers = self.offers();
-        for job_id in &queued {
-            if let Some(reason) = self.must_rest(job_id) {
-                self.wait(job_id, reason);
+        self.end_rests(now);
+        let mut floor = self.floor(now);
+        let mut blockers: Vec<Blocker> = Vec::new();
+        let (mut last, mut looks) = (None, 0);
+        while looks < MAX_LOOKS {
+            let is_over =
+                blockers.len() == MAX_BLOCKERS || (!blockers.is_empty() && floor.is_empty());
+            let next = self.live.line.head_after(last).filter(|_| !is_over);
+            let Some((turn, job_id, wish)) = next else { break };
+            let (job_id, wish) = (job_id.clone(), Arc::clone(wish));
+            last = Some(turn);
+            if self.must_rest(&job_id).is_some() {
+                // Those behind it that want the same do not wait for it.
+                self.live.line.remove(&job_id);
                 continue;
             }
-            let Some(job) = self.ledger.jobs.get(job_id) else { continue };
-            let verdict = self.place_with_care(job, &offers, now);
-            if let Err(mistake) = check_batch(job, &verdict) {
-                self.refuse_to_start(job_id, &mistake, now);
+            if floor.is_limited(&wish) {
                 continue;
             }
-            match verdict {
-                Verdict::Place(places) => {
-                    self.start_attempt(job_id, places, now, chance);
-                    offers = self.offers();
+            looks += 1;
+            match floor.look(&wish) {
+                Look::Place(places) => self.start(&job_id, places, &mut floor, (now, chance)),
+                Look::Blocked => {
+                    let start = self.reserve(&wish, turn, &mut floor, now);
+                    blockers.push(Blocker { turn, job_id, wish, start });
                 }
-                Verdict::Busy(shortage) => {
-                    self.wait(job_id, shortage.to_string());
-                    blocker = Some(job_id.clone());
-                    break;
-                }
-                Verdict::TooLarge(shortage) => self.wait(job_id, shortage.to_string()),
+                Look::Passed => {}
             }
         }
-        self.set_blocker(blocker, &queued);
+        self.live.promises.retain(|turn, _| blockers.iter().any(|b| b.turn == *turn));
+        self.live.estimate_at = now.uptime + ESTIMATE_EVERY;
+        self.show(Board::new(blockers, floor.into_scene()));
         // What ended here had no slots, so nothing else can start because of it.
         self.out.is_schedule_due = false;
     }
 
-    fn wait(&mut self, job_id: &JobId, reason: String) {
-        if self.live.waiting.get(job_id) != Some(&reason) {
-            self.live.waiting.insert(job_id.clone(), reason);
-            self.touch(job_id);
+    fn start(
+        &mut self,
+        job_id: &JobId,
+        places: Vec<Placement>,
+        floor: &mut Floor,
+        (now, chance): (Now, &mut dyn Chance),
+    ) {
+        let Some(job) = self.ledger.jobs.get(job_id) else { return };
+        if let Err(mistake) = check_batch(job, places.len() as u32) {
+            self.refuse_to_start(job_id, &mistake, now);
+            return;
+        }
+        let group = job.submission.group.as_ref().map(|group| group.name.as_str());
+        floor.take(&places, group);
+        self.start_attempt(job_id, places, now, chance);
+    }
+
+    fn reserve(&mut self, wish: &Wish, turn: Turn, floor: &mut Floor, now: Now) -> Option<u64> {
+        let promised = self.live.promises.get(&turn);
+        let is_overdue = promised.is_some_and(|at| *at + OVERDUE < now.uptime);
+        match floor.reserve(wish, is_overdue) {
+            Start::Within(within) => {
+                self.live.promises.entry(turn).or_insert(now.uptime + within);
+                Some((now.unix + within.as_millis() as u64).next_multiple_of(1000))
+            }
+            Start::Unknown | Start::Overdue => None,
         }
     }
 
-    /// Everything behind the blocker waits for it and has no reason of its own.
-    fn set_blocker(&mut self, blocker: Option<JobId>, queued: &[JobId]) {
-        if self.live.blocker == blocker {
-            return;
+    /// Jobs between two attempts stand in line once the next one may start.
+    fn end_rests(&mut self, now: Now) {
+        let resting: Vec<JobId> = self.live.resting.keys().cloned().collect();
+        for job_id in resting {
+            if self.live.line.get(&job_id).is_none() && self.must_rest(&job_id).is_none() {
+                self.enqueue(&job_id, now);
+            }
+            // Its reason is told with its state.
+            self.touch(&job_id);
         }
-        let place = blocker.as_ref().and_then(|b| queued.iter().position(|id| id == b));
-        for job_id in place.map_or(&[][..], |place| &queued[place + 1..]) {
-            self.live.waiting.remove(job_id);
-            self.touch(job_id);
+    }
+
+    /// Readers see the new decision, where it differs from the last one.
+    fn show(&mut self, board: Board) {
+        if *self.live.board != board {
+            self.live.board = Arc::new(board);
+            self.out.is_board_changed = true;
         }
-        self.live.blocker = blocker;
+    }
+
+    /// Running jobs have moved on: the estimates do, now and then.
+    pub(super) fn refresh_estimates(&mut self, now: Now) {
+        if self.live.board.has_blockers() && self.live.estimate_at <= now.uptime {
+            self.out.is_schedule_due = true;
+        }
+    }
+
+    /// Why queued jobs wait, as of the last decision.
+    pub fn board(&self) -> Arc<Board> {
+        Arc::clone(&self.live.board)
+    }
+
+    /// What [`Board::explain`] needs to know about a job that waits; None: it does not.
+    pub fn queued(&self, job_id: &JobId) -> Option<Queued> {
+        if let Some((turn, wish)) = self.live.line.get(job_id) {
+            return Some(Queued { turn: *turn, wish: Arc::clone(wish), apart: None });
+        }
+        let job = self.ledger.jobs.get(job_id)?;
+        let after =
+            |open: &BTreeSet<JobId>| WaitReason::After { jobs: open.iter().cloned().collect() };
+        let reason = self.live.held.get(job_id).map(after).or_else(|| self.must_rest(job_id))?;
+        let until = job.restart_at.filter(|_| reason == WaitReason::Backoff);
+        let turn = Turn::new(job.submission.spec.job.priority, job.number);
+        Some(Queued { turn, wish: Arc::new(Wish::of(job)), apart: Some((reason, until)) })
+    }
+
+    /// Where a job's checkpoints lie may have changed, and with it where it wants to run.
+    pub(super) fn renew_wish(&mut self, job_id: &JobId) {
+        let Some((turn, known)) = self.live.line.get(job_id) else { return };
+        let Some(job) = self.ledger.jobs.get(job_id) else { return };
+        let (turn, wish) = (*turn, Wish::of(job));
+        if **known != wish {
+            self.live.line.insert(job_id.clone(), turn, wish);
+            self.out.is_schedule_due = true;
+        }
     }
 
     fn refuse_to_start(&mut self, job_id: &JobId, mistake: &batch::Error, now: Now) {
@@ -81,44 +187,6 @@ impl Machine {
         self.end_job(job_id, Ending::new(JobState::Failed, message, Some(failure)), now);
     }
 
-    /// What live workers have. A worker that is only out of reach counts for what the cluster could
-    /// do, and has nothing idle.
-    fn offers(&self) -> Vec<Offer> {
-        // One that is leaving has nothing to give, now or later.
-        let stays = |w: &&LiveWorker| w.standing == Standing::Ready && !w.is_withdrawing;
-        let ready = self.live.workers.values().filter(stays);
-        ready
-            .map(|worker| Offer {
-                id: worker.id,
-                name: worker.name.clone(),
-                is_cuda: worker.device == "cuda",
-                slots: worker.slots,
-                idle: self.idle_slots(worker),
-            })
-            .collect()
-    }
-
-    /// Slots of a worker that no trainer holds. A slot is held until its trainer is known dead.
-    pub(super) fn idle_slots(&self, worker: &LiveWorker) -> Vec<u32> {
-        if !worker.is_placeable() {
-            return Vec::new();
-        }
-        let mut is_idle = vec![true; worker.slots as usize];
-        for job_id in self.live.attempts.keys() {
-            let attempt = self.ledger.jobs.get(job_id).and_then(Job::open_attempt);
-            for (_, rank) in attempt.iter().flat_map(|a| a.unfinished()) {
-                if rank.worker.uuid == worker.id.uuid {
-                    for slot in &rank.slots {
-                        if let Some(idle) = is_idle.get_mut(*slot as usize) {
-                            *idle = false;
-                        }
-                    }
-                }
-            }
-        }
-        (0..).zip(is_idle).filter(|(_, idle)| *idle).map(|(slot, _)| slot).collect()
-    }
-
     fn start_attempt(
         &mut self,
         job_id: &JobId,
@@ -130,7 +198,6 @@ impl Machine {
         let last = job.attempt();
         let attempt = AttemptId(last.map_or(1, |a| a.attempt.0 + 1));
         let generation = Generation(last.map_or(1, |a| a.generation.0 + 1));
-        let key = (std::cmp::Reverse(job.submission.spec.job.priority), job.number, job_id.clone());
         let reason = format!("{}{}", describe_places(&places), continues(job, &places));
         let world = places.len();
         self.record(Record::AttemptStarted {
@@ -142,8 +209,7 @@ impl Machine {
             reason,
             at: now.unix,
         });
-        self.live.queue.remove(&key);
-        self.live.waiting.remove(job_id);
+        self.live.line.remove(job_id);
         self.live.resting.remove(job_id);
         let until = now.uptime + self.config.rendezvous_timeout;
         let live = LiveAttempt::new(generation, world, Phase::Gathering { until });
@@ -153,29 +219,9 @@ impl Machine {
     }
 }
 
-/// Whether the job's batch can be cut for its world: the one that it names, else the one that it
-/// would get.
-fn check_batch(job: &Job, verdict: &Verdict) -> Result<(), batch::Error> {
-    let spec = &job.submission.spec;
-    let placed = match verdict {
-        Verdict::Place(places) => Some(places.len() as u32),
-        Verdict::Busy(_) | Verdict::TooLarge(_) => None,
-    };
-    match spec.resources.world_size.or(placed) {
-        Some(world) => batch::plan(&spec.training.batch, world).map(drop),
-        None => Ok(()),
-    }
-}
-
-pub(super) fn wish(job: &Job) -> Wish<'_> {
-    let spec = &job.submission.spec;
-    // Where the checkpoint lies on one worker's own disk, rank 0 has to read it there.
-    let holder = job.latest_checkpoint().and_then(|whole| whole.worker.as_deref());
-    Wish {
-        home: holder.filter(|_| job.attempt().is_some()),
-        resources: &spec.resources,
-        batch_size: spec.training.batch.batch_size.as_ref().map(|sourced| sourced.value),
-    }
+/// Whether the job's batch can be cut for this world.
+fn check_batch(job: &Job, world: u32) -> Result<(), batch::Error> {
+    batch::plan(&job.submission.spec.training.batch, world).map(drop)
 }
 
 /// Of an attempt after the first: where it goes on.
@@ -186,7 +232,7 @@ fn continues(job: &Job, places: &[Placement]) -> String {
             let first = places.first().map(|place| place.worker_name.as_str());
             match whole.worker.as_deref().filter(|holder| Some(*holder) != first) {
                 Some(holder) => format!(
-                    "; cannot continue {}: it lies on worker `{holder}`, which is not here",
+                    "; continues {} if it can read that: worker `{holder}` has it and is not here",
                     whole.tag
                 ),
                 None => format!("; continues {}", whole.tag),

@@ -109,6 +109,16 @@ pub enum Record {
         max_steps: Option<u64>,
         at: UnixMillis,
     },
+    /// Nothing new starts on the worker of this name until it is back in service.
+    WorkerDrained {
+        name: String,
+        reason: String,
+        at: UnixMillis,
+    },
+    WorkerUndrained {
+        name: String,
+        at: UnixMillis,
+    },
 }
 
 /// How an attempt that broke off was judged.
@@ -137,7 +147,10 @@ impl Record {
     /// The job that it is about.
     pub fn job_id(&self) -> Option<&JobId> {
         match self {
-            Self::CoordinatorStarted { .. } | Self::WorkerSeen { .. } => None,
+            Self::CoordinatorStarted { .. }
+            | Self::WorkerSeen { .. }
+            | Self::WorkerDrained { .. }
+            | Self::WorkerUndrained { .. } => None,
             Self::JobSubmitted { job_id, .. }
             | Self::CancelAsked { job_id, .. }
             | Self::AttemptStarted { job_id, .. }
@@ -165,6 +178,54 @@ pub struct Submission {
     pub job_toml: String,
     /// Absolute path in the spec -> hash of the uploaded blob.
     pub uploads: BTreeMap<String, String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub group: Option<Group>,
+    /// It starts when all of these allow it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub after: Vec<After>,
+    /// The ended job that it repeats.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub origin: Option<Origin>,
+}
+
+/// Of a job that was queued again.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Origin {
+    pub job_id: JobId,
+    /// The tag of its checkpoint from which this job goes on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tag: Option<String>,
+    /// The worker on whose own disk that one lies.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub holder: Option<String>,
+}
+
+/// Jobs that are listed, cancelled and limited together.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Group {
+    pub name: String,
+    /// The job does not start while this many of its group run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_running: Option<u32>,
+}
+
+/// A job that must have ended first.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct After {
+    pub job_id: JobId,
+    pub condition: Condition,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Condition {
+    /// It succeeded; where it did not, the job that waits for it is cancelled.
+    Ok,
+    /// It ended in any way.
+    Any,
 }
 
 /// Where one rank was placed; its index in the list is the rank.

@@ -2,13 +2,12 @@
 //! start. That is when its wait is over and no reachable worker may still run one of its trainers
 //! (A6); a lost worker's lease has ended by then, or its trainers would not have.
 
-use std::cmp::Reverse;
 use std::time::Duration;
 
 use uuid::Uuid;
 
 use common::ids::JobId;
-use common::status::{FailureKind, TrainerEnd, UnixMillis};
+use common::status::{FailureKind, TrainerEnd, UnixMillis, WaitReason};
 
 use crate::coordinator::Machine;
 use crate::coordinator::event::Now;
@@ -51,9 +50,7 @@ impl Machine {
         match decision.action {
             Action::Restart(wait) => {
                 let generation = attempt.generation;
-                let key = (Reverse(job.submission.spec.job.priority), job.number, job_id.clone());
                 self.live.attempts.remove(job_id);
-                self.live.queue.insert(key);
                 let until = (!wait.is_zero()).then(|| now.uptime + wait);
                 self.live.resting.insert(job_id.clone(), until);
                 let over = Box::new(over);
@@ -93,19 +90,16 @@ impl Machine {
     }
 
     /// Why the job's next attempt must not start yet, whatever is idle.
-    pub(super) fn must_rest(&self, job_id: &JobId) -> Option<String> {
+    pub(super) fn must_rest(&self, job_id: &JobId) -> Option<WaitReason> {
         if self.live.resting.get(job_id)?.is_some() {
-            return Some("its wait is not over".to_owned());
+            return Some(WaitReason::Backoff);
         }
         let holds = |worker: &&LiveWorker| {
             worker.standing == Standing::Ready
                 && worker.stragglers.iter().any(|key| key.job_id == *job_id)
         };
         let worker = self.live.workers.values().find(holds)?;
-        Some(format!(
-            "worker `{}` has not confirmed that its trainers of the last attempt are dead",
-            worker.name
-        ))
+        Some(WaitReason::Stragglers { worker: worker.name.clone() })
     }
 
     /// Jobs whose wait is over get their turn.

@@ -1,15 +1,18 @@
 //! What users ask for: submit and cancel; and how many jobs are remembered.
 
-use std::cmp::Reverse;
+use std::path::PathBuf;
 
 use common::ids::JobId;
+use common::spec::Resume;
 use common::status::{Failure, JobState};
 
 use crate::coordinator::Machine;
 use crate::coordinator::effect::{Answer, Effect, Refusal};
-use crate::coordinator::event::{Now, Ticket};
+use crate::coordinator::event::{Now, Requeue, Ticket};
 use crate::coordinator::ledger::Job;
-use crate::coordinator::record::{CancelMode, Over, Record, StopDecision, StopMode, Submission};
+use crate::coordinator::record::{
+    CancelMode, Origin, Over, Record, StopDecision, StopMode, Submission,
+};
 
 /// How a job ends.
 #[derive(Debug)]
@@ -46,19 +49,52 @@ impl Machine {
         if self.ledger.jobs.contains_key(&job_id) {
             return Answer::Refused(Refusal::IdTaken);
         }
+        let unknown = submission.after.iter().find(|a| !self.ledger.jobs.contains_key(&a.job_id));
+        if let Some(after) = unknown {
+            return Answer::Refused(Refusal::UnknownJob(after.job_id.clone()));
+        }
         let (open, max) = (self.open_jobs(), self.config.max_open_jobs);
         if open >= max {
             return Answer::Refused(Refusal::QueueFull { open, max });
         }
-        let priority = submission.spec.job.priority;
         self.record(Record::JobSubmitted { job_id: job_id.clone(), submission, at: now.unix });
-        self.live.queue.insert((Reverse(priority), self.ledger.submitted, job_id.clone()));
-        self.out.is_schedule_due = true;
+        self.enqueue(&job_id, now);
         Answer::Submitted(job_id)
     }
 
     fn open_jobs(&self) -> usize {
-        self.live.queue.len() + self.live.attempts.len()
+        let is_apart = |job_id: &&JobId| self.live.line.get(job_id).is_none();
+        let resting = self.live.resting.keys().filter(is_apart).count();
+        self.live.line.len() + self.live.held.len() + self.live.attempts.len() + resting
+    }
+
+    pub(super) fn on_requeue(&mut self, ticket: Ticket, ended: &JobId, requeue: Requeue, now: Now) {
+        let answer = self.requeue(ended, requeue, now);
+        self.effect(Effect::Answer { ticket, answer });
+    }
+
+    fn requeue(&mut self, ended: &JobId, requeue: Requeue, now: Now) -> Answer {
+        let Some(job) = self.ledger.jobs.get(ended) else {
+            return Answer::Refused(Refusal::UnknownJob(ended.clone()));
+        };
+        if !job.state.is_final() {
+            return Answer::Refused(Refusal::NotEnded(ended.clone(), job.state));
+        }
+        let mut submission = job.submission.clone();
+        submission.request_id = requeue.request_id;
+        submission.after.clear();
+        // One that has succeeded has nothing to go on with.
+        let goes_on = !requeue.from_start && job.state != JobState::Succeeded;
+        let whole = job.latest_checkpoint().filter(|_| goes_on);
+        if let Some(whole) = whole {
+            submission.spec.checkpoint.resume = Resume::Path(PathBuf::from(&whole.path));
+        }
+        submission.origin = Some(Origin {
+            job_id: ended.clone(),
+            tag: whole.map(|whole| whole.tag.clone()),
+            holder: whole.and_then(|whole| whole.worker.clone()),
+        });
+        self.submit(requeue.job_id, Box::new(submission), now)
     }
 
     pub(super) fn on_cancel(&mut self, ticket: Ticket, job_id: &JobId, mode: CancelMode, now: Now) {
@@ -104,13 +140,14 @@ impl Machine {
         let Some(job) = self.ledger.jobs.get(job_id).filter(|job| !job.state.is_final()) else {
             return;
         };
-        let key = (Reverse(job.submission.spec.job.priority), job.number, job_id.clone());
+        let number = job.number;
         let (reported, max_steps) = self.reported(job_id, job);
         let step = job.summary.as_ref().map_or(reported, |summary| summary.steps.max(reported));
-        self.live.queue.remove(&key);
-        self.live.waiting.remove(job_id);
+        self.live.line.remove(job_id);
         self.live.resting.remove(job_id);
-        self.live.attempts.remove(job_id);
+        self.release(job_id);
+        let had_attempt = self.live.attempts.remove(job_id).is_some();
+        self.out.ended.push((job_id.clone(), ending.state));
         self.record(Record::JobEnded {
             job_id: job_id.clone(),
             state: ending.state,
@@ -121,8 +158,9 @@ impl Machine {
             over: ending.over,
             at: now.unix,
         });
+        self.live.finals.insert((Some(now.unix), number), job_id.clone());
         self.out.is_schedule_due = true;
-        self.out.workers_changed = true;
+        self.out.workers_changed |= had_attempt;
         self.forget_oldest();
     }
 
@@ -135,18 +173,8 @@ impl Machine {
 
     /// Keeps the ledger bounded: the oldest final jobs go.
     fn forget_oldest(&mut self) {
-        let finals = self.ledger.jobs.len().saturating_sub(self.open_jobs());
-        if finals <= self.config.max_final_jobs {
-            return;
-        }
-        let oldest = self
-            .ledger
-            .jobs
-            .iter()
-            .filter(|(_, job)| job.state.is_final())
-            .min_by_key(|(_, job)| (job.ended_at, job.number))
-            .map(|(job_id, _)| job_id.clone());
-        if let Some(job_id) = oldest {
+        while self.live.finals.len() > self.config.max_final_jobs {
+            let Some((_, job_id)) = self.live.finals.pop_first() else { return };
             self.record(Record::JobForgotten { job_id: job_id.clone() });
             self.effect(Effect::Forget { job_id });
         }

@@ -2,6 +2,8 @@
 
 mod cancel;
 mod decide;
+mod dependency;
+mod drain;
 mod failure;
 mod goodput;
 mod leaving;
@@ -9,6 +11,7 @@ mod membership;
 mod placement;
 mod queue;
 mod rendezvous;
+mod reservation;
 mod restart;
 mod retry;
 mod simulation;

@@ -112,7 +112,9 @@ impl Machine {
             attempt.stepped_at = Some(now.unix);
         }
         attempt.progress = Some(live);
+        attempt.progress_at = Some(now.uptime);
         self.touch(job_id);
+        self.refresh_estimates(now);
         if self.open_attempt(job_id).is_some_and(|attempt| attempt.ready_at.is_none()) {
             let (job_id, at) = (job_id.clone(), now.unix);
             self.record(Record::AttemptReady { job_id, generation, step: from, at });
@@ -151,7 +153,12 @@ impl Machine {
     ) {
         if self.takes_part(uuid, job_id, generation) {
             let job_id = job_id.clone();
-            self.record(Record::CheckpointCommitted { job_id, checkpoint, removed });
+            self.record(Record::CheckpointCommitted {
+                job_id: job_id.clone(),
+                checkpoint,
+                removed,
+            });
+            self.renew_wish(&job_id);
         }
     }
 

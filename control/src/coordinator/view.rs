@@ -1,7 +1,5 @@
 //! What clients see, made of the ledger and the present moment.
 
-use std::collections::BTreeSet;
-
 use common::ids::{AttemptId, JobId, Rank};
 use common::status::{
     AttemptStatus, CheckpointRow, JobRow, JobState, JobStatus, RankStatus, WorkerRow,
@@ -9,6 +7,7 @@ use common::status::{
 
 use crate::coordinator::Machine;
 use crate::coordinator::event::Now;
+use crate::coordinator::floor::{self, Held};
 use crate::coordinator::goodput;
 use crate::coordinator::ledger::{Attempt, Job};
 use crate::coordinator::live::{LiveAttempt, LiveRank, LiveWorker, Phase, Standing};
@@ -21,6 +20,7 @@ impl Machine {
         let attempt = job.attempt();
         let time = goodput::split(job, now.unix);
         let run_dir = job.submission.spec.job.output_dir.join(job_id.as_str());
+        let waiting = self.queued(job_id).map(|queued| self.live.board.explain(&queued));
         Some(JobStatus {
             row: self.row(job_id, job, live),
             attempts: job.attempts.iter().map(attempt_status).collect(),
@@ -33,6 +33,7 @@ impl Machine {
             output_dir: Some(run_dir.display().to_string()),
             latest_checkpoint: job.latest_checkpoint().map(|row| row.path.clone()),
             failure: job.failure.clone(),
+            waiting,
         })
     }
 
@@ -43,8 +44,12 @@ impl Machine {
 
     /// Workers by name.
     pub fn workers(&self) -> Vec<WorkerRow> {
-        let mut rows: Vec<WorkerRow> =
-            self.live.workers.values().map(|worker| self.worker_row(worker)).collect();
+        let mut held = self.held();
+        let mut row = |w: &LiveWorker| {
+            let held = held.remove(&w.id.uuid).unwrap_or_default();
+            worker_row(w, self.worker_state(w, !held.slots.is_empty()), held)
+        };
+        let mut rows: Vec<WorkerRow> = self.live.workers.values().map(&mut row).collect();
         rows.sort_by(|a, b| a.name.cmp(&b.name).then_with(|| a.uuid.cmp(&b.uuid)));
         rows
     }
@@ -64,18 +69,20 @@ impl Machine {
             world_size: attempt.map_or(asked, |a| a.ranks.len() as u32),
             submitted_at: job.submitted_at,
             labels: job.submission.spec.job.labels.clone(),
+            group: job.submission.group.as_ref().map(|group| group.name.clone()),
         }
     }
 
     fn reason(&self, job_id: &JobId, job: &Job, live: Option<&LiveAttempt>) -> String {
         match (job.state, live) {
-            (JobState::Queued, _) => match (self.live.waiting.get(job_id), &self.live.blocker) {
-                (Some(reason), _) => reason.clone(),
-                (None, Some(blocker)) => format!("behind job `{blocker}`, which has its turn"),
-                (None, None) => job.reason.clone(),
+            (JobState::Queued, _) => match self.queued(job_id) {
+                Some(queued) => self.live.board.explain(&queued).reason.to_string(),
+                None => job.reason.clone(),
             },
-            (JobState::Restarting, _) => match self.live.waiting.get(job_id) {
-                Some(waits) => format!("{}; {waits}", job.reason),
+            (JobState::Restarting, _) => match self.queued(job_id) {
+                Some(queued) => {
+                    format!("{}; {}", job.reason, self.live.board.explain(&queued).reason)
+                }
                 None => job.reason.clone(),
             },
             (JobState::Starting, Some(live)) if live.stop.is_none() => {
@@ -85,15 +92,11 @@ impl Machine {
         }
     }
 
-    fn worker_row(&self, worker: &LiveWorker) -> WorkerRow {
-        let jobs: BTreeSet<&JobId> = self
-            .live
-            .attempts
-            .keys()
-            .filter(|job_id| !self.unfinished_keys(&worker.id.uuid, job_id).is_empty())
-            .collect();
-        let state = match (worker.standing, worker.connection) {
+    pub(super) fn worker_state(&self, worker: &LiveWorker, is_busy: bool) -> &'static str {
+        match (worker.standing, worker.connection) {
             (Standing::Ready, Some(_)) if worker.is_withdrawing => "draining",
+            (Standing::Ready, Some(_)) if worker.is_drained && is_busy => "draining",
+            (Standing::Ready, Some(_)) if worker.is_drained => "drained",
             (Standing::Ready, Some(_))
                 if self.excluded_until(&worker.id.uuid, worker.last_heard_unix).is_some() =>
             {
@@ -104,22 +107,25 @@ impl Machine {
             (Standing::Ready, None) => "disconnected",
             (Standing::Lost, _) => "lost",
             (Standing::Left, _) => "left",
-        };
-        WorkerRow {
-            name: worker.name.clone(),
-            uuid: worker.id.uuid.to_string(),
-            incarnation: worker.id.incarnation.0,
-            state: state.to_owned(),
-            address: worker.advertise.clone(),
-            slots: worker.slots,
-            free_slots: self.idle_slots(worker).len() as u32,
-            device: worker.device.clone(),
-            memory_bytes: worker.memory_bytes,
-            jobs: jobs.into_iter().cloned().collect(),
-            version: worker.version.clone(),
-            last_seen: worker.last_heard_unix,
-            libtorch: worker.libtorch.clone(),
         }
+    }
+}
+
+fn worker_row(worker: &LiveWorker, state: &'static str, held: Held) -> WorkerRow {
+    WorkerRow {
+        name: worker.name.clone(),
+        uuid: worker.id.uuid.to_string(),
+        incarnation: worker.id.incarnation.0,
+        state: state.to_owned(),
+        address: worker.advertise.clone(),
+        slots: worker.slots,
+        free_slots: floor::idle_slots(worker, Some(&held)).len() as u32,
+        device: worker.device.clone(),
+        memory_bytes: worker.memory_bytes,
+        jobs: held.jobs.into_keys().collect(),
+        version: worker.version.clone(),
+        last_seen: worker.last_heard_unix,
+        libtorch: worker.libtorch.clone(),
     }
 }
 

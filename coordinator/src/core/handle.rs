@@ -8,7 +8,7 @@ use tokio::sync::{mpsc, oneshot};
 use common::ids::JobId;
 use common::status::Explanation;
 use control::coordinator::{
-    Answer, CancelMode, ConnectionId, Submission, WorkerHello, WorkerMessage,
+    Answer, CancelMode, ConnectionId, DrainOrder, Requeue, Submission, WorkerHello, WorkerMessage,
 };
 use proto::v1;
 
@@ -25,6 +25,16 @@ pub(crate) enum Input {
     Cancel {
         job_id: JobId,
         mode: CancelMode,
+        reply: oneshot::Sender<Answer>,
+    },
+    Requeue {
+        ended: JobId,
+        requeue: Requeue,
+        reply: oneshot::Sender<Answer>,
+    },
+    Drain {
+        worker: String,
+        order: DrainOrder,
         reply: oneshot::Sender<Answer>,
     },
     Hello {
@@ -65,6 +75,8 @@ impl Input {
         match self {
             Self::Submit { .. } => "submit",
             Self::Cancel { .. } => "cancel",
+            Self::Requeue { .. } => "requeue",
+            Self::Drain { .. } => "drain",
             Self::Hello { .. } => "hello",
             Self::Worker { .. } => "worker",
             Self::Dropped { .. } => "dropped",

@@ -2,12 +2,9 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::Arc;
 
-use tokio::sync::mpsc;
 use tonic::{Request, Response, Status, Streaming};
 
-use common::ids::JobId;
 use common::spec::JobSpec;
 use common::status::JobStatus;
 use control::coordinator::{Answer, CancelMode, Refusal, Submission};
@@ -17,7 +14,7 @@ use proto::v1::coordinator_server::Coordinator;
 
 use crate::blobs::Hash;
 use crate::core::Input;
-use crate::rpc::{BoxStream, Front, STREAM_QUEUE, boxed, malformed, no_such_job, say_stopping};
+use crate::rpc::{BoxStream, Front, boxed, malformed, no_such_job, queue};
 
 /// Bounds of one submission; all of it is kept in memory and in the store.
 const MAX_SPEC_BYTES: usize = 512 << 10;
@@ -28,9 +25,6 @@ const MAX_PATH: usize = 4096;
 const MAX_JOB_NAME: usize = 256;
 /// Ranks of one job; as many as log folders can be told apart.
 const MAX_WORLD: u32 = 1 << 16;
-
-/// Ids end in 30 random bits: two tries in a row that collide mean something else is wrong.
-const ID_TRIES: usize = 5;
 
 #[tonic::async_trait]
 impl Coordinator for Front {
@@ -54,31 +48,34 @@ impl Coordinator for Front {
         &self,
         request: Request<v1::SubmitRequest>,
     ) -> Result<Response<v1::SubmitResponse>, Status> {
-        let submission = self.submission(request.into_inner())?;
-        for _ in 0..ID_TRIES {
-            let name = &submission.spec.job.name;
-            let job_id = JobId::from_name(name, &random_suffix())
-                .map_err(|error| Status::invalid_argument(error.to_string()))?;
-            let submission = Box::new(submission.clone());
-            let answer = self.core.ask(|reply| Input::Submit { job_id, submission, reply }).await?;
-            match answer {
-                Answer::Submitted(job_id) => {
-                    return Ok(Response::new(v1::SubmitResponse { job_id: job_id.into() }));
-                }
-                Answer::Refused(Refusal::IdTaken) => {}
-                Answer::Refused(refusal) => return Err(refused(&refusal)),
-                Answer::Cancelling(_) => break,
-            }
-        }
-        Err(Status::internal("no free job id was found"))
+        let submission = Box::new(self.submission(request.into_inner())?);
+        let name = submission.spec.job.name.clone();
+        self.ask_for_job(&name, move |job_id, reply| {
+            let submission = submission.clone();
+            Input::Submit { job_id, submission, reply }
+        })
+        .await
+    }
+
+    async fn requeue_job(
+        &self,
+        request: Request<v1::RequeueRequest>,
+    ) -> Result<Response<v1::SubmitResponse>, Status> {
+        self.requeue(request.into_inner()).await
+    }
+
+    async fn drain_worker(
+        &self,
+        request: Request<v1::DrainRequest>,
+    ) -> Result<Response<v1::DrainResponse>, Status> {
+        self.drain(request.into_inner()).await
     }
 
     async fn list_jobs(
         &self,
-        _: Request<v1::ListJobsRequest>,
+        request: Request<v1::ListJobsRequest>,
     ) -> Result<Response<v1::ListJobsResponse>, Status> {
-        let jobs = self.core.views().rows().into_iter().map(Into::into).collect();
-        Ok(Response::new(v1::ListJobsResponse { jobs }))
+        self.page_of_jobs(request.into_inner()).map(Response::new)
     }
 
     async fn get_job(
@@ -95,26 +92,7 @@ impl Coordinator for Front {
         request: Request<v1::JobRequest>,
     ) -> Result<Response<Self::WatchJobStream>, Status> {
         let job_id = self.known_job(&request.into_inner().job_id)?;
-        let mut status = self.core.views().watch(&job_id).ok_or_else(|| no_such_job(&job_id))?;
-        let (sender, receiver) = mpsc::channel(STREAM_QUEUE);
-        let stop = self.stop.clone();
-        service::tasks::spawn(service::tasks::Kind::Finish, "watch-job", async move {
-            loop {
-                let newest: Arc<JobStatus> = status.borrow_and_update().clone();
-                let is_final = newest.row.state.is_final();
-                // A client that left ends the watch at once, not at the next change.
-                let sent = sender.send(Ok(JobStatus::clone(&newest).into())).await;
-                if sent.is_err() || is_final {
-                    return;
-                }
-                tokio::select! {
-                    changed = status.changed() => if changed.is_err() { return },
-                    () = sender.closed() => return,
-                    () = stop.cancelled() => return say_stopping(&sender),
-                }
-            }
-        });
-        Ok(Response::new(boxed(receiver)))
+        self.follow_job(job_id).map(|receiver| Response::new(boxed(receiver)))
     }
 
     async fn explain(
@@ -136,7 +114,7 @@ impl Coordinator for Front {
                 Ok(Response::new(v1::CancelResponse { state: state.as_str().to_owned() }))
             }
             Answer::Refused(refusal) => Err(refused(&refusal)),
-            Answer::Submitted(_) => Err(Status::internal("a cancel was answered as a submit")),
+            answer => Err(unasked(&answer)),
         }
     }
 
@@ -204,16 +182,10 @@ impl Coordinator for Front {
 impl Front {
     /// Checks a submit at the door.
     fn submission(&self, request: v1::SubmitRequest) -> Result<Submission, Status> {
-        let v1::SubmitRequest { spec_json, job_toml, request_id, uploads } = request;
-        let is_plain = |c: char| c.is_ascii_alphanumeric() || c == '-';
-        if request_id.is_empty()
-            || request_id.len() > MAX_REQUEST_ID
-            || !request_id.chars().all(is_plain)
-        {
-            return Err(Status::invalid_argument(
-                "request_id must be 1 to 64 letters, digits or `-`: it makes a retry harmless",
-            ));
-        }
+        let v1::SubmitRequest { spec_json, job_toml, request_id, uploads, .. } = request;
+        check_request_id(&request_id)?;
+        let group = queue::group(request.group, request.max_running)?;
+        let after = queue::after(request.after)?;
         if spec_json.len() > MAX_SPEC_BYTES || job_toml.len() > MAX_JOB_TOML_BYTES {
             return Err(Status::invalid_argument("a job is larger than 512 KiB"));
         }
@@ -234,8 +206,20 @@ impl Front {
         let spec = convert::spec(&spec_json).map_err(|error| malformed(&error))?;
         check_spec(&spec)?;
         let uploads: BTreeMap<String, String> = uploads.into_iter().collect();
-        Ok(Submission { request_id, spec, job_toml, uploads })
+        let origin = None;
+        Ok(Submission { request_id, spec, job_toml, uploads, group, after, origin })
     }
+}
+
+pub(super) fn check_request_id(request_id: &str) -> Result<(), Status> {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || c == '-';
+    let is_right = (1..=MAX_REQUEST_ID).contains(&request_id.len());
+    if is_right && request_id.chars().all(is_plain) {
+        return Ok(());
+    }
+    Err(Status::invalid_argument(
+        "request_id must be 1 to 64 letters, digits or `-`: it makes a retry harmless",
+    ))
 }
 
 /// What every room behind the door relies on.
@@ -260,17 +244,23 @@ fn check_spec(spec: &JobSpec) -> Result<(), Status> {
     Ok(())
 }
 
-fn refused(refusal: &Refusal) -> Status {
+/// A bug of ours: the loop answered another question.
+pub(super) fn unasked(answer: &Answer) -> Status {
+    Status::internal(format!("the answer {answer:?} is to another question"))
+}
+
+pub(super) fn refused(refusal: &Refusal) -> Status {
     let text = refusal.to_string();
     match refusal {
-        Refusal::UnknownJob(_) => Status::not_found(text),
+        Refusal::UnknownJob(_) | Refusal::UnknownWorker(_) => Status::not_found(text),
+        Refusal::NotEnded(..) => Status::failed_precondition(text),
         Refusal::QueueFull { .. } => Status::resource_exhausted(text),
         Refusal::IdTaken => Status::internal(text),
     }
 }
 
 /// Six characters of base32: easy to read aloud, 30 random bits.
-fn random_suffix() -> String {
+pub(super) fn random_suffix() -> String {
     const ALPHABET: &[u8; 32] = b"abcdefghijklmnopqrstuvwxyz234567";
     let random = uuid::Uuid::new_v4();
     let bytes = random.as_bytes();

@@ -191,7 +191,7 @@ pub(super) fn submit_request(name: &str, world: u32, folder: &Path) -> v1::Submi
         spec_json: spec_json(name, world, &folder.join("runs")),
         job_toml: "[job]".to_owned(),
         request_id: uuid::Uuid::new_v4().to_string(),
-        uploads: std::collections::HashMap::new(),
+        ..Default::default()
     }
 }
 

@@ -53,7 +53,7 @@ async fn a_retried_submit_gives_the_same_job() {
     let first = client.submit(request.clone()).await.unwrap().into_inner();
     let second = client.submit(request).await.unwrap().into_inner();
     assert_eq!(first, second);
-    let jobs = client.list_jobs(v1::ListJobsRequest {}).await.unwrap().into_inner().jobs;
+    let jobs = client.list_jobs(v1::ListJobsRequest::default()).await.unwrap().into_inner().jobs;
     assert_eq!(jobs.len(), 1);
     assert_eq!(
         jobs[0].reason, "needs 1 rank of 1 slot; no worker is connected",
@@ -109,7 +109,15 @@ async fn requests_that_mean_nothing_are_refused_with_what_would_be_right() {
         let code = client.get_job(request).await.unwrap_err().code();
         assert!(matches!(code, Code::NotFound | Code::InvalidArgument), "{job_id}: {code}");
     }
-    assert!(client.list_jobs(v1::ListJobsRequest {}).await.unwrap().into_inner().jobs.is_empty());
+    assert!(
+        client
+            .list_jobs(v1::ListJobsRequest::default())
+            .await
+            .unwrap()
+            .into_inner()
+            .jobs
+            .is_empty()
+    );
     cluster.stop().await;
 }
 

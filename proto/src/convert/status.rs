@@ -6,7 +6,9 @@ use common::status::{
     TimeSplit, WorkerRow,
 };
 
-use crate::convert::{Error, job_id, job_state, present, summary, summary_json};
+use crate::convert::{
+    Error, job_id, job_state, present, summary, summary_json, waiting, waiting_json,
+};
 use crate::v1;
 
 impl TryFrom<v1::JobRow> for JobRow {
@@ -24,6 +26,7 @@ impl TryFrom<v1::JobRow> for JobRow {
             world_size: row.world_size,
             submitted_at: row.submitted_at_ms,
             labels: row.labels.into_iter().collect(),
+            group: present(row.group),
         })
     }
 }
@@ -41,6 +44,7 @@ impl From<JobRow> for v1::JobRow {
             world_size: row.world_size,
             submitted_at_ms: row.submitted_at,
             labels: row.labels.into_iter().collect(),
+            group: row.group.unwrap_or_default(),
         }
     }
 }
@@ -65,6 +69,7 @@ impl TryFrom<v1::JobStatus> for JobStatus {
             output_dir: present(status.output_dir),
             latest_checkpoint: present(status.latest_checkpoint),
             failure: status.failure.map(Into::into),
+            waiting: waiting(&status.waiting_json)?,
         })
     }
 }
@@ -83,6 +88,7 @@ impl From<JobStatus> for v1::JobStatus {
             output_dir: status.output_dir.unwrap_or_default(),
             latest_checkpoint: status.latest_checkpoint.unwrap_or_default(),
             failure: status.failure.map(Into::into),
+            waiting_json: waiting_json(status.waiting.as_ref()),
         }
     }
 }

@@ -5,7 +5,8 @@ use std::fmt::Debug;
 use common::ids::{AttemptId, Generation, Rank};
 use common::status::{
     AttemptStatus, CheckpointRow, Failure, FailureKind, JobRow, JobState, JobStatus, Live,
-    MetricPoint, RankStatus, Summary, TimeSplit, TrainerEnd, TrainerFailure, WorkerRow,
+    MetricPoint, RankStatus, Summary, TimeSplit, TrainerEnd, TrainerFailure, WaitReason, Waiting,
+    WorkerRow,
 };
 use prost::Message;
 
@@ -36,6 +37,7 @@ fn row(state: JobState) -> JobRow {
         world_size: 2,
         submitted_at: 1_700_000_000_123,
         labels: [("team".to_owned(), "ocean".to_owned())].into(),
+        group: Some("sweep".to_owned()),
     }
 }
 
@@ -87,6 +89,12 @@ fn status() -> JobStatus {
             kind: Some(FailureKind::Engine),
             message: "killed by signal 9".to_owned(),
             last_lines: vec!["step 17".to_owned()],
+        }),
+        waiting: Some(Waiting {
+            reason: WaitReason::GroupLimit { group: "sweep".to_owned(), running: 2, max: 2 },
+            ahead: 3,
+            earliest_start: Some(1_700_000_000_000),
+            estimate: "if running jobs end as they say".to_owned(),
         }),
     }
 }

@@ -11,7 +11,7 @@ use service::exit::Failure;
 
 use crate::commands::watch::PatienceArgs;
 use crate::commands::{Outcome, connect};
-use crate::coordinator::Coordinator;
+use crate::coordinator::{Coordinator, JobFilter};
 use crate::follow::Patience;
 use crate::master::MasterArgs;
 use crate::{clock, render};
@@ -25,9 +25,13 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 Examples:
   rsctl jobs
   rsctl jobs --state running,queued --watch
+  rsctl jobs --group lr-sweep          the jobs of a sweep
   rsctl jobs --label team=ocean --limit 10
   rsctl jobs --json | jq -r '.[] | select(.step > 100) | .job_id'")]
 pub(crate) struct Args {
+    /// Only jobs that were submitted in this group
+    #[arg(long, value_name = "GROUP")]
+    group: Option<String>,
     /// Only jobs in these states
     #[arg(long, value_name = "STATE[,STATE]", value_delimiter = ',', hide_possible_values = true,
           value_parser = PossibleValuesParser::new(JobState::ALL.map(JobState::as_str)))]
@@ -62,13 +66,23 @@ pub(crate) async fn execute(args: Args) -> Outcome {
     if args.watch {
         return watch(coordinator, &args).await;
     }
-    let rows = select(&args, coordinator.jobs().await?);
+    let rows = select(&args, coordinator.jobs(&filter(&args)).await?);
     if args.json {
         render::json(&rows)?;
     } else {
         render::data(render::status::jobs(&rows, clock::now()))?;
     }
     Ok(ExitCode::Done)
+}
+
+/// What the coordinator itself selects by.
+fn filter(args: &Args) -> JobFilter {
+    let is_asked = |state: &JobState| args.state.iter().any(|asked| asked == state.as_str());
+    JobFilter {
+        group: args.group.clone(),
+        states: JobState::ALL.into_iter().filter(is_asked).collect(),
+        ..JobFilter::default()
+    }
 }
 
 /// The rows that were asked for, in the order of submission.
@@ -91,7 +105,7 @@ async fn watch(mut coordinator: Coordinator, args: &Args) -> Outcome {
     let mut shown: Option<Vec<JobRow>> = None;
     let looking = async {
         loop {
-            match coordinator.jobs().await {
+            match coordinator.jobs(&filter(args)).await {
                 Ok(rows) => {
                     if patience.found() {
                         render::talk("the coordinator is back");

@@ -80,7 +80,7 @@ pub(crate) async fn execute(args: Args) -> Outcome {
         spec_json: convert::spec_json(&spec),
         job_toml: file.text,
         request_id: uuid::Uuid::new_v4().to_string(),
-        uploads: Default::default(),
+        ..Default::default()
     };
     let status = train(&plan, request, &mut interrupts).await?;
     end::conclude(&status, if args.json { Print::Json } else { Print::Summary })

@@ -82,6 +82,7 @@ pub(crate) fn job(status: &JobStatus, now: UnixMillis) -> String {
     field("name", &row.name);
     field("state", row.state.as_str());
     field("reason", &row.reason);
+    field("waits", &waits(status, now).unwrap_or_default());
     field("submitted", &format!("{} ago", clock::age(now, row.submitted_at)));
     field("progress", &progress(status));
     field("goodput", &goodput(status));
@@ -154,6 +155,21 @@ pub(crate) fn eta(live: &Live) -> Option<String> {
     const STEPS_TO_JUDGE: u64 = 5;
     let left = live.eta_seconds.filter(|_| live.step >= STEPS_TO_JUDGE)?;
     std::time::Duration::try_from_secs_f64(left).ok().map(clock::short)
+}
+
+/// How long a job that waits has to wait, as far as anybody knows.
+fn waits(status: &JobStatus, now: UnixMillis) -> Option<String> {
+    let waiting = status.waiting.as_ref()?;
+    let mut parts = Vec::new();
+    if waiting.ahead > 0 {
+        parts.push(format!("{} before it", common::units::count(waiting.ahead, "job")));
+    }
+    parts.push(match waiting.earliest_start {
+        Some(at) if at > now => format!("starts in {} at the earliest", clock::age(at, now)),
+        Some(_) => "may start any moment".to_owned(),
+        None => "start not known".to_owned(),
+    });
+    Some(format!("{} ({})", parts.join(", "), waiting.estimate))
 }
 
 fn attempts(status: &JobStatus, now: UnixMillis) -> String {

@@ -22,6 +22,7 @@ pub(crate) fn running() -> JobStatus {
             world_size: 2,
             submitted_at: NOW - 95_000,
             labels: [("team".to_owned(), "ocean".to_owned())].into(),
+            group: None,
         },
         attempts: vec![AttemptStatus {
             attempt: AttemptId(1),
@@ -69,6 +70,7 @@ pub(crate) fn running() -> JobStatus {
         output_dir: Some("/home/ada/runs/co2-lstm-ab12cd".to_owned()),
         latest_checkpoint: None,
         failure: None,
+        waiting: None,
     }
 }
 

@@ -8,6 +8,7 @@ mod checkpoints;
 mod contracts;
 mod kills;
 mod monitors;
+mod queue;
 mod run;
 mod separate_disks;
 mod submit;

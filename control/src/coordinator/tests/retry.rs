@@ -6,7 +6,7 @@ use expect_test::expect;
 
 use common::ids::Generation;
 use common::spec::Restart;
-use common::status::{FailureKind, JobState, TrainerEnd};
+use common::status::{FailureKind, JobState, TrainerEnd, WaitReason};
 
 use super::world::{KILLED, World, check, failed, id, restarting, state_of};
 use crate::coordinator::{CancelMode, Withdrawal, WorkerMessage};
@@ -89,6 +89,8 @@ fn the_next_attempt_waits_for_a_trainer_that_is_not_known_to_be_dead() {
     let reason = w.reason("job");
     let waits = "worker `a` has not confirmed that its trainers of the last attempt are dead";
     assert!(reason.ends_with(waits), "{reason}");
+    let waiting = w.status("job").waiting.unwrap();
+    assert_eq!(waiting.reason, WaitReason::Stragglers { worker: "a".to_owned() });
     let mut report = w.report("job", 0, TrainerEnd::Stopped);
     report.key.generation = Generation(1);
     w.say("a", WorkerMessage::Ended(report));
@@ -110,6 +112,10 @@ fn a_wait_is_kept_over_the_coordinators_restart_and_a_cancel_ends_it() {
     w.join("a", 1);
     w.join("b", 1);
     assert_eq!(w.state("job"), JobState::Restarting, "its wait is not over");
+    let waiting = w.status("job").waiting.unwrap();
+    let until = w.machine.ledger().jobs[&id("job")].restart_at;
+    assert_eq!((waiting.reason, waiting.earliest_start), (WaitReason::Backoff, until));
+    assert!(w.reason("job").ends_with("; its wait is not over"), "{}", w.reason("job"));
     w.take();
     w.live_on(Duration::from_secs(1));
     assert_eq!((w.state("job"), attempts(&w)), (JobState::Starting, 3));
@@ -243,6 +249,23 @@ fn a_worker_that_was_at_fault_twice_in_a_day_is_used_only_where_nothing_else_wou
 }
 
 #[test]
+fn a_checkpoint_that_is_reported_late_moves_the_job_that_waits() {
+    let mut w = World::new(&[("a", 1), ("b", 1), ("c", 1)]);
+    w.submit(restarting("other", Some(1)));
+    w.submit(restarting("job", Some(2)));
+    assert_eq!(w.places("job"), ["b", "c"]);
+    w.train("job");
+    w.end("job", 0, failed(FailureKind::Engine, "oops"));
+    w.drop_stream("c");
+    w.live_on(Duration::from_secs(6));
+    assert_eq!(w.state("job"), JobState::Restarting, "one slot is idle");
+    w.commit_on("job", 40, Some("c"));
+    w.new_life("c");
+    w.join("c", 1);
+    assert_eq!(w.places("job"), ["c", "b"], "rank 0 is where the checkpoint lies");
+}
+
+#[test]
 fn an_attempt_continues_where_its_checkpoint_lies() {
     let mut w = World::new(&[("a", 1), ("b", 1), ("c", 1)]);
     w.submit(restarting("other", Some(1)));
@@ -263,7 +286,7 @@ fn an_attempt_continues_where_its_checkpoint_lies() {
     w.live_on(Duration::from_secs(7));
     assert_eq!(
         attempt(&w),
-        "2 ranks: a (0), b (1); cannot continue step-00000040: it lies on worker `c`, which is not \
-         here"
+        "2 ranks: a (0), b (1); continues step-00000040 if it can read that: worker `c` has it and is \
+         not here"
     );
 }

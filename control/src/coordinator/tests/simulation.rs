@@ -1,17 +1,20 @@
 //! A seeded cluster: workers that start, train, fail, restart, lose their streams and come back; a
-//! coordinator that dies; users that submit and cancel; messages that come late or twice. Every
-//! step checks the invariants (see `world`); at the end the trouble stops and every job must come
-//! to its end with nothing left running.
+//! coordinator that dies; users that submit, also in groups and after other jobs, cancel and requeue;
+//! operators that drain workers; messages that come late or twice. Every step checks the invariants
+//! (see `world`); at the end the trouble stops and every job must come to its end with nothing left
+//! running.
 
-use std::collections::BTreeMap;
+mod users;
+
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use common::ids::Rank;
+use common::ids::{Generation, JobId, Rank};
 use common::status::{FailureKind, TrainerEnd};
 
-use super::world::{KILLED, World, failed, id, key, peer, restarting, spec, whole};
+use super::world::{KILLED, World, failed, id, key, peer, whole};
 use crate::coordinator::{
-    CancelMode, ConnectionId, Effect, EndReport, Event, RankKey, RunningTrainer, StartOrder,
+    After, ConnectionId, DrainOrder, Effect, EndReport, Event, RankKey, RunningTrainer, StartOrder,
     StopMode, WorkerMessage,
 };
 
@@ -66,6 +69,8 @@ struct Sim {
     jobs: Vec<String>,
     past: Vec<(String, WorkerMessage)>,
     is_calm: bool,
+    /// Attempts whose first order was seen.
+    begun: BTreeSet<(JobId, Generation)>,
 }
 
 impl Sim {
@@ -77,7 +82,15 @@ impl Sim {
             workers.insert(name.to_owned(), SimWorker { slots, ..SimWorker::default() });
         }
         let world = World::new(&[]);
-        Self { world, dice, workers, jobs: Vec::new(), past: Vec::new(), is_calm: false }
+        Self {
+            world,
+            dice,
+            workers,
+            jobs: Vec::new(),
+            past: Vec::new(),
+            is_calm: false,
+            begun: BTreeSet::new(),
+        }
     }
 
     /// Hands the machine's effects to the workers; checks A4 and A6 on the way.
@@ -107,8 +120,12 @@ impl Sim {
         }
     }
 
-    /// A6: no worker in reach still runs an older generation.
-    fn check_alone(&self, order: &StartOrder) {
+    /// A6: an attempt begins when no worker in reach still runs an older generation. One that comes
+    /// into reach later is told to stop; its commits are fenced off.
+    fn check_alone(&mut self, order: &StartOrder) {
+        if !self.begun.insert((order.job_id.clone(), order.generation)) {
+            return;
+        }
         for (name, worker) in self.workers.iter().filter(|(_, w)| w.connection.is_some()) {
             let is_older =
                 |key: &&RankKey| key.job_id == order.job_id && key.generation < order.generation;
@@ -265,28 +282,6 @@ impl Sim {
         self.say(name, WorkerMessage::Ended(report));
     }
 
-    fn user(&mut self) {
-        if self.jobs.len() < 12 && self.dice.one_in(2) {
-            let name = format!("job{}", self.jobs.len());
-            let world = match self.dice.below(4) {
-                0 => None,
-                ranks => Some(ranks as u32),
-            };
-            // Most jobs start again.
-            let mut spec =
-                if self.dice.one_in(4) { spec(&name, world) } else { restarting(&name, world) };
-            spec.job.priority = self.dice.below(3) as i32;
-            let effects = self.world.submit(spec);
-            self.route(effects);
-            self.jobs.push(name);
-        } else if !self.jobs.is_empty() {
-            let name = self.jobs[self.dice.below(self.jobs.len())].clone();
-            let mode = if self.dice.one_in(2) { CancelMode::Save } else { CancelMode::Now };
-            let effects = self.world.cancel(&name, mode);
-            self.route(effects);
-        }
-    }
-
     fn pass(&mut self, millis: u64) {
         self.world.pass(Duration::from_millis(millis));
         let now = self.world.now;
@@ -311,7 +306,7 @@ impl Sim {
 
     fn trouble(&mut self) {
         let name = self.random_worker();
-        match self.dice.below(40) {
+        match self.dice.below(42) {
             0 => self.restart_coordinator(),
             1 => {
                 // The daemon is killed: its trainers die with it, its ends stay on disk.
@@ -340,6 +335,7 @@ impl Sim {
             }
             19..=21 => self.say(&name, WorkerMessage::Heartbeat),
             22..=32 => self.obey(&name),
+            33 | 34 => self.operator(&name),
             _ => self.run_trainer(&name),
         }
     }
@@ -348,6 +344,7 @@ impl Sim {
     fn calm_down(&mut self) {
         self.is_calm = true;
         let names: Vec<String> = self.workers.keys().cloned().collect();
+        names.iter().for_each(|name| self.order_drain(name, DrainOrder::Undo));
         for _ in 0..400 {
             for name in &names {
                 if self.workers[name].connection.is_none() {
@@ -364,11 +361,16 @@ impl Sim {
             self.pass(250);
         }
         let slots: u32 = self.workers.values().map(|w| w.slots).sum();
-        for job in &self.jobs {
-            let Some(state) = self.world.machine.ledger().jobs.get(&id(job)) else { continue };
-            let asked = state.submission.spec.resources.world_size.unwrap_or(1);
-            let state = state.state;
-            assert!(state.is_final() || asked > slots, "{job} is {state} for ever");
+        let jobs = &self.world.machine.ledger().jobs;
+        for name in &self.jobs {
+            let Some(job) = jobs.get(&id(name)) else { continue };
+            let asked = job.submission.spec.resources.world_size.unwrap_or(1);
+            // It waits for one that does not fit.
+            let is_open =
+                |after: &After| jobs.get(&after.job_id).is_some_and(|job| !job.state.is_final());
+            let is_held = job.submission.after.iter().any(is_open);
+            let state = job.state;
+            assert!(state.is_final() || asked > slots || is_held, "{name} is {state} for ever");
         }
         for (name, worker) in &self.workers {
             let left: Vec<(&RankKey, Rank)> =

@@ -1,6 +1,6 @@
 //! A small cluster around one machine. Every step checks that what is durable comes first (A2),
-//! that a replay of it gives the same ledger (A3), that no slot is held twice (A6) and that final
-//! states stay (A13).
+//! that a replay of it gives the same ledger (A3), that no slot is held twice (A6), that final states
+//! stay (A13), and that no job waits without a reason.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
@@ -11,12 +11,14 @@ use uuid::Uuid;
 
 use common::ids::{Generation, Incarnation, JobId, Rank, WorkerId};
 use common::spec::{self, JobSpec};
-use common::status::{CheckpointRow, FailureKind, JobState, Summary, TrainerEnd, TrainerFailure};
+use common::status::{
+    CheckpointRow, FailureKind, JobState, JobStatus, Live, Summary, TrainerEnd, TrainerFailure,
+};
 
 use crate::coordinator::{
-    CancelMode, Chance, Config, ConnectionId, Effect, EndReport, Event, Ledger, Machine, Now, Peer,
-    RankKey, Record, RunningTrainer, StopMode, Submission, Ticket, Token, WorkerHello,
-    WorkerMessage,
+    After, CancelMode, Chance, Config, ConnectionId, DrainOrder, Effect, EndReport, Event, Group,
+    Ledger, Machine, Now, Peer, RankKey, Record, RunningTrainer, StopMode, Submission, Ticket,
+    Token, WorkerHello, WorkerMessage,
 };
 
 pub(super) struct World {
@@ -141,6 +143,7 @@ impl World {
         }
         assert_eq!(*self.machine.ledger(), self.shadow, "A3: the replay differs");
         self.check_slots();
+        self.check_reasons();
         for (job_id, state) in finals {
             let after = self.machine.ledger().jobs.get(&job_id).map(|job| job.state);
             assert!(after.is_none_or(|after| after == state), "A13: {job_id} left {state}");
@@ -168,6 +171,14 @@ impl World {
                     assert!(is_free, "A6: slot {slot} of {rank} of {job_id} is held twice");
                 }
             }
+        }
+    }
+
+    fn check_reasons(&self) {
+        for (job_id, job) in &self.machine.ledger().jobs {
+            let is_waiting = matches!(job.state, JobState::Queued | JobState::Restarting);
+            let has_reason = self.machine.queued(job_id).is_some();
+            assert_eq!(is_waiting, has_reason, "{job_id} is {}", job.state);
         }
     }
 
@@ -280,9 +291,34 @@ impl World {
         spec: JobSpec,
     ) -> Vec<Effect> {
         let ticket = Ticket(self.number());
-        let submission =
-            Submission { request_id, spec, job_toml: "[job]".to_owned(), uploads: BTreeMap::new() };
-        self.step(Event::Submit { ticket, job_id, submission: Box::new(submission) })
+        let submission = Box::new(submission(request_id, spec));
+        self.step(Event::Submit { ticket, job_id, submission })
+    }
+
+    /// Submits with what the command line adds to a job file.
+    pub(super) fn submit_with(
+        &mut self,
+        spec: JobSpec,
+        group: Option<Group>,
+        after: Vec<After>,
+    ) -> Vec<Effect> {
+        let (job_id, request_id) = (id(&spec.job.name), spec.job.name.clone());
+        let ticket = Ticket(self.number());
+        let submission = Box::new(Submission { group, after, ..submission(request_id, spec) });
+        self.step(Event::Submit { ticket, job_id, submission })
+    }
+
+    /// The job's step, and the seconds that it says it still needs.
+    pub(super) fn progress(&mut self, job: &str, step: u64, eta_seconds: f64) {
+        let worker = self.places(job)[0].clone();
+        let (job_id, generation) = (id(job), Generation(self.generation(job)));
+        let live = Live { step, eta_seconds: Some(eta_seconds), ..Live::default() };
+        self.say(&worker, WorkerMessage::Progress { job_id, generation, live });
+    }
+
+    pub(super) fn drain(&mut self, worker: &str, order: DrainOrder) -> Vec<Effect> {
+        let ticket = Ticket(self.number());
+        self.step(Event::Drain { ticket, worker: worker.to_owned(), order })
     }
 
     pub(super) fn cancel(&mut self, job: &str, mode: CancelMode) -> Vec<Effect> {
@@ -372,8 +408,12 @@ impl World {
     }
 
     pub(super) fn reason(&self, job: &str) -> String {
+        self.status(job).row.reason
+    }
+
+    pub(super) fn status(&self, job: &str) -> JobStatus {
         let now = Now { uptime: self.now, unix: self.now.as_millis() as u64 };
-        self.machine.status(&id(job), now).unwrap().row.reason
+        self.machine.status(&id(job), now).unwrap()
     }
 
     fn worker_at(&self, connection: ConnectionId) -> String {
@@ -431,6 +471,18 @@ impl World {
     }
 }
 
+fn submission(request_id: String, spec: JobSpec) -> Submission {
+    Submission {
+        request_id,
+        spec,
+        job_toml: "[job]".to_owned(),
+        uploads: BTreeMap::new(),
+        group: None,
+        after: Vec::new(),
+        origin: None,
+    }
+}
+
 pub(super) fn whole(job_id: &str, step: u64) -> CheckpointRow {
     let tag = format!("step-{step:08}");
     CheckpointRow {
@@ -481,5 +533,7 @@ fn tell_record(record: &Record) -> String {
             format!("attempt-ended({} in {wait:?})", over.class)
         }
         Record::JobForgotten { .. } => "forgotten".to_owned(),
+        Record::WorkerDrained { name, .. } => format!("drained({name})"),
+        Record::WorkerUndrained { name, .. } => format!("undrained({name})"),
     }
 }

@@ -1,0 +1,126 @@
+//! Why a job waits for its start, in numbers for programs and in words for people.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::ids::JobId;
+use crate::spec::Device;
+use crate::status::UnixMillis;
+
+/// A job that waits for its start.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Waiting {
+    #[serde(flatten)]
+    pub reason: WaitReason,
+    /// Jobs that are served before it.
+    pub ahead: u64,
+    /// As far as running jobs have said when they end; it can start no earlier only if they keep
+    /// their word. None: `estimate` says why.
+    pub earliest_start: Option<UnixMillis>,
+    /// What the estimate rests on, or why there is none.
+    pub estimate: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum WaitReason {
+    /// It has its turn: slots are kept for it as they become idle.
+    Slots(SlotShortage),
+    /// The workers that are connected could not hold it; it holds nobody up.
+    TooLarge(SlotShortage),
+    /// This job has its turn first.
+    Behind { job_id: JobId },
+    /// As many jobs of its group run as may.
+    GroupLimit { group: String, running: u32, max: u32 },
+    /// It was submitted to run after these.
+    After { jobs: Vec<JobId> },
+    /// It broke off, and its wait before the next attempt is not over.
+    Backoff,
+    /// It broke off, and trainers of its last attempt may still run.
+    Stragglers { worker: String },
+    /// It came after the last decision. A newer coordinator may have reasons that we do not know.
+    #[serde(other)]
+    Undecided,
+}
+
+/// What a job needs and what there is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SlotShortage {
+    /// None: any number of ranks would do.
+    pub ranks: Option<u32>,
+    pub slots_per_rank: u32,
+    pub max_workers: Option<u32>,
+    pub device: Device,
+    /// Ranks that fit now, and that would fit on an idle cluster.
+    pub fits_now: u32,
+    pub fits_idle: u32,
+    pub idle_slots: u32,
+    pub slots: u32,
+    pub workers: u32,
+    /// Workers that could help it and were taken out of service.
+    #[serde(default)]
+    pub drained: u32,
+}
+
+impl fmt::Display for WaitReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Slots(shortage) | Self::TooLarge(shortage) => shortage.fmt(f),
+            Self::Behind { job_id } => write!(f, "behind job `{job_id}`, which has its turn"),
+            Self::GroupLimit { group, running, max } => {
+                let jobs = count(*running, "job");
+                write!(f, "group `{group}` runs {jobs}, and {max} may run at once")
+            }
+            Self::After { jobs } => {
+                let names: Vec<String> = jobs.iter().map(|job| format!("`{job}`")).collect();
+                write!(f, "runs after job {}", names.join(", "))
+            }
+            Self::Backoff => f.write_str("its wait is not over"),
+            Self::Stragglers { worker } => write!(
+                f,
+                "worker `{worker}` has not confirmed that its trainers of the last attempt are dead"
+            ),
+            Self::Undecided => f.write_str("submitted"),
+        }
+    }
+}
+
+impl fmt::Display for SlotShortage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.ranks {
+            Some(world) => write!(f, "needs {}", count(world, "rank"))?,
+            None => f.write_str("needs at least 1 rank")?,
+        }
+        write!(f, " of {}", count(self.slots_per_rank, "slot"))?;
+        if let Some(max) = self.max_workers {
+            write!(f, " on at most {}", count(max, "worker"))?;
+        }
+        let kind = match self.device {
+            Device::Auto => "",
+            Device::Cpu => "CPU ",
+            Device::Cuda => "CUDA ",
+        };
+        let (slots, workers) = (count(self.slots, "slot"), count(self.workers, "worker"));
+        let fits = |ranks| count(ranks, "such rank");
+        if self.workers == 0 {
+            let lacks = if self.drained == 0 { "connected" } else { "in service" };
+            write!(f, "; no {kind}worker is {lacks}")?;
+        } else if self.fits_idle < self.ranks.unwrap_or(1) {
+            let room = fits(self.fits_idle);
+            write!(f, "; the cluster has {slots} on {workers}, room for {room}")?;
+        } else {
+            let (idle, room) = (self.idle_slots, fits(self.fits_now));
+            write!(f, "; {idle} of {slots} on {workers} are idle, room for {room}")?;
+        }
+        match self.drained {
+            0 => Ok(()),
+            1 => f.write_str("; 1 worker is drained"),
+            drained => write!(f, "; {drained} workers are drained"),
+        }
+    }
+}
+
+fn count(number: u32, noun: &str) -> String {
+    if number == 1 { format!("1 {noun}") } else { format!("{number} {noun}s") }
+}

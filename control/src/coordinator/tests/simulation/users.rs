@@ -1,0 +1,78 @@
+//! What people do to the simulated cluster.
+
+use super::super::world::{id, restarting, spec};
+use super::Sim;
+use crate::coordinator::{
+    After, Answer, CancelMode, Condition, DrainOrder, Effect, Event, Group, Requeue, Ticket,
+};
+
+/// So many that the bound on remembered jobs is not always far.
+const MAX_JOBS: usize = 16;
+
+impl Sim {
+    pub(super) fn user(&mut self) {
+        if self.jobs.len() < 12 && self.dice.one_in(2) {
+            self.submit();
+        } else if !self.jobs.is_empty() {
+            let name = self.jobs[self.dice.below(self.jobs.len())].clone();
+            if self.jobs.len() < MAX_JOBS && self.dice.one_in(4) {
+                return self.requeue(&name);
+            }
+            let mode = if self.dice.one_in(2) { CancelMode::Save } else { CancelMode::Now };
+            let effects = self.world.cancel(&name, mode);
+            self.route(effects);
+        }
+    }
+
+    fn submit(&mut self) {
+        let name = format!("job{}", self.jobs.len());
+        let world = match self.dice.below(4) {
+            0 => None,
+            ranks => Some(ranks as u32),
+        };
+        // Most jobs start again.
+        let mut spec =
+            if self.dice.one_in(4) { spec(&name, world) } else { restarting(&name, world) };
+        spec.job.priority = self.dice.below(3) as i32;
+        let group = self.dice.one_in(3).then(|| Group {
+            name: "group".to_owned(),
+            max_running: Some(1 + self.dice.below(2) as u32),
+        });
+        let mut after = Vec::new();
+        while !self.jobs.is_empty() && self.dice.one_in(3) {
+            let job_id = id(&self.jobs[self.dice.below(self.jobs.len())]);
+            let condition = if self.dice.one_in(2) { Condition::Ok } else { Condition::Any };
+            after.push(After { job_id, condition });
+        }
+        let effects = self.world.submit_with(spec, group, after);
+        self.route(effects);
+        self.jobs.push(name);
+    }
+
+    fn requeue(&mut self, ended: &str) {
+        let name = format!("job{}", self.jobs.len());
+        let ticket = Ticket(self.world.number());
+        let (job_id, request_id) = (id(&name), name.clone());
+        let requeue = Requeue { job_id, request_id, from_start: self.dice.one_in(2) };
+        let effects = self.world.step(Event::Requeue { ticket, ended: id(ended), requeue });
+        let is_taken =
+            |e: &Effect| matches!(e, Effect::Answer { answer: Answer::Submitted(_), .. });
+        if effects.iter().any(is_taken) {
+            self.jobs.push(name);
+        }
+        self.route(effects);
+    }
+
+    pub(super) fn operator(&mut self, worker: &str) {
+        let order = match self.dice.one_in(2) {
+            true => DrainOrder::Drain { reason: "new kernel".to_owned(), grace: None },
+            false => DrainOrder::Undo,
+        };
+        self.order_drain(worker, order);
+    }
+
+    pub(super) fn order_drain(&mut self, worker: &str, order: DrainOrder) {
+        let effects = self.world.drain(worker, order);
+        self.route(effects);
+    }
+}

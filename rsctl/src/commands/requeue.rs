@@ -1,0 +1,57 @@
+//! `rsctl requeue`.
+
+use common::exit::ExitCode;
+use proto::v1;
+
+use crate::commands::watch::{self, PatienceArgs};
+use crate::commands::{Outcome, connect};
+use crate::master::MasterArgs;
+use crate::{job, render};
+
+/// Queue a job that has ended once more, as a new job; print its id
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+A job that failed or was cancelled goes on from its newest whole checkpoint, where it has one; a job
+that succeeded, and any with --from-start, starts anew. The old job and its results stay.
+
+Examples:
+  rsctl requeue co2-lstm-x7k2p9
+  rsctl requeue co2-lstm-x7k2p9 --from-start --watch
+  id=$(rsctl requeue co2-lstm-x7k2p9 --json | jq -r .job_id)")]
+pub(crate) struct Args {
+    /// The job's id or a unique prefix of it
+    job: String,
+    /// Do not go on from its newest checkpoint
+    #[arg(long)]
+    from_start: bool,
+    /// Follow the new job to its end; exit with its result
+    #[arg(long)]
+    watch: bool,
+    #[command(flatten)]
+    master: MasterArgs,
+    #[command(flatten)]
+    patience: PatienceArgs,
+    /// Print {"job_id": ...}; with --watch, then one JSON object a line
+    #[arg(long)]
+    json: bool,
+}
+
+pub(crate) async fn execute(args: Args) -> Outcome {
+    let mut coordinator = connect(&args.master).await?;
+    let ended = job::find(&mut coordinator, &args.job).await?;
+    let request = v1::RequeueRequest {
+        job_id: ended.to_string(),
+        request_id: uuid::Uuid::new_v4().to_string(),
+        from_start: args.from_start,
+    };
+    let id = coordinator.requeue(request).await?;
+    match (args.json, args.watch) {
+        (true, false) => render::json(&serde_json::json!({ "job_id": id }))?,
+        (true, true) => render::json_line(&serde_json::json!({ "job_id": id }))?,
+        (false, _) => render::data(&id)?,
+    }
+    if !args.watch {
+        return Ok(ExitCode::Done);
+    }
+    watch::to_the_end(coordinator, &id, args.patience.reconnect_timeout, args.json).await
+}
