@@ -6,10 +6,9 @@ write to one file system. The write path alone (one rank, nothing training) is m
 example `bandwidth` of the room `checkpoint`, against a plain write and fsync.
 """
 
-import json
 import re
 
-from .common import Failed, environment, finish, json_lines, output, table, temporary_folder
+from .common import Failed, environment, finish, json_lines, output, run_job, table, temporary_folder
 
 # 9 MB and 151 MB of fp32 parameters and two moments.
 HIDDEN = [256, 1024]
@@ -47,9 +46,8 @@ COMMITTED = re.compile(r"committed checkpoint .*?step=(\d+) bytes=(\d+) stall_se
 def ours(context, folder, hidden):
     """Of each save: bytes, seconds that training stood still, seconds until it was committed."""
     every = EVERY[hidden]
-    job = folder / "job.toml"
-    job.write_text(JOB.format(out=folder / "runs", hidden=hidden, every=every, steps=every * (SAVES + 1)))
-    status = json.loads(output([context["bin"] / "rsctl", "run", "--json", job]))
+    status = run_job(context, folder,
+                     JOB.format(out=folder / "runs", hidden=hidden, every=every, steps=every * (SAVES + 1)))
     log = open(f"{status['output_dir']}/logs/rank-0.log").read()
     saves = [dict(bytes=int(found[2]), stall_s=float(found[3]), save_s=float(found[4]))
              for found in COMMITTED.finditer(log)]

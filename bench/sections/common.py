@@ -1,5 +1,6 @@
 """What the sections share: running a command, one clean environment, tables."""
 
+import csv
 import ctypes
 import json
 import os
@@ -146,6 +147,18 @@ def peer_line(command, env):
 
 def json_lines(text):
     return [json.loads(line) for line in text.splitlines() if line.startswith("{")]
+
+
+def run_job(context, folder, text, *flags):
+    """The final status of the job that `text` describes, run on this machine."""
+    job = folder / "job.toml"
+    job.write_text(text)
+    return json.loads(output([context["bin"] / "rsctl", "run", "--json", *flags, job]))
+
+
+def csv_rows(status, name):
+    with open(f"{status['output_dir']}/metrics/{name}.csv") as file:
+        return list(csv.DictReader(file))
 
 
 def table(header, rows):

@@ -4,10 +4,10 @@ Every stage of ours against the same stage of DeepSpeed and, at stage 0, PyTorch
 shipped and with the allocator settings that `worker` gives its trainers.
 """
 
-import csv
 import json
 
-from .common import TUNED_MALLOC, environment, free_port, output, peer_line, table, temporary_folder
+from .common import (TUNED_MALLOC, csv_rows, environment, free_port, peer_line, run_job, table,
+                     temporary_folder)
 
 HIDDEN = [64, 256]
 STAGES = [0, 1, 2, 3]
@@ -59,11 +59,8 @@ def ours(context, hidden, stage, accumulation=1, persist=None):
     steps = STEPS[hidden]
     with temporary_folder() as folder:
         (folder / "ds.json").write_text(json.dumps(config(stage, accumulation, persist)))
-        job = JOB.format(out=folder / "runs", hidden=hidden, steps=steps + WARM_UP)
-        (folder / "job.toml").write_text(job)
-        status = json.loads(output([context["bin"] / "rsctl", "run", "--json", folder / "job.toml"]))
-        with open(f"{status['output_dir']}/metrics/steps.csv") as file:
-            seconds = [float(row["step_seconds"]) for row in csv.DictReader(file)][WARM_UP:]
+        status = run_job(context, folder, JOB.format(out=folder / "runs", hidden=hidden, steps=steps + WARM_UP))
+        seconds = [float(row["step_seconds"]) for row in csv_rows(status, "steps")][WARM_UP:]
         assert len(seconds) == steps, f"{len(seconds)} steps"
         return 64 * accumulation * steps / sum(seconds)
 

@@ -5,10 +5,7 @@ steps, so that what is sent once at the start is not in it. Psi is the number of
 buffers are padded to 16 numbers a rank, which the counts include.
 """
 
-import csv
-import json
-
-from .common import output, table, temporary_folder
+from .common import csv_rows, run_job, table, temporary_folder
 
 HIDDEN = 256
 STEPS = (3, 9)
@@ -54,12 +51,10 @@ def parameters(hidden, inputs=1, outputs=1):
 def run(context, stage, g, world, steps):
     """(bytes sent by rank 0 in collectives, the ranks' memory)"""
     with temporary_folder() as folder:
-        job = folder / "job.toml"
-        job.write_text(JOB.format(out=folder / "runs", hidden=HIDDEN, steps=steps, stage=stage, g=g, world=world,
-                                  batch=8 * g * world))
-        status = json.loads(output([context["bin"] / "rsctl", "run", "--json", "--slots", world, job]))
-        with open(f"{status['output_dir']}/metrics/comms.csv") as file:
-            sent = sum(int(row["sent_bytes"]) for row in csv.DictReader(file) if int(row["bytes"]) > AGREEMENT_BYTES)
+        text = JOB.format(out=folder / "runs", hidden=HIDDEN, steps=steps, stage=stage, g=g, world=world,
+                          batch=8 * g * world)
+        status = run_job(context, folder, text, "--slots", world)
+        sent = sum(int(row["sent_bytes"]) for row in csv_rows(status, "comms") if int(row["bytes"]) > AGREEMENT_BYTES)
     return sent, status["summary"]["memory"]
 
 

@@ -6,7 +6,7 @@ use std::{
     panic,
     sync::mpsc::{Receiver, SyncSender, sync_channel},
     thread::{self, JoinHandle},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use crate::{Communicator, DataType, Error, OpKind, ReduceOp};
@@ -212,7 +212,10 @@ impl Pending {
     /// Returns when the operation has; the buffers are the caller's again.
     pub fn wait(mut self) -> Result<(), Error> {
         let done = self.done.take().expect("only `wait`, which consumes it, and drop take it");
-        done.recv().unwrap_or(Err(Error::ThreadEnded))
+        let started = Instant::now();
+        let result = done.recv().unwrap_or(Err(Error::ThreadEnded));
+        crate::waited::add(started.elapsed());
+        result
     }
 }
 

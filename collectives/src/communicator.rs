@@ -13,7 +13,7 @@ use std::{
 };
 
 use crate::{
-    DataType, Error, OpKind, ReduceOp, Signature, Traffic,
+    DataType, Error, OpKind, ReduceOp, Signature, Traffic, Whereabouts,
     header::Header,
     link::{Fabric, Span},
     mesh::Life,
@@ -34,6 +34,7 @@ pub struct Communicator {
     scratch: crate::reduce::Scratch,
     observer: Option<Arc<dyn Observer>>,
     traffic: Arc<Traffic>,
+    whereabouts: Arc<Whereabouts>,
     life: Arc<Life>,
 }
 
@@ -66,6 +67,7 @@ impl Communicator {
             received,
             scratch,
             traffic,
+            whereabouts: Arc::new(Whereabouts::new(channel)),
             observer: None,
             life,
         }
@@ -75,6 +77,12 @@ impl Communicator {
     #[must_use]
     pub fn traffic(&self) -> Arc<Traffic> {
         self.traffic.clone()
+    }
+
+    /// Where this communicator is, also while a thread of its own has it.
+    #[must_use]
+    pub fn whereabouts(&self) -> Arc<Whereabouts> {
+        self.whereabouts.clone()
     }
 
     /// This rank.
@@ -258,14 +266,17 @@ impl Communicator {
         header: Header,
         act: impl FnOnce(&mut Schedule<'_>) -> Result<(), Error>,
     ) -> Result<(), Error> {
-        let Self { fabric, scratch, traffic, life, observer, .. } = self;
+        let Self { fabric, scratch, traffic, whereabouts, life, observer, .. } = self;
         let (signature, started) = (header.signature, Instant::now());
         let before = fabric.sent();
+        whereabouts.enter(header.sequence, &signature);
         let result = fabric
             .begin(header.signature.kind, header.sequence)
             .and_then(|()| act(&mut Schedule { fabric, header, scratch }))
             .and_then(|()| fabric.finish());
         let sent = fabric.sent() - before;
+        whereabouts.leave();
+        crate::waited::add(started.elapsed());
         if let (Ok(()), Some(observer)) = (&result, observer) {
             observer.completed(&signature, Cost { elapsed: started.elapsed(), sent });
         }

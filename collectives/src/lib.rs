@@ -29,6 +29,8 @@ mod random;
 mod reduce;
 mod schedule;
 mod traffic;
+mod waited;
+mod whereabouts;
 
 #[cfg(test)]
 mod tests;
@@ -42,4 +44,6 @@ pub use crate::{
     listener::{Listener, PeerAddress},
     mesh::{AbortHandle, Mesh, MeshConfig, PeerPath, Transport},
     traffic::Traffic,
+    waited::waited,
+    whereabouts::{At, Whereabouts},
 };

@@ -26,6 +26,7 @@ pub fn of_failure(failure: &Failure) -> Option<&'static str> {
         FailureKind::Configuration => Some(CONFIGURATION),
         FailureKind::Data => Some("docs/troubleshooting.md#data-is-refused"),
         FailureKind::Checkpoint => Some("docs/troubleshooting.md#checkpoints"),
+        FailureKind::Hang => Some("docs/troubleshooting.md#a-job-hangs"),
         FailureKind::Start => Some("docs/troubleshooting.md#installation"),
         FailureKind::Engine | FailureKind::CutOff => None,
     }
@@ -35,8 +36,8 @@ pub fn of_failure(failure: &Failure) -> Option<&'static str> {
 #[cfg(test)]
 fn anchors() -> Vec<&'static str> {
     use FailureKind::{
-        Checkpoint, Communication, Configuration, CutOff, Data, Engine, NotFinite, OutOfMemory,
-        Start,
+        Checkpoint, Communication, Configuration, CutOff, Data, Engine, Hang, NotFinite,
+        OutOfMemory, Start,
     };
     let kinds = [
         Configuration,
@@ -48,6 +49,7 @@ fn anchors() -> Vec<&'static str> {
         Engine,
         Start,
         CutOff,
+        Hang,
     ];
     let failure = |kind| Failure {
         rank: None,

@@ -12,6 +12,8 @@ pub mod jobfile;
 pub mod length;
 pub mod memory;
 pub mod metric;
+pub mod position;
+pub mod process;
 pub mod report;
 pub mod retry;
 mod section;

@@ -34,8 +34,8 @@ metrics! {
     BACKWARD_AND_REDUCE_SECONDS: "train/backward-and-reduce-seconds", "Train/Samples/elapsed_time_ms_backward", "s", "the two before together";
     OPTIMIZER_SECONDS: "train/optimizer-seconds", "Train/Samples/elapsed_time_ms_step", "s", "clipping, update, gathering of parameters";
     SAVE_SECONDS: "train/save-seconds", "Train/Samples/elapsed_time_ms_save", "s", "waited for a checkpoint since the step before";
-    COMPUTE_SECONDS: "rank/compute-seconds", "System/Samples/rank_compute_seconds", "s", "fetch, forward and backward of a step, each rank's mean over the last second";
-    WAIT_SECONDS: "rank/wait-seconds", "System/Samples/rank_wait_seconds", "s", "waited for the other ranks in a step, each rank's mean over the last second";
+    COMPUTE_SECONDS: "rank/compute-seconds", "System/Samples/rank_compute_seconds", "s", "what a rank did itself in a step: fetch, forward, backward and update without waiting, its mean over the last second";
+    WAIT_SECONDS: "rank/wait-seconds", "System/Samples/rank_wait_seconds", "s", "what a rank spent in a step inside collectives or waiting for them, its mean over the last second";
     LOSS_SCALE: "train/loss-scale", "Train/Samples/loss_scale", "", "fp16 only";
     RSS_BYTES: "system/rss-bytes", "System/Samples/rss_bytes", "B", "resident memory of the rank";
 }

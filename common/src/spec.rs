@@ -55,6 +55,19 @@ pub struct Job {
     /// How long a collective may wait for a peer before it fails with that peer's name.
     #[serde(with = "units::duration")]
     pub collective_timeout: Duration,
+    /// An attempt that gets nothing done for this long hangs, or three of its longest steps if
+    /// that is more.
+    #[serde(default = "default_hang_timeout", with = "units::duration")]
+    pub hang_timeout: Duration,
+}
+
+fn default_hang_timeout() -> Duration {
+    Job::HANG_TIMEOUT
+}
+
+impl Job {
+    /// Where the job does not say.
+    pub const HANG_TIMEOUT: Duration = Duration::from_secs(30);
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -272,6 +272,8 @@ pub enum FailureKind {
     Start,
     /// Told to stop, it had not finished its step and its save when its grace was over.
     CutOff,
+    /// The attempt got nothing done any more, because of this rank.
+    Hang,
 }
 
 /// Why a job failed: the first guilty rank.

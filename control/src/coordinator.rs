@@ -18,6 +18,7 @@ mod explain;
 mod floor;
 mod goodput;
 mod guilt;
+mod hang;
 mod leaving;
 mod ledger;
 mod line;
@@ -47,7 +48,7 @@ pub use self::board::{Board, Queued};
 pub use self::config::Config;
 pub use self::effect::{Answer, Effect, RankTable, Refusal, StartOrder, StopOrder};
 pub use self::event::{
-    Chance, ConnectionId, DrainOrder, EndReport, Event, Now, Peer, RankKey, Requeue,
+    Chance, ConnectionId, DrainOrder, EndReport, Event, Now, Peer, RankKey, RankPosition, Requeue,
     RunningTrainer, Ticket, Withdrawal, WorkerHello, WorkerMessage,
 };
 pub use self::ledger::{Attempt, Drained, Job, Ledger, PlacedRank, RankEnd, WorkerIdentity};

@@ -118,6 +118,7 @@ fn run_rank(
         save_communicator: mesh.communicator(1)?,
         reporter: Arc::new(Notes),
         stop: Arc::new(AtomicBool::new(false)),
+        pulse: Default::default(),
     });
     if let Err(error) = &outcome {
         mesh.abort_handle().abort(&error.to_string());

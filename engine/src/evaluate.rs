@@ -3,12 +3,14 @@
 //!
 //! Promise: every rank returns the same numbers, because they are made of reduced sums.
 
+use common::position::Phase;
 use tch::no_grad_guard;
 
 use crate::data::{Samples, Task, TestErrors};
 use crate::error::Error;
 use crate::loss;
 use crate::model::{Model, Pass};
+use crate::pulse::Pulse;
 use crate::zero::Zero;
 
 /// What an evaluation reads.
@@ -24,6 +26,7 @@ pub(crate) struct Evaluation<'a> {
     pub(crate) max_batches: Option<u64>,
     /// For messages.
     pub(crate) step: u64,
+    pub(crate) pulse: &'a Pulse,
 }
 
 /// Sums over all ranks.
@@ -56,6 +59,7 @@ impl Evaluation<'_> {
         let len = taken.min(samples.len() as u64);
         let mut from = 0;
         while from < len {
+            self.pulse.enter(Phase::Validate);
             let end = from.saturating_add(self.batch_size).min(len);
             let run = common::batch::rank_run(from..end, self.world, self.rank);
             // Sample indices are u32: loading refuses longer series.

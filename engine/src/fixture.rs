@@ -127,6 +127,7 @@ fn job(name: &str, file: &File, initial: PathBuf) -> spec::JobSpec {
             labels: BTreeMap::new(),
             env: BTreeMap::new(),
             collective_timeout: Duration::from_secs(30),
+            hang_timeout: spec::Job::HANG_TIMEOUT,
         },
         resources: spec::Resources {
             world_size: None,

@@ -23,6 +23,7 @@ pub mod rng;
 mod comms_log;
 mod error;
 mod evaluate;
+mod fault;
 #[cfg(test)]
 mod fixture;
 mod flops;
@@ -34,6 +35,7 @@ mod numbers;
 mod optimizer;
 mod output;
 mod precision;
+mod pulse;
 mod report;
 mod save;
 mod schedule;
@@ -45,7 +47,9 @@ mod train;
 mod zero;
 
 pub use error::Error;
+pub use fault::{Error as FaultError, Fault, VARIABLE as FAULT_VARIABLE};
 pub use native::libtorch;
+pub use pulse::Pulse;
 
 /// Everything that one rank needs for one attempt at a job.
 pub struct RankContext {
@@ -68,6 +72,8 @@ pub struct RankContext {
     /// Set from outside to ask for a graceful stop. The ranks agree on the step at which they
     /// stop, save a checkpoint and leave.
     pub stop: Arc<AtomicBool>,
+    /// Where this rank is, for those who look from outside.
+    pub pulse: Arc<Pulse>,
 }
 
 impl std::fmt::Debug for RankContext {

@@ -17,8 +17,10 @@ use common::status::{Live, MetricPoint, UnixMillis};
 use crate::Reporter;
 use crate::error::Error;
 use crate::monitor::{Monitors, Position, Scalar, StepRecord, ValidationColumns, ValidationRecord};
+use crate::report::pace::{Pace, Shares};
 use crate::report::recorder::{Record, Recorder};
 
+pub(crate) mod pace;
 mod recorder;
 
 /// Memory changes slowly and costs a read of /proc.
@@ -32,14 +34,16 @@ pub(crate) struct Report {
     recorder: Option<Recorder>,
     is_first_rank: bool,
     memory_told: Option<Instant>,
+    pace: Pace,
     /// What was said, each once; on rank 0 alone.
     notes: RefCell<Vec<String>>,
 }
 
 impl Report {
-    pub(crate) fn new(reporter: Arc<dyn Reporter>, is_first_rank: bool) -> Self {
+    pub(crate) fn new(reporter: Arc<dyn Reporter>, is_first_rank: bool, world: u32) -> Self {
         let notes = RefCell::default();
-        Self { reporter, recorder: None, is_first_rank, memory_told: None, notes }
+        let (recorder, memory_told, pace) = (None, None, Pace::new(world));
+        Self { reporter, recorder, is_first_rank, memory_told, pace, notes }
     }
 
     /// Rank 0 opens its files where the run continues.
@@ -124,6 +128,11 @@ impl Report {
         self.record(Record::Scalar(Scalar { metric, samples, value, time }));
     }
 
+    /// What this rank's step was made of; every rank tells it.
+    pub(crate) fn pace(&mut self, of: &StepRecord, shares: Shares) {
+        self.pace.add(&*self.reporter, of, shares);
+    }
+
     fn memory(&mut self, step: u64, samples: u64) {
         if self.memory_told.is_some_and(|told| told.elapsed() < MEMORY_INTERVAL) {
             return;
@@ -168,18 +177,17 @@ pub(crate) fn now() -> UnixMillis {
 
 /// Of this process; None where /proc does not tell.
 fn resident_bytes() -> Option<u64> {
-    status_kibibytes("VmRSS:")
+    status_bytes("VmRSS:")
 }
 
 /// The most that this process ever had resident.
 pub(crate) fn peak_resident_bytes() -> Option<u64> {
-    status_kibibytes("VmHWM:")
+    status_bytes("VmHWM:")
 }
 
-fn status_kibibytes(key: &str) -> Option<u64> {
+fn status_bytes(key: &str) -> Option<u64> {
     let status = fs_err::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix(key))?;
-    line.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok().map(|kib| kib * 1024)
+    common::process::status_bytes(&status, key)
 }
 
 #[cfg(test)]

@@ -55,6 +55,7 @@ pub(crate) struct Saver {
     failures: u64,
     notes: Vec<String>,
     stall: Duration,
+    slowest: Duration,
 }
 
 /// One state to save.
@@ -96,6 +97,7 @@ impl Saver {
             failures: 0,
             notes: Vec::new(),
             stall: Duration::ZERO,
+            slowest: Duration::ZERO,
         })
     }
 
@@ -158,7 +160,8 @@ impl Saver {
     }
 
     fn take(&mut self, saved: Option<Saved>, urgency: Urgency) -> Result<(), Error> {
-        let Some(Saved { step, result, notes }) = saved else { return Ok(()) };
+        let Some(Saved { step, result, notes, took }) = saved else { return Ok(()) };
+        self.slowest = self.slowest.max(took);
         self.notes.extend(notes);
         match result {
             Ok(()) => {
@@ -183,6 +186,11 @@ impl Saver {
     /// What a person should know, since the last call.
     pub(crate) fn notes(&mut self) -> Vec<String> {
         std::mem::take(&mut self.notes)
+    }
+
+    /// How long the longest save took, all of it.
+    pub(crate) fn slowest(&self) -> Duration {
+        self.slowest
     }
 
     /// How long training stood still for saving.

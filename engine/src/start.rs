@@ -4,6 +4,7 @@
 use std::time::Instant;
 
 use common::memory::Sizes;
+use common::position::Phase;
 use common::spec::{Checkpoint, JobSpec, Validate};
 use common::status::{RankMemory, Summary};
 use tch::Kind;
@@ -90,15 +91,15 @@ fn sizes(data: &Dataset) -> Sizes {
 
 fn prepare(context: RankContext) -> Result<Prepared, Error> {
     let started = Instant::now();
-    let RankContext { spec, run_dir, reporter, stop, mut communicator, .. } = context;
+    let RankContext { spec, run_dir, reporter, stop, pulse, mut communicator, .. } = context;
     let (rank, world, seed) = (context.rank.0, context.world, spec.job.seed);
-    let mut report = Report::new(reporter.clone(), rank == 0);
+    let mut report = Report::new(reporter.clone(), rank == 0, world);
     if rank == 0 {
         output::write_effective(&run_dir, &spec)?;
     }
     let Planned { data, mut plan } = plan(&spec, world, &report)?;
     let mut model = model::build(&spec.model, data.input, data.output_features, seed)?;
-    let measure = Measure::new(&spec.monitor.diagnostics, rank, &mut communicator);
+    let measure = Measure::new(&spec.monitor.diagnostics, rank, &mut communicator, pulse);
     let mut zero = Zero::new(&mut model, &spec, communicator)?;
     agree_on_data(&zero, &data)?;
     let instruction_set = instruction_set(&spec, &model)?;
@@ -238,6 +239,7 @@ fn agree_on_data(zero: &Zero, data: &Dataset) -> Result<(), Error> {
 
 fn finish(prepared: &mut Prepared, end: End) -> Result<Outcome, Error> {
     let trainer = &mut prepared.trainer;
+    trainer.pulse().enter(Phase::Finish);
     let was_stopped = end == End::Stopped;
     let test = if was_stopped { None } else { trainer.test()? };
     let (peak_rss_bytes, memory) = gather_memory(trainer)?;

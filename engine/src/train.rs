@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
+use common::position;
 use common::spec::{JobSpec, Validate};
 use common::status::{Live, TestResult};
 
@@ -17,6 +18,7 @@ use crate::evaluate::{Detail, Evaluated, Evaluation};
 use crate::model::Model;
 use crate::monitor::ValidationRecord;
 use crate::precision::Precision;
+use crate::pulse::Pulse;
 use crate::report::{Report, now};
 use crate::save::{Saver, Urgency};
 use crate::schedule::Schedule;
@@ -189,6 +191,7 @@ impl Trainer {
             batch_size: self.plan.evaluation_batch(),
             max_batches: self.spec.training.max_eval_steps.filter(|_| is_validation),
             step: self.state.step,
+            pulse: self.pulse(),
         };
         evaluation.run(samples, detail)
     }
@@ -221,6 +224,7 @@ impl Trainer {
     }
 
     fn save(&mut self, urgency: Urgency) -> Result<(), Error> {
+        self.pulse().enter(position::Phase::Save);
         self.zero.share_buffers()?;
         let mut state = self.state.clone();
         state.seconds_before += self.started.elapsed().as_secs_f64();
@@ -231,6 +235,7 @@ impl Trainer {
             .filter(|_| state.best.is_some_and(|best| best.step != state.step));
         let saving = self.saver.stall();
         self.saver.save(&self.zero, &state, best, urgency)?;
+        self.pulse().end_save(self.saver.slowest());
         let stalled = self.saver.stall().saturating_sub(saving).as_secs_f64();
         self.measure.breakdown.add(Phase::Save, stalled);
         for note in self.saver.notes() {
@@ -256,6 +261,10 @@ impl Trainer {
             samples_per_second: self.pace.samples_per_second(),
             eta_seconds: self.pace.eta_seconds(self.plan.total_steps.saturating_sub(state.step)),
         }
+    }
+
+    pub(crate) fn pulse(&self) -> &Pulse {
+        self.measure.breakdown.pulse()
     }
 
     /// The epoch that is under way, from 1; the last one once it is over.

@@ -36,3 +36,11 @@ pub fn python() -> PathBuf {
     assert!(python.is_file(), "{} is missing: run `make setup` first", python.display());
     python
 }
+
+/// Runs a script in that Python; gives its stdout, panics with its stderr.
+pub fn run_python(script: &str, arguments: &[&str]) -> String {
+    let done = std::process::Command::new(python()).arg("-c").arg(script).args(arguments).output();
+    let done = done.expect("start python");
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    String::from_utf8(done.stdout).expect("our scripts print UTF-8")
+}

@@ -14,11 +14,13 @@ use proto::convert;
 use proto::v1::trainer_link_client::TrainerLinkClient;
 use proto::v1::trainer_message::Kind;
 use proto::v1::worker_command::Kind as Command;
-use proto::v1::{Finished, Listening, RankTable, TrainerHello, TrainerMessage, WorkerCommand};
+use proto::v1::{
+    Finished, Listening, Notes, RankTable, TrainerHello, TrainerMessage, WorkerCommand,
+};
 use service::tasks;
 use service::transport::{self, Timeouts};
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::timeout;
+use tokio::time::{MissedTickBehavior, timeout};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
 use tracing::info;
@@ -26,12 +28,16 @@ use tracing::info;
 use crate::outbox::Outbox;
 use crate::panics;
 use crate::rank::{Error as RankError, Identity, Training};
+use crate::stack;
 
 /// The worker is on this machine and has the assignment ready.
 const ASSIGNMENT_DEADLINE: Duration = Duration::from_secs(10);
 
 /// For the worker to take in the last word.
 const LAST_WORD_DEADLINE: Duration = Duration::from_secs(1);
+
+/// How often the rank says where it is.
+const POSITION_PACE: Duration = Duration::from_secs(1);
 
 /// Messages between the outbox and the socket; the outbox is the queue that has the policy.
 const IN_FLIGHT: usize = 4;
@@ -149,8 +155,11 @@ impl Session {
             Ok(training) => training,
             Err(error) => return Ok(LastWord::failed(error.failure())),
         };
+        let mut pace = tokio::time::interval(POSITION_PACE);
+        pace.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
+                _ = pace.tick() => self.outbox.position(training.position()),
                 result = &mut training.result => return Ok(self.judge(result)),
                 command = next(&mut self.commands) => {
                     if self.on_command(command?, &training) {
@@ -168,7 +177,7 @@ impl Session {
             match next(&mut self.commands).await? {
                 Command::RankTable(table) => return Ok(Some(table)),
                 Command::StopGracefully(_) | Command::Abort(_) => return Ok(None),
-                Command::Assignment(_) => {}
+                Command::Assignment(_) | Command::ShowStacks(_) => {}
             }
         }
     }
@@ -188,8 +197,21 @@ impl Session {
                 !training.abort(&reason)
             }
             // It may come again after the coordinator's restart; the first one counts.
+            Command::ShowStacks(_) => {
+                self.show_stacks();
+                false
+            }
             Command::RankTable(_) | Command::Assignment(_) => false,
         }
+    }
+
+    /// Beside everything else: a stuck thread may take its time to answer, or never do.
+    fn show_stacks(&self) {
+        let outbox = Arc::clone(&self.outbox);
+        tasks::spawn(tasks::Kind::Finish, "stacks", async move {
+            let notes = stack::of_training_threads().await;
+            outbox.event(Kind::Stacks(Notes { notes }));
+        });
     }
 
     fn judge(

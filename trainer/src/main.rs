@@ -7,6 +7,8 @@ mod inherit;
 mod outbox;
 mod panics;
 mod rank;
+mod stack;
+mod whereabouts;
 
 use clap::Parser;
 use common::exit::ExitCode;
@@ -40,6 +42,7 @@ fn start() -> Result<ExitCode, Failure> {
     telemetry::init(&LogConfig { filter, ..LogConfig::default() })
         .map_err(|error| Failure::new(ExitCode::BadConfiguration, error))?;
     panics::record();
+    stack::record_on_demand();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()

@@ -8,9 +8,10 @@ use std::collections::BTreeMap;
 use std::sync::Mutex;
 use std::time::Duration;
 
+use common::position::Position;
 use common::status::{CheckpointRow, Live, MetricPoint};
 use proto::v1::trainer_message::Kind;
-use proto::v1::{MetricSeries, Metrics, Notes, Progress, TrainerMessage};
+use proto::v1::{MetricSeries, Metrics, Notes, Progress, RankPosition, TrainerMessage};
 use tokio::sync::{Notify, mpsc};
 use tokio::time::{Instant, sleep_until};
 
@@ -38,6 +39,7 @@ pub(crate) struct Outbox {
 struct Inner {
     events: Vec<Kind>,
     progress: Option<Progress>,
+    position: Option<RankPosition>,
     metrics: BTreeMap<&'static str, Vec<proto::v1::MetricPoint>>,
     points: usize,
     dropped: u64,
@@ -60,6 +62,12 @@ impl Outbox {
         self.urgent.notify_one();
     }
 
+    /// Where the rank is; a newer one replaces one that waits.
+    pub(crate) fn position(&self, position: Position) {
+        self.lock().position = Some(position.into());
+        self.wake.notify_one();
+    }
+
     /// The end: sent after everything else. The first one counts.
     pub(crate) fn last_word(&self, kind: Kind) {
         self.lock().last_word.get_or_insert(kind);
@@ -75,6 +83,7 @@ impl Outbox {
         let mut inner = self.lock();
         let mut kinds = std::mem::take(&mut inner.events);
         kinds.extend(inner.progress.take().map(Kind::Progress));
+        kinds.extend(inner.position.take().map(Kind::Position));
         if inner.points > 0 || inner.dropped > inner.told_dropped {
             inner.points = 0;
             inner.told_dropped = inner.dropped;

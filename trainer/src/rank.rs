@@ -9,9 +9,10 @@ use std::time::Duration;
 
 use collectives::{AbortHandle, ConnectError, Listener, Mesh, MeshConfig, PeerAddress, Transport};
 use common::ids::{AttemptId, Generation, JobId, Rank};
+use common::position::Position;
 use common::spec::{self, JobSpec};
 use common::status::{FailureKind, TrainerFailure};
-use engine::{Outcome, RankContext};
+use engine::{Fault, Outcome, RankContext};
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::unistd::Pid;
 use proto::convert;
@@ -21,6 +22,7 @@ use service::exit::chain;
 use tokio::sync::oneshot;
 
 use crate::outbox::Outbox;
+use crate::whereabouts::Whereabouts;
 
 /// All ranks have the table when it is handed out, so peers are there within moments.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
@@ -55,6 +57,8 @@ pub(crate) enum Error {
         #[source]
         source: collectives::Error,
     },
+    #[error(transparent)]
+    Fault(#[from] engine::FaultError),
     #[error("start the training thread")]
     Thread {
         #[source]
@@ -74,6 +78,11 @@ impl Error {
     pub(crate) fn failure(&self) -> TrainerFailure {
         match self {
             Self::Engine(error) => error.failure(),
+            Self::Fault(error) => TrainerFailure {
+                kind: FailureKind::Configuration,
+                step: None,
+                message: error.to_string(),
+            },
             _ => TrainerFailure { kind: FailureKind::Start, step: None, message: chain(self) },
         }
     }
@@ -160,6 +169,8 @@ pub(crate) struct Training {
     pub(crate) stop: Arc<AtomicBool>,
     /// There once the peers are met; held for a clone.
     mesh: Arc<Mutex<Option<AbortHandle>>>,
+    /// Where the training thread is.
+    whereabouts: Arc<Whereabouts>,
     /// Gone without an answer: the thread panicked.
     pub(crate) result: oneshot::Receiver<Result<Outcome, Error>>,
 }
@@ -175,8 +186,10 @@ impl Training {
         let config = identity.mesh_config(table)?;
         let stop = Arc::new(AtomicBool::new(false));
         let mesh = Arc::new(Mutex::new(None));
+        let whereabouts = Arc::new(Whereabouts::new(fault(identity.rank)?));
         let (sender, result) = oneshot::channel();
         let (their_stop, their_mesh) = (Arc::clone(&stop), Arc::clone(&mesh));
+        let theirs = Arc::clone(&whereabouts);
         let body = move || {
             let outcome = Mesh::connect(Some(listener), config)
                 .map_err(|source| Error::Meet { source })
@@ -184,7 +197,7 @@ impl Training {
                     if let Ok(mut slot) = their_mesh.lock() {
                         *slot = Some(met.abort_handle());
                     }
-                    train(identity, &met, outbox, their_stop)
+                    train(identity, &met, outbox, (their_stop, theirs))
                 });
             // The other side is gone only when the process is leaving.
             let _ = sender.send(outcome);
@@ -194,7 +207,7 @@ impl Training {
             .stack_size(STACK_BYTES)
             .spawn(body)
             .map_err(|source| Error::Thread { source })?;
-        Ok(Self { stop, mesh, result })
+        Ok(Self { stop, mesh, whereabouts, result })
     }
 
     /// Makes every collective return, here and on the peers. False: the peers are not met yet, so
@@ -202,6 +215,11 @@ impl Training {
     pub(crate) fn abort(&self, reason: &str) -> bool {
         let handle = self.mesh.lock().ok().and_then(|slot| slot.clone());
         handle.inspect(|handle| handle.abort(reason)).is_some()
+    }
+
+    /// Where the training thread is.
+    pub(crate) fn position(&self) -> Position {
+        self.whereabouts.position()
     }
 
     /// Whether the peers are met.
@@ -214,7 +232,7 @@ fn train(
     identity: Identity,
     mesh: &Mesh,
     outbox: Arc<Outbox>,
-    stop: Arc<AtomicBool>,
+    (stop, whereabouts): (Arc<AtomicBool>, Arc<Whereabouts>),
 ) -> Result<Outcome, Error> {
     // Not before: the collectives look at how many cores the ranks have together.
     pin(&identity.cores);
@@ -224,6 +242,7 @@ fn train(
     let communicator =
         |channel| mesh.communicator(channel).map_err(|source| Error::Communicator { source });
     let (training, save) = (communicator(0)?, communicator(1)?);
+    whereabouts.watch([&training, &save]);
     outbox.event(Kind::Running(Empty {}));
     let context = RankContext {
         spec: identity.spec,
@@ -238,8 +257,17 @@ fn train(
         save_communicator: save,
         reporter: outbox,
         stop,
+        pulse: Arc::clone(&whereabouts.pulse),
     };
     Ok(engine::run(context)?)
+}
+
+/// The fault that a test asks this rank for.
+fn fault(rank: Rank) -> Result<Option<Fault>, Error> {
+    match std::env::var(engine::FAULT_VARIABLE) {
+        Ok(text) => Ok(Fault::parse(&text, rank.0)?),
+        Err(_) => Ok(None),
+    }
 }
 
 /// Keeps this thread, and every thread that it starts from now on, on `cores`. Without it training

@@ -3,10 +3,11 @@
 use std::collections::BTreeMap;
 
 use proto::v1::{
-    CheckpointCommitted, JobNotes, JobProgress, Peer, PrepareFailed, Progress, RunningTrainer,
-    StartTrainers, WorkerMessage, worker_message::Kind,
+    CheckpointCommitted, JobNotes, JobProgress, Peer, PrepareFailed, Progress, RankPosition,
+    RunningTrainer, StartTrainers, TrainerPosition, WorkerMessage, worker_message::Kind,
 };
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 
 use crate::spool::Key;
 use crate::trainer_process::Order;
@@ -49,6 +50,8 @@ pub(crate) struct LocalRank {
     /// What it computes with; empty before it has said so.
     pub(crate) libtorch: String,
     pub(crate) has_ended: bool,
+    /// Where it is, and when it said so.
+    pub(crate) position: Option<(RankPosition, Instant)>,
 }
 
 impl LocalJob {
@@ -102,6 +105,20 @@ impl LocalJob {
             peer: rank.peer.clone(),
             is_running: rank.is_running,
             libtorch: rank.libtorch.clone(),
+        })
+    }
+
+    /// Where its living trainers are, for a heartbeat.
+    pub(crate) fn positions(&self, now: Instant) -> impl Iterator<Item = TrainerPosition> {
+        self.ranks.iter().filter(|(_, rank)| !rank.has_ended).filter_map(move |(number, rank)| {
+            let (position, at) = rank.position.clone()?;
+            Some(TrainerPosition {
+                job_id: self.key.0.clone(),
+                generation: self.key.1,
+                rank: *number,
+                position: Some(position),
+                age_ms: now.duration_since(at).as_millis().try_into().unwrap_or(u64::MAX),
+            })
         })
     }
 

@@ -19,6 +19,7 @@ use service::shutdown::{Reason, Shutdown};
 use service::tasks;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 use tracing::{info, warn};
 
 use crate::config::Config;
@@ -200,7 +201,9 @@ impl Node {
 
     fn say_heartbeat(&mut self) {
         let time_ms = crate::capture::unix_millis();
-        self.say(Kind::Heartbeat(proto::v1::Heartbeat { time_ms }));
+        let now = Instant::now();
+        let positions = self.jobs.values().flat_map(|job| job.positions(now)).collect();
+        self.say(Kind::Heartbeat(proto::v1::Heartbeat { time_ms, positions }));
     }
 
     fn hello(&self) -> WorkerHello {

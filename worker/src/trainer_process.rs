@@ -2,6 +2,7 @@
 //! and the classification of its end. Knows nothing of the coordinator.
 
 mod end;
+mod kernel;
 mod link;
 
 use std::ffi::OsString;
@@ -12,8 +13,8 @@ use std::time::Duration;
 
 use common::status::{FailureKind, TrainerEnd, TrainerFailure};
 use proto::v1::{
-    Assignment, Checkpoint, Listening, LogLine, Metrics, Progress, RankTable, TrainerMessage,
-    WorkerCommand, trainer_message, worker_command,
+    Assignment, Checkpoint, Listening, LogLine, Metrics, Progress, RankPosition, RankTable,
+    TrainerMessage, WorkerCommand, trainer_message, worker_command,
 };
 use service::tasks;
 use tokio::sync::{mpsc, oneshot};
@@ -22,7 +23,7 @@ use tracing::{info, warn};
 
 use crate::capture::{self, Line};
 use crate::cores::Claim;
-use crate::memory::Kills;
+use crate::memory::Memory;
 use crate::rank_log::{LogWriter, Tail};
 use crate::spawner::{Launch, Process, Spawned, Spawner};
 use crate::spool::{Key, Spool};
@@ -35,6 +36,9 @@ const HELLO_DEADLINE: Duration = Duration::from_secs(60);
 
 /// An aborted trainer, or one that has said its last word, is killed after this.
 const LEAVE_DEADLINE: Duration = Duration::from_secs(2);
+
+/// A trainer that does not show its stacks by then is looked at from outside.
+const STACKS_DEADLINE: Duration = Duration::from_millis(4500);
 
 /// After the process is gone, what it had said and written is taken in for so long. Small, so
 /// that the coordinator knows of the end within 250 ms even when a grandchild holds a pipe open.
@@ -82,6 +86,8 @@ pub(crate) enum Order {
         reason: String,
     },
     Kill,
+    /// Tell where its threads are.
+    ShowStacks,
 }
 
 /// What becomes known of a trainer, in order. `Ended` comes once and last.
@@ -99,6 +105,8 @@ pub(crate) enum News {
     Progress(Progress),
     Checkpoint(Checkpoint),
     Notes(Vec<String>),
+    Position(RankPosition),
+    Stacks(Vec<String>),
     Ended(Ended),
 }
 
@@ -173,9 +181,10 @@ struct Trainer {
     killed: Option<KillReason>,
     /// When to kill, and why.
     deadline: (Instant, KillReason),
+    /// When the kernel is asked instead, if it was to show its stacks.
+    stacks_by: Option<Instant>,
     dropped_upstream: u64,
-    /// Where the kernel counts kills for lack of memory, and how many there were at the start.
-    kills: Option<Kills>,
+    memory: Memory,
     _claim: Claim,
 }
 
@@ -202,7 +211,6 @@ impl Trainer {
         commands
             .try_send(WorkerCommand { kind: Some(first) })
             .expect("a new channel has room for one message");
-        let kills = Kills::now();
         let launch = Launch {
             program: plan.program.clone(),
             env: plan.env,
@@ -211,6 +219,7 @@ impl Trainer {
         };
         let spawned = tools.spawner.spawn(launch).await.map_err(|error| failed(&error))?;
         let Spawned { process, ended, stdout, stderr } = spawned;
+        let memory = Memory::of(process.pid());
         let (messages, serving) = link::serve(ours, outgoing);
         let (line_sender, lines) = mpsc::channel(64);
         for (pipe, is_stderr) in [(stdout, false), (stderr, true)] {
@@ -234,8 +243,9 @@ impl Trainer {
             is_stop_asked: false,
             killed: None,
             deadline: (Instant::now() + HELLO_DEADLINE, KillReason::NoHello(HELLO_DEADLINE)),
+            stacks_by: None,
             dropped_upstream: 0,
-            kills,
+            memory,
             _claim: plan.claim,
         };
         Ok((trainer, Streams { ended, lines, messages }))
@@ -253,6 +263,7 @@ impl Trainer {
         let mut orders_open = true;
         let status = loop {
             let at = self.deadline.0;
+            let stacks_by = self.stacks_by;
             tokio::select! {
                 status = &mut streams.ended => break status.ok(),
                 message = streams.messages.recv(), if messages_open => match message {
@@ -271,6 +282,11 @@ impl Trainer {
                     None => orders_open = false,
                 },
                 () = tokio::time::sleep_until(at) => self.on_deadline(),
+                () = sleep_until(stacks_by) => {
+                    self.stacks_by = None;
+                    let lines = kernel::stacks(self.process.pid());
+                    news.tell(News::Stacks(lines)).await;
+                }
             }
         };
         self.drain(streams, messages_open, news).await;
@@ -310,6 +326,15 @@ impl Trainer {
             Some(Kind::Progress(progress)) => News::Progress(progress),
             Some(Kind::Checkpoint(checkpoint)) => News::Checkpoint(checkpoint),
             Some(Kind::Notes(notes)) => News::Notes(notes.notes),
+            Some(Kind::Position(position)) => {
+                self.memory.look();
+                News::Position(position)
+            }
+            Some(Kind::Stacks(_)) if self.stacks_by.is_none() => return,
+            Some(Kind::Stacks(stacks)) => {
+                self.stacks_by = None;
+                News::Stacks(stacks.notes)
+            }
             None => {
                 warn!(rank = self.rank, "a message of an unknown kind from a trainer is ignored");
                 return;
@@ -368,6 +393,13 @@ impl Trainer {
                 self.command(Kind::Abort(reason));
                 self.kill_by(Instant::now() + LEAVE_DEADLINE, KillReason::Order);
             }
+            Order::ShowStacks => {
+                self.command(Kind::ShowStacks(proto::v1::Empty {}));
+                // A stopped process answers nothing.
+                let is_stopped = kernel::is_stopped(self.process.pid());
+                let wait = if is_stopped { Duration::ZERO } else { STACKS_DEADLINE };
+                self.stacks_by = Some(Instant::now() + wait);
+            }
             Order::Kill => {
                 self.is_stop_asked = true;
                 self.deadline = (far_future(), KillReason::Order);
@@ -389,7 +421,9 @@ impl Trainer {
     /// that everything was heard.
     fn on_hang_up(&mut self) {
         self.commands = None;
-        self.kill_by(Instant::now() + LEAVE_DEADLINE, KillReason::Lingered);
+        // Its end is usually already under way; a process that was stopped stays.
+        let why = if self.said.is_some() { KillReason::Lingered } else { KillReason::Silent };
+        self.kill_by(Instant::now() + LEAVE_DEADLINE, why);
     }
 
     fn kill_by(&mut self, at: Instant, why: KillReason) {
@@ -429,13 +463,20 @@ impl Trainer {
             said: self.said.take(),
             is_stop_asked: self.is_stop_asked,
             killed: self.killed,
-            memory_ran_out: self.kills.as_ref().and_then(Kills::since),
+            memory_ran_out: self.memory.ran_out(),
         };
         let end = end::classify(evidence, self.tail.stderr());
         let (job, generation) = (&self.key.0, self.key.1);
         info!(job, generation, rank = self.rank, end = ?end, "trainer ended");
         let summary_json = std::mem::take(&mut self.summary_json);
         Ended { end, last_lines: self.tail.last(REPORTED_LINES), summary_json }
+    }
+}
+
+async fn sleep_until(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
     }
 }
 

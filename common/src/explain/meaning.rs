@@ -16,6 +16,7 @@ const MEANINGS: &[(&str, &str)] = &[
     ("job.output-dir", "results go to a folder of the job's id in here"),
     ("job.labels", "texts for your own use"),
     ("job.env", "a variable of every trainer"),
+    ("job.hang-timeout", "without any progress for this long, the attempt hangs"),
     ("job.collective-timeout", "how long a collective waits for a peer"),
     ("resources.world-size", "number of ranks (W)"),
     ("resources.workers", "at most so many workers take part"),

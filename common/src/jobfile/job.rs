@@ -17,6 +17,7 @@ const RANKS: IntegerRange = IntegerRange::new(1, 4096);
 const THREADS: IntegerRange = IntegerRange::new(1, 1024);
 /// DeepSpeed's own, since 0.19.6.
 const COLLECTIVE_TIMEOUT: Duration = Duration::from_secs(600);
+const HANG_TIMEOUT_MIN: Duration = Duration::from_secs(1);
 const DEEPSPEED_TIMEOUT: &str = "DEEPSPEED_TIMEOUT";
 
 pub(super) fn read(root: &Section<'_>, context: &Context<'_>) -> Job {
@@ -39,10 +40,11 @@ pub(super) fn read(root: &Section<'_>, context: &Context<'_>) -> Job {
         }
     }
     let collective_timeout = collective_timeout(&section, &env_found, context);
+    let hang_timeout = hang_timeout(&section);
     let env = recorded(&section, "env", env_found);
     section.not_yet(&["command", "depends-on", "deadline"], "jobs of this kind");
     section.refuse_unknown(SYNONYMS);
-    Job { name, seed, priority, output_dir, labels, env, collective_timeout }
+    Job { name, seed, priority, output_dir, labels, env, collective_timeout, hang_timeout }
 }
 
 fn texts(section: &Section<'_>, key: &str) -> BTreeMap<String, String> {
@@ -63,6 +65,23 @@ fn recorded(
         );
     }
     found.into_iter().map(|(name, found)| (name, found.value)).collect()
+}
+
+fn hang_timeout(section: &Section<'_>) -> Duration {
+    let found = section.duration("hang-timeout");
+    let (value, origin) = match found {
+        Some(found) if found.value < HANG_TIMEOUT_MIN => {
+            section.refuse(
+                "hang-timeout",
+                "expected at least 1s: ranks tell once a second where they are".to_owned(),
+            );
+            (Job::HANG_TIMEOUT, DEFAULT.to_owned())
+        }
+        Some(found) => (found.value, found.origin),
+        None => (Job::HANG_TIMEOUT, DEFAULT.to_owned()),
+    };
+    section.record("hang-timeout", &format!("\"{}\"", humantime::format_duration(value)), origin);
+    value
 }
 
 /// The job's own key; else DEEPSPEED_TIMEOUT in minutes, from the job's variables or the caller's.

@@ -58,6 +58,13 @@ pub enum Effect {
         to: ConnectionId,
         order: StopOrder,
     },
+    /// These ranks hang, it seems: where are their threads?
+    ShowStacks {
+        to: ConnectionId,
+        job_id: JobId,
+        generation: Generation,
+        ranks: Vec<Rank>,
+    },
     /// These ends are durable: the worker may forget them.
     AcknowledgeEnds {
         to: ConnectionId,

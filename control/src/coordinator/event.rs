@@ -5,6 +5,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use common::ids::{Generation, JobId, Rank, WorkerId};
+use common::position::Position;
 use common::status::{CheckpointRow, Live, Summary, TrainerEnd, UnixMillis};
 
 use crate::coordinator::record::{CancelMode, Submission, Token};
@@ -147,6 +148,15 @@ pub struct RunningTrainer {
     pub libtorch: String,
 }
 
+/// Where a trainer is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RankPosition {
+    pub key: RankKey,
+    pub position: Position,
+    /// Since the trainer told its worker.
+    pub age: Duration,
+}
+
 /// A rank's place in the rank table.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Peer {
@@ -172,6 +182,13 @@ pub struct EndReport {
 #[derive(Debug, Clone, PartialEq)]
 pub enum WorkerMessage {
     Heartbeat,
+    /// A heartbeat that also tells where trainers are.
+    Positions(Vec<RankPosition>),
+    /// Where a trainer's threads are, as it was asked to tell.
+    Stacks {
+        key: RankKey,
+        lines: Vec<String>,
+    },
     /// The trainer listens.
     TrainerReady {
         key: RankKey,

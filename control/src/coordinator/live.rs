@@ -12,6 +12,7 @@ use common::status::{self, UnixMillis};
 
 use crate::coordinator::board::Board;
 use crate::coordinator::event::{ConnectionId, Peer, RankKey};
+use crate::coordinator::hang::Watch;
 use crate::coordinator::line::{Line, Turn};
 use crate::coordinator::record::StopMode;
 
@@ -109,6 +110,7 @@ pub(super) struct LiveAttempt {
     pub(super) stepped_at: Option<UnixMillis>,
     /// When that was said.
     pub(super) progress_at: Option<Duration>,
+    pub(super) watch: Watch,
 }
 
 #[derive(Debug, Clone, Default)]
@@ -150,6 +152,7 @@ impl LiveAttempt {
             progress: None,
             stepped_at: None,
             progress_at: None,
+            watch: Watch::default(),
         }
     }
 
@@ -159,7 +162,7 @@ impl LiveAttempt {
         }
         let phase = match self.phase {
             Phase::Gathering { until } | Phase::Connecting { until } => Some(until),
-            Phase::Training => None,
+            Phase::Training => self.watch.deadline(),
         };
         earliest(phase, self.witness_until)
     }

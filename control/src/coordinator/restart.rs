@@ -267,12 +267,17 @@ fn of_kind(kind: FailureKind) -> (Class, String) {
         FailureKind::Configuration => (Class::Hopeless, "a wrong configuration"),
         FailureKind::Data => (Class::Hopeless, "bad data"),
         FailureKind::NotFinite => (Class::Hopeless, "a number that is not finite"),
-        FailureKind::OutOfMemory => (Class::Hopeless, "too little memory"),
+        // Who is killed need not be who took the memory, and elsewhere there may be more: it is tried
+        // again, until it ends so twice at one step.
+        FailureKind::OutOfMemory => (Class::Application, "too little memory"),
         FailureKind::Communication => (Class::Infrastructure, "a broken connection"),
         FailureKind::Start => (Class::Infrastructure, "a start that failed"),
         FailureKind::Checkpoint => (Class::Application, "a failed checkpoint"),
         FailureKind::Engine => (Class::Application, "an error of the engine"),
         FailureKind::CutOff => (Class::Infrastructure, "a save that was cut off"),
+        // Of the machine more often than of the program; one of the program's own is ended by the
+        // attempts without a newer checkpoint.
+        FailureKind::Hang => (Class::Infrastructure, "a hang"),
     };
     (class, signature.to_owned())
 }

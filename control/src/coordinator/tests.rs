@@ -6,6 +6,7 @@ mod dependency;
 mod drain;
 mod failure;
 mod goodput;
+mod hang;
 mod leaving;
 mod membership;
 mod placement;

@@ -91,6 +91,8 @@ impl Machine {
             self.stop_attempt(job_id, StopDecision::abort(reason), now);
         } else if is_over(phase_deadline) {
             self.on_phase_timeout(job_id, now);
+        } else if is_over(live.watch.deadline()) {
+            self.on_standstill(job_id, now);
         }
     }
 

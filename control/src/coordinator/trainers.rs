@@ -20,6 +20,8 @@ impl Machine {
         self.renew_lease(&uuid, now);
         match message {
             WorkerMessage::Heartbeat => {}
+            WorkerMessage::Positions(positions) => self.on_positions(&uuid, positions, now),
+            WorkerMessage::Stacks { key, lines } => self.on_stacks(&uuid, &key, lines, now),
             WorkerMessage::TrainerReady { key, peer, pid, libtorch } => {
                 self.on_ready(&uuid, &key, (peer, pid, libtorch), now);
             }

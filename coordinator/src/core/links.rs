@@ -67,6 +67,9 @@ impl Links {
             Effect::StartTrainers { to, order } => (to, door::start_trainers(*order), false),
             Effect::SendRankTable { to, table } => (to, door::rank_table(&table), false),
             Effect::StopJob { to, order } => (to, door::stop_job(order), false),
+            Effect::ShowStacks { to, job_id, generation, ranks } => {
+                (to, door::show_stacks(job_id, generation, &ranks), false)
+            }
             Effect::AcknowledgeEnds { to, ends } => (to, door::ends_acknowledged(ends), false),
             Effect::Disconnect { connection, reason } => {
                 if let Some((worker, _)) = self.open.remove(&connection) {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use common::ids::{Generation, JobId, Rank};
 use common::status::{CheckpointRow, Summary};
 use control::coordinator::{
-    EndReport, Peer, RankKey, RunningTrainer, Withdrawal, WorkerHello, WorkerMessage,
+    EndReport, Peer, RankKey, RankPosition, RunningTrainer, Withdrawal, WorkerHello, WorkerMessage,
 };
 use proto::convert::{self, Error};
 use proto::v1;
@@ -83,6 +83,27 @@ fn end_report(ended: v1::TrainerEnded) -> Result<EndReport, Error> {
     })
 }
 
+/// A rank whose position a newer build told in words that we do not know is as good as silent.
+fn positions(heartbeat: v1::Heartbeat) -> Result<WorkerMessage, Error> {
+    let mut positions = Vec::with_capacity(heartbeat.positions.len());
+    for told in heartbeat.positions {
+        let key = key(&told.job_id, told.generation, told.rank)?;
+        let position = told.position.map(TryInto::try_into);
+        if let Some(Ok(position)) = position {
+            let age = Duration::from_millis(told.age_ms);
+            positions.push(RankPosition { key, position, age });
+        }
+    }
+    Ok(match positions.is_empty() {
+        true => WorkerMessage::Heartbeat,
+        false => WorkerMessage::Positions(positions),
+    })
+}
+
+fn lines(lines: Vec<String>) -> Vec<String> {
+    lines.into_iter().take(MAX_LAST_LINES).map(|line| cut(line, MAX_TEXT)).collect()
+}
+
 /// A summary that cannot be read must not keep an end from being known.
 fn summary(key: &RankKey, json: &str) -> Option<Box<Summary>> {
     convert::summary(json).map(|summary| summary.map(Box::new)).unwrap_or_else(|error| {
@@ -145,7 +166,11 @@ pub(crate) fn worker_message(message: v1::WorkerMessage) -> Result<WorkerMessage
         Kind::Hello(_) => {
             return Err(wrong("worker_message.kind", "hello", "sent once, as the first message"));
         }
-        Kind::Heartbeat(_) => WorkerMessage::Heartbeat,
+        Kind::Heartbeat(heartbeat) => positions(heartbeat)?,
+        Kind::Stacks(stacks) => WorkerMessage::Stacks {
+            key: key(&stacks.job_id, stacks.generation, stacks.rank)?,
+            lines: lines(stacks.lines),
+        },
         Kind::TrainerReady(ready) => {
             let peer = peer(ready.peer.ok_or_else(|| missing("trainer_ready.peer"))?)?;
             let key = key(&ready.job_id, ready.generation, peer.rank.0)?;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use common::ids::{Incarnation, Rank};
+use common::ids::{Generation, Incarnation, JobId, Rank};
 use control::coordinator::{Peer, RankKey, RankTable, StartOrder, StopMode, StopOrder};
 use proto::convert;
 use proto::v1;
@@ -73,6 +73,19 @@ pub(crate) fn stop_job(order: StopOrder) -> v1::CoordinatorMessage {
         reason: order.reason,
         gracefully: order.mode == StopMode::Gracefully,
         grace_ms: millis(order.grace),
+    }))
+}
+
+pub(crate) fn show_stacks(
+    job_id: JobId,
+    generation: Generation,
+    ranks: &[Rank],
+) -> v1::CoordinatorMessage {
+    let ranks = ranks.iter().map(|rank| rank.0).collect();
+    message(Kind::ShowStacks(v1::ShowStacks {
+        job_id: job_id.into(),
+        generation: generation.0,
+        ranks,
     }))
 }
 

@@ -57,7 +57,5 @@ impl Process {
 
 fn resident_bytes() -> Option<i64> {
     let status = fs_err::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
-    let kib: i64 = line.trim().strip_suffix(" kB")?.trim().parse().ok()?;
-    kib.checked_mul(1024)
+    common::process::status_bytes(&status, "VmRSS:")?.try_into().ok()
 }

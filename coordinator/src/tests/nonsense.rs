@@ -42,7 +42,7 @@ async fn an_oversized_message_is_refused_by_its_size() {
 async fn a_worker_stream_that_does_not_begin_with_a_good_hello_is_refused() {
     let cluster = Cluster::start().await;
     let mut client = cluster.worker_client().await;
-    let heartbeat = Kind::Heartbeat(v1::Heartbeat { time_ms: 1 });
+    let heartbeat = Kind::Heartbeat(v1::Heartbeat { time_ms: 1, ..Default::default() });
     let mut nameless = hello("a", 1);
     nameless.name = "a b\n".to_owned();
     let mut strange = hello("a", 1);
@@ -90,7 +90,7 @@ async fn a_second_worker_under_a_live_name_is_refused() {
     assert!(refused.is_retryable);
     assert!(first.is_ended().await);
     assert!(matches!(a.next().await, v1::coordinator_message::Kind::Ping(_)));
-    a.say(Kind::Heartbeat(v1::Heartbeat { time_ms: 1 })).await;
+    a.say(Kind::Heartbeat(v1::Heartbeat { time_ms: 1, ..Default::default() })).await;
     let refused = soon("the refusal is for good", async {
         loop {
             let mut again = cluster.say_hello(thief.clone()).await;

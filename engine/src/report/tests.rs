@@ -50,7 +50,7 @@ fn record(step: u64) -> StepRecord {
 fn every_step_is_in_the_file_once_the_report_is_closed() {
     let dir = tempfile::tempdir().unwrap();
     let heard = Arc::new(Heard::default());
-    let mut report = Report::new(heard.clone(), true);
+    let mut report = Report::new(heard.clone(), true, 1);
     report
         .open_files(dir.path(), &monitor(), ValidationColumns::Loss, Position::default())
         .unwrap();
@@ -68,7 +68,7 @@ fn every_step_is_in_the_file_once_the_report_is_closed() {
 fn other_ranks_tell_their_memory_alone() {
     let dir = tempfile::tempdir().unwrap();
     let heard = Arc::new(Heard::default());
-    let mut report = Report::new(heard.clone(), false);
+    let mut report = Report::new(heard.clone(), false, 1);
     report
         .open_files(dir.path(), &monitor(), ValidationColumns::Loss, Position::default())
         .unwrap();
@@ -85,7 +85,7 @@ fn other_ranks_tell_their_memory_alone() {
 fn files_that_cannot_be_written_are_told_and_training_goes_on() {
     let dir = tempfile::tempdir().unwrap();
     let heard = Arc::new(Heard::default());
-    let mut report = Report::new(heard.clone(), true);
+    let mut report = Report::new(heard.clone(), true, 1);
     let folder = dir.path().join("deepspeed");
     fs_err::create_dir_all(folder.join("Train_Samples_train_loss.csv")).unwrap();
     let monitor = Monitor { deepspeed_csv_dir: Some(folder), ..monitor() };

@@ -4,7 +4,7 @@
 //! Promise: every rank learns the same outcome of a save. Refusal: sees copies, never the state.
 
 use std::sync::mpsc::{Receiver, SyncSender};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use checkpoint::shard::{self, Encoded, Incoming, ShardName};
 use checkpoint::{Found, Manifest, SCHEMA_VERSION, ShardEntry};
@@ -53,6 +53,7 @@ pub(crate) struct Saved {
     pub(crate) step: u64,
     pub(crate) result: Result<(), SaveError>,
     pub(crate) notes: Vec<String>,
+    pub(crate) took: Duration,
 }
 
 #[derive(Debug)]
@@ -98,12 +99,11 @@ impl SaveThread {
             return;
         }
         for request in requests {
-            let mut notes = Vec::new();
+            let (mut notes, started) = (Vec::new(), Instant::now());
             let result = self.save(&request, &mut notes);
             let Request { copy, state, .. } = request;
-            if spare.send(copy).is_err()
-                || results.send(Saved { step: state.step, result, notes }).is_err()
-            {
+            let saved = Saved { step: state.step, result, notes, took: started.elapsed() };
+            if spare.send(copy).is_err() || results.send(saved).is_err() {
                 return;
             }
         }

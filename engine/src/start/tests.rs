@@ -9,7 +9,7 @@ use crate::tests::spec;
 fn a_job_that_needs_more_than_is_free_says_so_before_it_allocates() {
     let said = |hidden| {
         let heard = Arc::new(Heard::default());
-        let report = Report::new(heard.clone(), true);
+        let report = Report::new(heard.clone(), true, 1);
         let job = spec::job().with(|spec| spec::recurrent(spec).hidden_size = hidden).build();
         plan(&job, 1, &report).unwrap();
         let notes = heard.notes.lock().unwrap();

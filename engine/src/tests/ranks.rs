@@ -145,6 +145,7 @@ impl Attempt {
             save_communicator: mesh.communicator(1).unwrap(),
             reporter: heard.clone(),
             stop: heard.stop.clone(),
+            pulse: Default::default(),
         });
         if let Err(error) = &outcome {
             // As a trainer does: one failure ends the attempt everywhere.

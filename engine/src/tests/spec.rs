@@ -17,6 +17,7 @@ pub(crate) fn job() -> Builder {
             labels: Default::default(),
             env: Default::default(),
             collective_timeout: Duration::from_secs(20),
+            hang_timeout: Job::HANG_TIMEOUT,
         },
         resources: Resources {
             world_size: None,

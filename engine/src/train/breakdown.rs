@@ -1,9 +1,14 @@
 //! Where the seconds of a step go. Knows nothing of what the phases do.
 
 use std::cell::Cell;
+use std::sync::Arc;
 use std::time::Instant;
 
 use common::metric::{self, Metric};
+use common::position;
+
+use crate::pulse::Pulse;
+use crate::report::pace::Shares;
 
 /// What a step is made of, in its order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,18 +35,46 @@ const METRICS: [(Phase, Metric); 6] = [
     (Phase::Save, metric::SAVE_SECONDS),
 ];
 
+impl From<Phase> for position::Phase {
+    fn from(phase: Phase) -> Self {
+        match phase {
+            Phase::Fetch => Self::Data,
+            Phase::Forward => Self::Forward,
+            Phase::Backward => Self::Backward,
+            Phase::Reduce => Self::Reduce,
+            Phase::Optimizer => Self::Optimizer,
+            Phase::Save => Self::Save,
+        }
+    }
+}
+
 /// A stopwatch for each phase; all of them run from one record to the next.
 #[derive(Debug, Default)]
 pub(crate) struct Breakdown {
     seconds: [Cell<f64>; METRICS.len()],
+    /// Inside or for collectives, in whatever phase.
+    waited: Cell<f64>,
+    /// Is told of every phase.
+    pulse: Arc<Pulse>,
 }
 
 impl Breakdown {
+    pub(crate) fn new(pulse: Arc<Pulse>) -> Self {
+        Self { pulse, ..Self::default() }
+    }
+
+    pub(crate) fn pulse(&self) -> &Pulse {
+        &self.pulse
+    }
+
     /// Does `work` and counts its time.
     pub(crate) fn time<T>(&self, phase: Phase, work: impl FnOnce() -> T) -> T {
-        let started = Instant::now();
+        self.pulse.enter(phase.into());
+        let (started, waited) = (Instant::now(), collectives::waited());
         let result = work();
         self.add(phase, started.elapsed().as_secs_f64());
+        let waited = (collectives::waited() - waited).as_secs_f64();
+        self.waited.set(self.waited.get() + waited);
         result
     }
 
@@ -54,6 +87,15 @@ impl Breakdown {
         self.seconds[phase as usize].get()
     }
 
+    /// What this rank did itself and what it waited for others. Saves are no part of a step.
+    pub(crate) fn shares(&self) -> Shares {
+        let phases =
+            [Phase::Fetch, Phase::Forward, Phase::Backward, Phase::Reduce, Phase::Optimizer];
+        let whole: f64 = phases.into_iter().map(|phase| self.of(phase)).sum();
+        let wait = self.waited.get();
+        Shares { compute: (whole - wait).max(0.0), wait }
+    }
+
     /// Each phase's metric and seconds, and backward with its wait, as DeepSpeed adds them up.
     pub(crate) fn values(&self) -> Vec<(Metric, f64)> {
         let whole = self.of(Phase::Backward) + self.of(Phase::Reduce);
@@ -64,6 +106,7 @@ impl Breakdown {
     /// All stopwatches back to zero, for the next step.
     pub(crate) fn reset(&self) {
         self.seconds.iter().for_each(|sum| sum.set(0.0));
+        self.waited.set(0.0);
     }
 }
 

@@ -13,6 +13,7 @@ use crate::flops::{self, Measured, Sample};
 use crate::model::{Image, Input};
 use crate::monitor::StepRecord;
 use crate::native::memory::Counting;
+use crate::pulse::Pulse;
 use crate::report::Report;
 use crate::train::breakdown::{Breakdown, Phase};
 
@@ -27,7 +28,12 @@ pub(crate) struct Measure {
 }
 
 impl Measure {
-    pub(crate) fn new(asked: &Diagnostics, rank: u32, communicator: &mut Communicator) -> Self {
+    pub(crate) fn new(
+        asked: &Diagnostics,
+        rank: u32,
+        communicator: &mut Communicator,
+        pulse: Arc<Pulse>,
+    ) -> Self {
         let is_first = rank == 0;
         let comms = asked.comms_log.clone().filter(|_| is_first);
         let comms = comms.map(|asked| Arc::new(CommsLog::new(communicator.world(), asked)));
@@ -35,7 +41,7 @@ impl Measure {
             communicator.observe(log.clone());
         }
         Self {
-            breakdown: Breakdown::default(),
+            breakdown: Breakdown::new(pulse),
             tells_breakdown: asked.wall_clock_breakdown && is_first,
             comms,
             profile: asked.flops_profile.clone().filter(|_| is_first),

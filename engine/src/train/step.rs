@@ -54,6 +54,7 @@ impl Trainer {
     /// Returns whether any rank was asked to stop.
     pub(super) fn step(&mut self, order: &[u32], batch: &GlobalBatch) -> Result<bool, Error> {
         let started = Instant::now();
+        self.pulse().begin_step(self.state.step + 1);
         let factor = self.precision.factor(&self.state.precision);
         let loss_scale = self.precision.scale(&self.state.precision);
         let counting = self.measure.start_counting()?;
@@ -152,6 +153,10 @@ impl Trainer {
 
     fn agree(&self, loss: f64, factor: f64) -> Result<Agreement, Error> {
         let stop = f64::from(u8::from(self.stop.load(Ordering::Relaxed)));
+        if self.pulse().strays() {
+            let stray = self.zero.with_link(|link| link.sum_f64(&mut [0.0]));
+            stray.map_err(Error::communication("go astray", self.state.step + 1))?;
+        }
         let mut sums = [loss, self.zero.gradient_squares(), stop];
         self.measure
             .breakdown
@@ -188,6 +193,7 @@ impl Trainer {
         }
         let end = Instant::now();
         let step_seconds = (end - started).as_secs_f64();
+        self.pulse().end_step(end - started);
         self.pace.on_step(end, batch.len(), step_seconds, grad_norm);
         let record = StepRecord {
             step: self.state.step,
@@ -210,6 +216,7 @@ impl Trainer {
             self.print(&record);
         }
         self.measure.tell_step(&mut self.report, &record, prints);
+        self.report.pace(&record, self.measure.breakdown.shares());
         let samples = (0..batch.micro_steps).map(|index| batch.run(index, self.rank).len() as u64);
         let measured = (&record, samples.sum(), self.world);
         if let Some(Err(error)) = self.measure.profile(&self.spec, &self.data, measured) {

@@ -23,6 +23,7 @@ impl TryFrom<v1::FailureKind> for FailureKind {
             v1::FailureKind::Engine => Self::Engine,
             v1::FailureKind::Start => Self::Start,
             v1::FailureKind::CutOff => Self::CutOff,
+            v1::FailureKind::Hang => Self::Hang,
         })
     }
 }
@@ -39,6 +40,7 @@ impl From<FailureKind> for v1::FailureKind {
             FailureKind::Engine => Self::Engine,
             FailureKind::Start => Self::Start,
             FailureKind::CutOff => Self::CutOff,
+            FailureKind::Hang => Self::Hang,
         }
     }
 }

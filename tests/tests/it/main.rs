@@ -6,8 +6,10 @@
 mod bad_input;
 mod checkpoints;
 mod contracts;
+mod detection;
 mod kills;
 mod monitors;
+mod observe;
 mod queue;
 mod run;
 mod separate_disks;

@@ -1,16 +1,8 @@
 //! What other programs read: TensorBoard's own reader, safetensors' own reader.
 
-use std::process::Command;
-
-use tests::binaries::python;
+use tests::binaries::run_python;
 use tests::job::TinyJob;
 use tests::rsctl::Rsctl;
-
-fn run_python(script: &str, arguments: &[&str]) -> String {
-    let done = Command::new(python()).arg("-c").arg(script).args(arguments).output().unwrap();
-    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
-    String::from_utf8(done.stdout).unwrap()
-}
 
 const READ_EVENTS: &str = r#"
 import json, sys

@@ -5,8 +5,8 @@ use std::time::Duration;
 use proto::v1::coordinator_message::Kind as Said;
 use proto::v1::worker_message::Kind;
 use proto::v1::{
-    Assignment, CoordinatorMessage, EndsAcknowledged, PrepareFailed, RankTable, StartTrainers,
-    StopJob, Welcome, WorkerMessage,
+    Assignment, CoordinatorMessage, EndsAcknowledged, PrepareFailed, RankTable, ShowStacks,
+    StartTrainers, StopJob, Welcome, WorkerMessage,
 };
 use service::tasks;
 use tokio::sync::mpsc;
@@ -77,6 +77,7 @@ impl Node {
             }
             Some(Said::Ends(ends)) => self.on_acknowledged(&ends),
             Some(Said::Ping(_)) => self.say_heartbeat(),
+            Some(Said::ShowStacks(wanted)) => self.on_show_stacks(&wanted),
             None => warn!("a message of an unknown kind from the coordinator is ignored"),
         }
         None
@@ -205,6 +206,16 @@ impl Node {
         match self.jobs.get(&table.job_id).filter(|job| job.key.1 == table.generation) {
             Some(job) => job.order_all(|| Order::Connect(table.clone())),
             None => debug!(job = table.job_id, generation = table.generation, "not here (A4)"),
+        }
+    }
+
+    fn on_show_stacks(&self, wanted: &ShowStacks) {
+        let job = self.jobs.get(&wanted.job_id).filter(|job| job.key.1 == wanted.generation);
+        let living = job.iter().flat_map(|job| &job.ranks);
+        let asked = living.filter(|(rank, _)| wanted.ranks.contains(rank));
+        for orders in asked.filter_map(|(_, rank)| rank.orders.as_ref()) {
+            // A trainer that lets orders pile up is told of as one that does not answer.
+            let _ = orders.try_send(Order::ShowStacks);
         }
     }
 

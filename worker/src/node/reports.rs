@@ -1,7 +1,8 @@
 //! What trainers tell, and what the coordinator hears of it.
 
 use proto::v1::worker_message::Kind;
-use proto::v1::{Peer, TrainerEnded, TrainerReady, TrainerRunning};
+use proto::v1::{Peer, TrainerEnded, TrainerReady, TrainerRunning, TrainerStacks};
+use tokio::time::Instant;
 use tracing::debug;
 
 use super::Node;
@@ -50,6 +51,11 @@ impl Node {
             News::Progress(progress) => job.on_progress(progress),
             News::Checkpoint(checkpoint) => job.on_checkpoint(checkpoint),
             News::Notes(notes) => job.on_notes(notes),
+            News::Position(position) => {
+                local.position = Some((position, Instant::now()));
+                return;
+            }
+            News::Stacks(lines) => Kind::Stacks(TrainerStacks { job_id, generation, rank, lines }),
             News::Ended(ended) => {
                 local.has_ended = true;
                 local.orders = None;

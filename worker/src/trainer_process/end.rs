@@ -31,6 +31,8 @@ pub(super) enum KillReason {
     NoHello(Duration),
     /// It had said everything and did not go.
     Lingered,
+    /// It answered no more, and had not said why it would leave.
+    Silent,
 }
 
 /// What is known when the process is gone.
@@ -79,6 +81,10 @@ pub(super) fn classify<'a>(
                  was killed"
             );
             return failure_of(FailureKind::CutOff, message);
+        }
+        Some(KillReason::Silent) if was_killed(status) => {
+            let message = "it gave its worker no sign of life any more, and was killed".to_owned();
+            return failure_of(FailureKind::Hang, message);
         }
         Some(KillReason::Order) if was_killed(status) => return TrainerEnd::Stopped,
         _ => {}

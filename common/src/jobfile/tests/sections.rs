@@ -14,6 +14,7 @@ fn sine_has_the_defaults_of_the_basic_lstm_example() {
             job.priority = 0  # default
             job.output-dir = "/home/ada/here/runs"  # default: runs
             job.collective-timeout = "10m"  # default
+            job.hang-timeout = "30s"  # default
             resources.world-size = -  # default: all idle slots at placement
             resources.workers = -  # default: no bound
             resources.device = "auto"  # default
@@ -241,14 +242,15 @@ fn the_command_line_wins_and_says_so() {
     job.explain(
         "job",
         &expect![[r#"
-        job.name = "two words"  # --set job.name=two words
-        job.seed = 42  # default
-        job.priority = 0  # default
-        job.output-dir = "/home/ada/here/runs"  # default: runs
-        job.collective-timeout = "10m"  # default
-        job.env.A = "1"  # job.toml:6
-        job.env.NCCL_DEBUG = "INFO=x"  # --env NCCL_DEBUG=INFO=x
-    "#]],
+            job.name = "two words"  # --set job.name=two words
+            job.seed = 42  # default
+            job.priority = 0  # default
+            job.output-dir = "/home/ada/here/runs"  # default: runs
+            job.collective-timeout = "10m"  # default
+            job.hang-timeout = "30s"  # default
+            job.env.A = "1"  # job.toml:6
+            job.env.NCCL_DEBUG = "INFO=x"  # --env NCCL_DEBUG=INFO=x
+        "#]],
     );
 }
 

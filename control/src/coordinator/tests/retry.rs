@@ -147,13 +147,8 @@ fn a_cancelled_job_is_never_restarted() {
 }
 
 #[test]
-fn bad_configuration_data_numbers_and_memory_are_never_retried() {
-    for kind in [
-        FailureKind::Configuration,
-        FailureKind::Data,
-        FailureKind::NotFinite,
-        FailureKind::OutOfMemory,
-    ] {
+fn bad_configuration_data_and_numbers_are_never_retried() {
+    for kind in [FailureKind::Configuration, FailureKind::Data, FailureKind::NotFinite] {
         let mut w = training();
         w.end("job", 1, failed(kind, "no"));
         w.end("job", 0, TrainerEnd::Stopped);
@@ -161,6 +156,21 @@ fn bad_configuration_data_numbers_and_memory_are_never_retried() {
         let over = w.machine.ledger().jobs[&id("job")].attempts[0].over.clone().unwrap();
         assert!(over.decision.starts_with("not restarted: "), "{}", over.decision);
     }
+}
+
+#[test]
+fn too_little_memory_is_retried_until_it_ends_so_twice_at_one_step() {
+    let mut w = training();
+    let full = || failed(FailureKind::OutOfMemory, "killed (SIGKILL), it seems for lack of memory");
+    w.end("job", 1, full());
+    w.end("job", 0, TrainerEnd::Stopped);
+    assert_eq!(w.state("job"), JobState::Starting);
+    w.train("job");
+    w.end("job", 1, full());
+    w.end("job", 0, TrainerEnd::Stopped);
+    assert_eq!(w.state("job"), JobState::Failed);
+    let stop = "not restarted: it ended twice in the same way (too little memory) at step 7";
+    assert!(w.reason("job").ends_with(stop), "{}", w.reason("job"));
 }
 
 #[test]

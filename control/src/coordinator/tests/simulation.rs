@@ -1,21 +1,22 @@
-//! A seeded cluster: workers that start, train, fail, restart, lose their streams and come back; a
-//! coordinator that dies; users that submit, also in groups and after other jobs, cancel and requeue;
-//! operators that drain workers; messages that come late or twice. Every step checks the invariants
-//! (see `world`); at the end the trouble stops and every job must come to its end with nothing left
-//! running.
+//! A seeded cluster: workers that start, train, fail, restart, lose their streams and come back;
+//! trainers that hang; a coordinator that dies; users that submit, also in groups and after other
+//! jobs, cancel and requeue; operators that drain workers; messages that come late or twice. Every
+//! step checks the invariants (see `world`); at the end the trouble stops and every job must come to
+//! its end with nothing left running.
 
 mod users;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
+use std::time::{Duration, Instant, SystemTime};
 
 use common::ids::{Generation, JobId, Rank};
+use common::position::{Phase, Position};
 use common::status::{FailureKind, TrainerEnd};
 
 use super::world::{KILLED, World, failed, id, key, peer, whole};
 use crate::coordinator::{
-    After, ConnectionId, DrainOrder, Effect, EndReport, Event, RankKey, RunningTrainer, StartOrder,
-    StopMode, WorkerMessage,
+    After, ConnectionId, DrainOrder, Effect, EndReport, Event, RankKey, RankPosition,
+    RunningTrainer, StartOrder, StopMode, WorkerMessage,
 };
 
 /// Fixed, so that a failure in CI is the same failure here.
@@ -60,6 +61,10 @@ struct SimTrainer {
     has_table: bool,
     is_running: bool,
     is_told_to_stop: bool,
+    /// It does nothing any more until it is stopped.
+    is_stuck: bool,
+    /// What it got done.
+    beat: u64,
 }
 
 struct Sim {
@@ -100,6 +105,7 @@ impl Sim {
                 Effect::StartTrainers { to, .. }
                 | Effect::SendRankTable { to, .. }
                 | Effect::StopJob { to, .. }
+                | Effect::ShowStacks { to, .. }
                 | Effect::Refuse { to, .. }
                 | Effect::AcknowledgeEnds { to, .. } => *to,
                 Effect::Disconnect { connection, .. } => *connection,
@@ -220,6 +226,17 @@ impl Sim {
             Effect::AcknowledgeEnds { ends, .. } => {
                 worker.unacknowledged.retain(|report| !ends.contains(&report.key));
             }
+            Effect::ShowStacks { job_id, generation, ranks, .. } => {
+                for rank in ranks {
+                    let (job_id, lines) = (job_id.clone(), vec!["a frame".to_owned()]);
+                    let key = RankKey { job_id, generation, rank };
+                    // Some tell nothing.
+                    if worker.trainers.contains_key(&key) && self.dice.one_in(2) {
+                        self.say(name, WorkerMessage::Stacks { key, lines });
+                        return;
+                    }
+                }
+            }
             other => panic!("not for a worker: {other:?}"),
         }
     }
@@ -249,6 +266,9 @@ impl Sim {
         } else if trainer.has_table && !trainer.is_running {
             change(|trainer| trainer.is_running = true);
             self.say(name, WorkerMessage::TrainerRunning { key });
+        } else if trainer.is_stuck {
+        } else if trainer.is_running && !self.is_calm && self.dice.one_in(15) {
+            change(|trainer| trainer.is_stuck = true);
         } else if trainer.is_running && key.rank.0 == 0 && self.dice.one_in(3) {
             let job = key.job_id.as_str();
             let step = self.world.machine.checkpoints(&key.job_id).map_or(0, <[_]>::len) as u64;
@@ -266,6 +286,24 @@ impl Sim {
             };
             self.end(name, key, end);
         }
+    }
+
+    /// A sign of life, with where the trainers are.
+    fn heartbeat(&mut self, name: &str) {
+        let worker = self.workers.get_mut(name).unwrap();
+        let mut told = Vec::new();
+        for (key, trainer) in worker.trainers.iter_mut().filter(|(_, t)| t.is_running) {
+            trainer.beat += u64::from(!trainer.is_stuck);
+            let position = Position {
+                step: 1,
+                phase: Phase::Forward,
+                beat: trainer.beat,
+                slow_step: Duration::from_millis(100),
+                ..Position::default()
+            };
+            told.push(RankPosition { key: key.clone(), position, age: Duration::ZERO });
+        }
+        self.say(name, WorkerMessage::Positions(told));
     }
 
     fn end(&mut self, name: &str, key: RankKey, end: TrainerEnd) {
@@ -333,7 +371,7 @@ impl Sim {
                 let time = 50 + self.dice.below(1500) as u64;
                 self.pass(time);
             }
-            19..=21 => self.say(&name, WorkerMessage::Heartbeat),
+            19..=21 => self.heartbeat(&name),
             22..=32 => self.obey(&name),
             33 | 34 => self.operator(&name),
             _ => self.run_trainer(&name),
@@ -350,7 +388,7 @@ impl Sim {
                 if self.workers[name].connection.is_none() {
                     self.connect(name);
                 }
-                self.say(name, WorkerMessage::Heartbeat);
+                self.heartbeat(name);
                 while !self.workers[name].inbox.is_empty() {
                     self.obey(name);
                 }
@@ -384,19 +422,37 @@ impl Sim {
     }
 }
 
-#[test]
-fn whatever_happens_the_invariants_hold_and_every_job_ends() {
-    for seed in 0..SEEDS {
-        let run = std::panic::catch_unwind(|| {
-            let mut sim = Sim::new(seed);
-            for _ in 0..STEPS {
-                sim.trouble();
-            }
-            sim.calm_down();
-        });
-        if let Err(panic) = run {
-            eprintln!("seed={seed}");
-            std::panic::resume_unwind(panic);
+fn check(seed: u64) {
+    let run = std::panic::catch_unwind(|| {
+        let mut sim = Sim::new(seed);
+        for _ in 0..STEPS {
+            sim.trouble();
         }
+        sim.calm_down();
+    });
+    if let Err(panic) = run {
+        eprintln!("seed={seed}");
+        std::panic::resume_unwind(panic);
     }
+}
+
+/// The long form takes new seeds until its minutes are over; RUSTSPEED_SOAK_SEED is its first.
+#[test]
+#[expect(clippy::disallowed_methods, reason = "the long form ends by the clock")]
+fn soak_whatever_happens_the_invariants_hold_and_every_job_ends() {
+    let setting = |name| std::env::var(name).ok();
+    if setting("RUSTSPEED_SOAK").as_deref() != Some("1") {
+        return (0..SEEDS).for_each(check);
+    }
+    let number =
+        |name, default| setting(name).map_or(default, |text: String| text.parse().unwrap());
+    let since_1970 = SystemTime::UNIX_EPOCH.elapsed().unwrap().as_secs();
+    let first = number("RUSTSPEED_SOAK_SEED", since_1970 << 20);
+    let bound = Duration::from_secs(60 * number("RUSTSPEED_SOAK_MINUTES", 60));
+    let (started, mut seeds) = (Instant::now(), first..);
+    eprintln!("simulation: at most {bound:?}, RUSTSPEED_SOAK_SEED={first}");
+    while started.elapsed() < bound {
+        seeds.next().into_iter().for_each(check);
+    }
+    eprintln!("simulation: {} seeds", seeds.start - first);
 }

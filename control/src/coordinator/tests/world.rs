@@ -465,6 +465,10 @@ impl World {
                 let ranks: Vec<String> = ends.iter().map(|key| key.rank.to_string()).collect();
                 format!("-> {}: acknowledge end of {}", self.worker_at(*to), ranks.join(" "))
             }
+            Effect::ShowStacks { to, job_id, ranks, .. } => {
+                let ranks: Vec<String> = ranks.iter().map(ToString::to_string).collect();
+                format!("-> {}: show stacks of {job_id}: {}", self.worker_at(*to), ranks.join(" "))
+            }
             Effect::Forget { job_id } => format!("forget {job_id}"),
         };
         writeln!(self.log, "{line}").unwrap();
