@@ -11,7 +11,8 @@
 //! notices ranks that are at different steps.
 //!
 //! **Not yet run on a GPU.** Loading, versions, ids and refusals are tested against the real
-//! library; what needs a device is not.
+//! library, what becomes of a communicator against a table of functions of our own; what needs a
+//! device is not.
 
 mod api;
 mod call;
@@ -19,6 +20,9 @@ mod communicator;
 mod error;
 mod state;
 mod unique;
+
+#[cfg(test)]
+mod tests;
 
 #[cfg(test)]
 pub(crate) use self::call::{Call, Kind};

@@ -18,7 +18,8 @@ pub use self::explanation::{
 };
 pub use self::waiting::{SlotShortage, WaitReason, Waiting};
 
-/// Milliseconds since the Unix epoch; daemons stamp it, `control` only compares it.
+/// Milliseconds since the Unix epoch; daemons stamp it, each by its own clock. `control` compares and
+/// adds up what the coordinator stamped, for spans that outlive it.
 pub type UnixMillis = u64;
 
 /// Where a job is. The last three are final (A13).
@@ -176,7 +177,8 @@ pub struct TimeSplit {
     pub queue_seconds: f64,
     /// From there until its first attempt had its state.
     pub start_seconds: f64,
-    /// From the last step of an attempt until it was known that it breaks off.
+    /// From the last step of an attempt until it was known that it breaks off; of the job's last one,
+    /// until it was over.
     pub detect_seconds: f64,
     /// From there until the next attempt's ranks had met.
     pub restart_seconds: f64,

@@ -6,6 +6,7 @@
 //! are soft: they are lost with the process and told again by the workers.
 
 mod attempt;
+mod await_back;
 mod board;
 mod config;
 mod decisions;
@@ -24,6 +25,7 @@ mod ledger;
 mod line;
 mod live;
 mod membership;
+mod past;
 mod placement;
 mod queue;
 mod record;
@@ -51,8 +53,9 @@ pub use self::event::{
     Chance, ConnectionId, DrainOrder, EndReport, Event, Now, Peer, RankKey, RankPosition, Requeue,
     RunningTrainer, Ticket, Withdrawal, WorkerHello, WorkerMessage,
 };
-pub use self::ledger::{Attempt, Drained, Job, Ledger, PlacedRank, RankEnd, WorkerIdentity};
+pub use self::ledger::{Attempt, Drained, Fault, Job, Ledger, PlacedRank, RankEnd, WorkerIdentity};
 pub use self::line::Turn;
+pub use self::past::OldAttempt;
 pub use self::record::{
     After, CancelMode, Condition, Group, Origin, Over, Record, StopCause, StopDecision, StopMode,
     Submission, Token,
@@ -112,6 +115,7 @@ impl Machine {
         now: Now,
         chance: &mut dyn Chance,
     ) -> Vec<Effect> {
+        self.live.unix = now.unix;
         for event in events {
             self.apply(event, now);
         }

@@ -70,8 +70,15 @@ pub(crate) struct Archive {
 
 #[derive(Debug)]
 enum Request {
-    Keep { batch: v1::BulkBatch, reply: oneshot::Sender<io::Result<()>> },
+    Keep { batch: v1::BulkBatch, reply: oneshot::Sender<io::Result<Kept>> },
     Forget(JobId),
+}
+
+/// What was new in a batch: one that is sent again adds nothing.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Kept {
+    pub(crate) points: u64,
+    pub(crate) lines: u64,
 }
 
 /// The archive's thread has ended: the process is stopping.
@@ -96,6 +103,7 @@ impl Archive {
         let thread = Thread {
             folder: Arc::clone(&folder),
             journals: BTreeMap::new(),
+            group: 0,
             changes: changes.clone(),
         };
         thread::Builder::new().name("archive".to_owned()).spawn(move || thread.run(waiting))?;
@@ -103,7 +111,7 @@ impl Archive {
     }
 
     /// Keeps a batch, once. On disk when this returns.
-    pub(crate) async fn keep(&self, batch: v1::BulkBatch) -> Result<(), Error> {
+    pub(crate) async fn keep(&self, batch: v1::BulkBatch) -> Result<Kept, Error> {
         let (reply, kept) = oneshot::channel();
         let request = Request::Keep { batch, reply };
         self.requests.send(request).await.map_err(|_| Error::Stopped)?;
@@ -140,8 +148,18 @@ impl Archive {
 
 struct Thread {
     folder: Arc<Path>,
-    journals: BTreeMap<PathBuf, Journal>,
+    journals: BTreeMap<PathBuf, Open>,
+    /// Groups that were served.
+    group: u64,
     changes: Changes,
+}
+
+/// A journal whose end is known.
+#[derive(Debug)]
+struct Open {
+    journal: Journal,
+    /// The last group that wrote to it.
+    used: u64,
 }
 
 /// What a group has written.
@@ -149,6 +167,8 @@ struct Thread {
 struct Written {
     folders: BTreeSet<PathBuf>,
     jobs: BTreeMap<JobId, BTreeSet<LogKey>>,
+    /// Of the batch that is being written.
+    kept: Kept,
 }
 
 impl Thread {
@@ -169,6 +189,7 @@ impl Thread {
     fn serve(&mut self, requests: Vec<Request>) {
         let mut replies = Vec::new();
         let mut written = Written::default();
+        self.group += 1;
         for request in requests {
             match request {
                 Request::Keep { batch, reply } => {
@@ -189,12 +210,22 @@ impl Thread {
         for (job_id, logs) in &written.jobs {
             self.changes.tell(job_id, logs);
         }
-        while self.journals.len() > MAX_OPEN {
-            self.journals.pop_first();
+        if self.journals.len() > MAX_OPEN {
+            self.close_older_half();
         }
     }
 
-    fn write(&mut self, batch: v1::BulkBatch, written: &mut Written) -> io::Result<()> {
+    /// Half at once, so that looking for the oldest ones costs little for each.
+    fn close_older_half(&mut self) {
+        let mut used: Vec<u64> = self.journals.values().map(|open| open.used).collect();
+        used.sort_unstable();
+        let middle = used.get(used.len() / 2).copied().unwrap_or(0);
+        let now = self.group;
+        self.journals.retain(|_, open| open.used > middle || open.used == now);
+    }
+
+    fn write(&mut self, batch: v1::BulkBatch, written: &mut Written) -> io::Result<Kept> {
+        written.kept = Kept::default();
         let mark = Mark { life: (batch.uuid, batch.incarnation), sequence: batch.sequence };
         // A batch may hold several attempts of a job; each file takes it once.
         let mut metrics: BTreeMap<JobId, Vec<v1::JobBulk>> = BTreeMap::new();
@@ -218,7 +249,7 @@ impl Thread {
         for ((job_id, key), lines) in logs {
             self.write_lines(&mark, (&job_id, key), lines, written)?;
         }
-        Ok(())
+        Ok(written.kept)
     }
 
     fn write_metrics(
@@ -229,10 +260,15 @@ impl Thread {
         written: &mut Written,
     ) -> io::Result<()> {
         let folder = places::metrics_folder(&self.folder, job_id);
+        let series = parts.iter().flat_map(|part| &part.metrics);
+        let points: u64 = series.map(|series| series.points.len() as u64).sum();
         let entry = envelope(mark, parts);
         let journal = self.journal(&folder)?;
-        if journal.append(mark, &entry)? && journal.len() > METRIC_BYTES {
-            thin::thin(journal)?;
+        if journal.append(mark, &entry)? {
+            written.kept.points += points;
+            if journal.len() > METRIC_BYTES {
+                thin::thin(journal)?;
+            }
         }
         written.folders.insert(folder);
         written.jobs.entry(job_id.clone()).or_default();
@@ -247,14 +283,16 @@ impl Thread {
         written: &mut Written,
     ) -> io::Result<()> {
         let folder = places::log_folder(&self.folder, job_id, key);
-        if !self.journals.contains_key(&folder) && !folder.exists() {
-            self.make_room(job_id, key)?;
+        let is_new = !self.journals.contains_key(&folder) && !folder.exists();
+        if is_new && !self.make_room(job_id, key)? {
+            return Ok(());
         }
         let journal = self.journal(&folder)?;
         let (first, count) = (journal.next_line(), lines.len() as u64);
         let logs = vec![v1::LogLines { rank: key.rank, lines, first, ..Default::default() }];
         let part = v1::JobBulk { logs, ..Default::default() };
         if journal.append(mark, &envelope(mark, vec![part]))? {
+            written.kept.lines += count;
             journal.count_lines(count);
             journal.keep_tail(LOG_SEGMENT_BYTES, LOG_SEGMENTS)?;
         }
@@ -263,39 +301,54 @@ impl Thread {
         Ok(())
     }
 
-    /// Before a rank's first line of a new attempt: of its older logs the tails stay, and of the
-    /// oldest attempts nothing.
-    fn make_room(&mut self, job_id: &JobId, new: LogKey) -> io::Result<()> {
-        for generation in places::generations(&self.folder, job_id)? {
-            let key = LogKey { generation, ..new };
-            let folder = places::log_folder(&self.folder, job_id, key);
-            if generation < new.generation && folder.exists() {
-                self.journal(&folder)?.cut_to_tail(OLD_LOG_BYTES)?;
-            }
-        }
+    /// Before a rank's first line of an attempt: of its log before, the tail stays, and of the
+    /// oldest attempts nothing. False: this attempt is one of those, its lines came too late.
+    fn make_room(&mut self, job_id: &JobId, new: LogKey) -> io::Result<bool> {
         let mut generations = places::generations(&self.folder, job_id)?;
         generations.insert(new.generation);
         let surplus = generations.len().saturating_sub(LOG_ATTEMPTS);
-        for generation in generations.into_iter().skip(1).take(surplus) {
+        let gone: Vec<u64> = generations.iter().copied().skip(1).take(surplus).collect();
+        if gone.contains(&new.generation) {
+            return Ok(false);
+        }
+        // Those before it were cut when it began itself.
+        let older = generations.range(..new.generation).rev();
+        let folder_of = |generation: &u64| {
+            let key = LogKey { generation: *generation, ..new };
+            places::log_folder(&self.folder, job_id, key)
+        };
+        let before = older.map(folder_of).find(|folder| folder.exists());
+        if let Some(folder) = before {
+            let journal = self.journal(&folder)?;
+            journal.cut_to_tail(OLD_LOG_BYTES)?;
+            // Hardly anything is still to come for it. What this group wrote to it is acknowledged
+            // soon.
+            journal.sync()?;
+            self.journals.remove(&folder);
+        }
+        for generation in gone {
             let under = format!("generation-{generation}");
             let logs = places::logs_folder(&self.folder, job_id);
             self.journals.retain(|path, _| !path.starts_with(logs.join(&under)));
             places::remove_generation(&self.folder, job_id, generation)?;
         }
-        Ok(())
+        Ok(true)
     }
 
     fn journal(&mut self, folder: &Path) -> io::Result<&mut Journal> {
         if !self.journals.contains_key(folder) {
-            self.journals.insert(folder.to_owned(), Journal::open(folder)?);
+            let journal = Journal::open(folder)?;
+            self.journals.insert(folder.to_owned(), Open { journal, used: self.group });
         }
-        Ok(self.journals.get_mut(folder).expect("it was inserted above"))
+        let open = self.journals.get_mut(folder).expect("it was inserted above");
+        open.used = self.group;
+        Ok(&mut open.journal)
     }
 
     fn sync(&mut self, touched: &BTreeSet<PathBuf>) -> io::Result<()> {
         for folder in touched {
-            if let Some(journal) = self.journals.get_mut(folder) {
-                journal.sync()?;
+            if let Some(open) = self.journals.get_mut(folder) {
+                open.journal.sync()?;
             }
         }
         Ok(())

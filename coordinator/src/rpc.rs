@@ -7,6 +7,7 @@ mod files;
 mod follow;
 mod logs;
 mod queue;
+mod seen;
 mod workers;
 
 use std::net::SocketAddr;
@@ -37,6 +38,8 @@ use crate::http::{self, Pages};
 use crate::metrics::Metrics;
 use crate::vitals::{self, Vitals};
 
+use self::seen::Seen;
+
 /// A client that connects has this long to say what it wants.
 const FIRST_MESSAGE_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -52,6 +55,7 @@ pub(crate) struct Front {
     archive: Archive,
     blobs: Blobs,
     fetches: Fetches,
+    seen: Arc<Seen>,
     info: Arc<Info>,
     /// Streams end at once when the process stops: clients come back to the next life.
     stop: CancellationToken,
@@ -69,7 +73,7 @@ pub(crate) struct Info {
 impl Front {
     pub(crate) fn new(core: Handle, archive: Archive, blobs: Blobs, info: Info) -> Self {
         let (fetches, stop) = (Fetches::default(), CancellationToken::new());
-        Self { core, archive, blobs, fetches, info: Arc::new(info), stop }
+        Self { core, archive, blobs, fetches, seen: Arc::default(), info: Arc::new(info), stop }
     }
 
     /// Ends every stream when cancelled.

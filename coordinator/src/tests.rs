@@ -4,6 +4,7 @@
 mod bulk;
 mod cluster;
 mod door;
+mod explain;
 mod files;
 mod health;
 mod jobs;

@@ -120,6 +120,8 @@ pub(crate) struct JobFilter {
 pub(crate) struct Series {
     pub(crate) name: String,
     pub(crate) rank: u32,
+    /// Of the attempt that measured them; 0: the coordinator is too old to say.
+    pub(crate) generation: u64,
     pub(crate) points: Vec<MetricPoint>,
 }
 
@@ -277,7 +279,8 @@ impl Coordinator {
         Ok(stream.map(move |item| {
             let series = item.map_err(|status| this.refused(&operation, status))?;
             let points = series.points.into_iter().map(Into::into).collect();
-            Ok(Series { name: series.name, rank: series.rank, points })
+            let v1::MetricSeries { name, rank, generation, .. } = series;
+            Ok(Series { name, rank, generation, points })
         }))
     }
 

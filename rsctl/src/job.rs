@@ -181,16 +181,19 @@ pub(crate) async fn check_rank(
     rank: u32,
 ) -> Result<(), Failure> {
     let status = coordinator.job(id).await?;
-    match no_such_rank(&status, rank) {
+    match no_such_rank(&status, rank, None) {
         Some(failure) => Err(failure),
         None => Ok(()),
     }
 }
 
-/// A job that has not been placed yet may still get any number of ranks.
-pub(crate) fn no_such_rank(status: &JobStatus, rank: u32) -> Option<Failure> {
-    let world = status.ranks.len();
-    if world == 0 || (rank as usize) < world {
+/// Of this attempt, or of any: a later one may have fewer. A job that has not been placed yet may
+/// still get any number of ranks.
+pub(crate) fn no_such_rank(status: &JobStatus, rank: u32, attempt: Option<u32>) -> Option<Failure> {
+    let is_meant = |number: u32| attempt.is_none_or(|attempt| attempt == number);
+    let meant = status.attempts.iter().filter(|of| is_meant(of.attempt.0));
+    let world = meant.map(|of| of.world_size).max().unwrap_or(0);
+    if world == 0 || rank < world {
         return None;
     }
     let ranks = match world {
@@ -198,7 +201,9 @@ pub(crate) fn no_such_rank(status: &JobStatus, rank: u32) -> Option<Failure> {
         _ => format!("ranks 0 to {}", world - 1),
     };
     let job = &status.row.job_id;
-    Some(Failure::new(ExitCode::Usage, anyhow::anyhow!("--rank {rank}: job {job} has {ranks}")))
+    let whose = attempt.map_or(String::new(), |attempt| format!("attempt {attempt} of "));
+    let error = anyhow::anyhow!("--rank {rank}: {whose}job {job} has {ranks}");
+    Some(Failure::new(ExitCode::Usage, error))
 }
 
 /// The only job whose id starts with `text`.

@@ -89,7 +89,12 @@ impl Outbox {
             inner.told_dropped = inner.dropped;
             let series = std::mem::take(&mut inner.metrics)
                 .into_iter()
-                .map(|(name, points)| MetricSeries { name: name.to_owned(), rank, points })
+                .map(|(name, points)| MetricSeries {
+                    name: name.to_owned(),
+                    rank,
+                    points,
+                    ..Default::default()
+                })
                 .collect();
             kinds.push(Kind::Metrics(Metrics { series, dropped: inner.dropped }));
         }

@@ -1,7 +1,8 @@
 //! Metrics and log lines on their way to the coordinator. Whoever produces them never waits: the
-//! spool has a bound, and what it had to leave out is counted per job. Batches stay until they are
-//! acknowledged, the first few in memory, the rest as files in the state folder, so that neither a
-//! coordinator's nor a worker's restart leaves a gap. Knows nothing of connections.
+//! spool has a bound, and what it had to leave out is counted per attempt and told by the next batch.
+//! Batches stay until they are acknowledged, the first few in memory, the rest as files in the state
+//! folder, so that neither a coordinator's nor a worker's restart leaves a gap. Knows nothing of
+//! connections.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
@@ -57,7 +58,7 @@ struct Inner {
     pending_bytes: usize,
     batches: VecDeque<Batch>,
     next_sequence: u64,
-    /// Since the attempt began.
+    /// What no batch has told yet.
     dropped: BTreeMap<Key, u64>,
 }
 
@@ -207,9 +208,12 @@ impl Spool {
         }
     }
 
-    /// The job is over and acknowledged: its drop count is of no more use.
+    /// The attempt is over and acknowledged: a count that nothing follows is of no more use.
     pub(crate) fn forget_job(&self, key: &Key) {
-        self.lock().dropped.remove(key);
+        let mut inner = self.lock();
+        if !inner.pending.contains_key(key) {
+            inner.dropped.remove(key);
+        }
     }
 }
 
@@ -231,7 +235,7 @@ impl Inner {
         let jobs = std::mem::take(&mut self.pending)
             .into_iter()
             .map(|(key, pending)| JobBulk {
-                dropped: self.dropped.get(&key).copied().unwrap_or(0),
+                dropped: self.dropped.remove(&key).unwrap_or(0),
                 job_id: key.0,
                 generation: key.1,
                 metrics: pending.metrics.into_values().collect(),
@@ -280,7 +284,13 @@ impl Inner {
         for job in &body.jobs {
             let points: usize = job.metrics.iter().map(|series| series.points.len()).sum();
             let lines: usize = job.logs.iter().map(|logs| logs.lines.len()).sum();
-            self.drop_count(&(job.job_id.clone(), job.generation), (points + lines) as u64);
+            let key = (job.job_id.clone(), job.generation);
+            if job.dropped > 0 {
+                // What it would have told waits for the next: a batch of counts alone must not be
+                // the cause of another one.
+                *self.dropped.entry(key.clone()).or_default() += job.dropped;
+            }
+            self.drop_count(&key, (points + lines) as u64);
         }
     }
 

@@ -165,6 +165,14 @@ impl Nccl {
     }
 }
 
+#[cfg(test)]
+impl Nccl {
+    /// Over functions of a test.
+    pub(super) fn over(functions: Functions) -> Self {
+        Self(Arc::new(Api { library: "a test".to_owned(), version: OLDEST, functions }))
+    }
+}
+
 impl Api {
     pub(super) fn check(
         &self,

@@ -206,11 +206,15 @@ impl DeviceCommunicator for NcclCommunicator {
 
 impl Drop for NcclCommunicator {
     fn drop(&mut self) {
+        if !self.shared.leave(LEAVE) {
+            // Somebody's abort is still at it. A few bytes are lost rather than given to a barrier
+            // that may run, and who aborts may be the watcher.
+            return;
+        }
         if let Some(token) = self.token.take() {
-            // SAFETY: from `mem_alloc`; a barrier under way was watched and is over, or aborted.
+            // SAFETY: from `mem_alloc`; the communicator has ended, and every barrier with it.
             unsafe { (self.shared.api.functions.mem_free)(token) };
         }
-        self.shared.leave(LEAVE);
         if let Some(watcher) = self.watcher.take() {
             // Its panic was printed by its hook.
             let _ = watcher.join();

@@ -1,7 +1,8 @@
 //! One NCCL communicator as its owner, its watcher and those who end it share it.
 //!
 //! Every call on the communicator is made under the lock, and none blocks; so whoever takes the
-//! communicator out of it is the only one who has it.
+//! communicator out of it is the only one who has it. It is taken out to be ended, and for nothing
+//! else: until then anybody can abort it.
 #![expect(unsafe_code, reason = "calls a C library")]
 
 use std::{
@@ -35,12 +36,21 @@ pub(super) struct Shared {
 }
 
 struct Inner {
-    /// None once it is aborted or destroyed.
-    comm: Option<Handle>,
+    life: Life,
     fault: Option<Fault>,
     /// In the order of the queue.
     watched: VecDeque<Watched>,
     is_leaving: bool,
+}
+
+/// Of the communicator.
+#[derive(Clone, Copy)]
+enum Life {
+    Alive(Handle),
+    /// Who took it out is at it: what runs on the device may still run.
+    Ending,
+    /// Aborted or destroyed.
+    Ended,
 }
 
 #[derive(Clone, Copy)]
@@ -71,8 +81,8 @@ impl Shared {
         comm: Comm,
         timeout: Duration,
     ) -> Self {
-        let comm = Some(Handle(comm));
-        let inner = Inner { comm, fault: None, watched: VecDeque::new(), is_leaving: false };
+        let life = Life::Alive(Handle(comm));
+        let inner = Inner { life, fault: None, watched: VecDeque::new(), is_leaving: false };
         Self { api, rank, world, timeout, inner: Mutex::new(inner), changed: Condvar::new() }
     }
 
@@ -112,14 +122,21 @@ impl Shared {
     pub(super) fn trip(&self, fault: Fault) -> Fault {
         let mut inner = self.lock();
         let fault = inner.fault.get_or_insert(fault).clone();
-        let comm = inner.comm.take();
+        let taken = take(&mut inner);
         drop(inner);
         self.changed.notify_all();
-        if let Some(Handle(comm)) = comm {
-            // SAFETY: taken out above, so nobody else has it, and nobody will.
-            unsafe { (self.api.functions.comm_abort)(comm) };
+        if let Some(taken) = taken {
+            self.end(taken, self.api.functions.comm_abort);
         }
         fault
+    }
+
+    /// With a communicator that was taken out of the lock.
+    fn end(&self, Handle(comm): Handle, how: unsafe extern "C" fn(Comm) -> c_int) {
+        // SAFETY: taken out, so nobody else has it, and nobody will.
+        unsafe { how(comm) };
+        self.lock().life = Life::Ended;
+        self.changed.notify_all();
     }
 
     pub(super) fn fault(&self) -> Option<Fault> {
@@ -153,35 +170,41 @@ impl Shared {
                 Err(reason) => return Some(Fault::Failed { reason }),
             }
         }
-        let Handle(comm) = inner.comm?;
+        let Life::Alive(Handle(comm)) = inner.life else { return None };
         match self.async_result(comm) {
             SUCCESS | IN_PROGRESS => None,
             result => Some(Fault::Failed { reason: self.api.reason(result) }),
         }
     }
 
-    /// The owner takes leave: what is under way ends within `patience`, else it is aborted.
-    pub(super) fn leave(&self, patience: Duration) {
+    /// The owner takes leave: what is under way ends within `patience`, else it is aborted. Whether
+    /// all of it is over, and memory that it used is the owner's again.
+    pub(super) fn leave(&self, patience: Duration) -> bool {
         let until = Instant::now() + patience;
+        let functions = &self.api.functions;
         let mut inner = self.lock();
         inner.is_leaving = true;
         self.changed.notify_all();
-        let Some(Handle(comm)) = inner.comm.take() else { return };
-        // SAFETY: it is alive, and taken out above: nobody else has it.
-        let mut result = unsafe { (self.api.functions.comm_finalize)(comm) };
+        let mut result = match inner.life {
+            // SAFETY: it is alive, and the lock is held.
+            Life::Alive(Handle(comm)) => unsafe { (functions.comm_finalize)(comm) },
+            Life::Ending | Life::Ended => SUCCESS,
+        };
         while result == IN_PROGRESS && Instant::now() < until {
             inner = self.pause(inner, POLL);
+            let Life::Alive(Handle(comm)) = inner.life else { break };
             result = self.async_result(comm);
         }
-        drop(inner);
-        let functions = &self.api.functions;
-        // SAFETY: as above; it is not used again.
-        unsafe {
-            match result {
-                SUCCESS => (functions.comm_destroy)(comm),
-                _ => (functions.comm_abort)(comm),
-            }
-        };
+        if let Some(taken) = take(&mut inner) {
+            drop(inner);
+            let is_over = result == SUCCESS;
+            self.end(taken, if is_over { functions.comm_destroy } else { functions.comm_abort });
+            return true;
+        }
+        while matches!(inner.life, Life::Ending) && Instant::now() < until {
+            inner = self.pause(inner, POLL);
+        }
+        matches!(inner.life, Life::Ended)
     }
 
     pub(super) fn error(&self, fault: &Fault, op: OpKind, sequence: u64) -> Error {
@@ -200,10 +223,10 @@ impl Shared {
 
     fn live(&self, inner: &Inner) -> Result<Comm, Fault> {
         let gone = || Fault::Aborted { reason: "the communicator has ended".to_owned() };
-        match (&inner.fault, inner.comm) {
+        match (&inner.fault, inner.life) {
             (Some(fault), _) => Err(fault.clone()),
-            (None, Some(Handle(comm))) => Ok(comm),
-            (None, None) => Err(gone()),
+            (None, Life::Alive(Handle(comm))) => Ok(comm),
+            (None, Life::Ending | Life::Ended) => Err(gone()),
         }
     }
 
@@ -218,6 +241,24 @@ impl Shared {
     fn pause<'a>(&self, inner: MutexGuard<'a, Inner>, time: Duration) -> MutexGuard<'a, Inner> {
         self.changed.wait_timeout(inner, time).unwrap_or_else(PoisonError::into_inner).0
     }
+}
+
+impl Drop for Shared {
+    /// An owner has taken leave; where none came to be, the peers must not wait in vain.
+    fn drop(&mut self) {
+        let inner = self.inner.get_mut().unwrap_or_else(PoisonError::into_inner);
+        if let Some(Handle(comm)) = take(inner) {
+            // SAFETY: nobody else is left who could have it.
+            unsafe { (self.api.functions.comm_abort)(comm) };
+        }
+    }
+}
+
+/// Takes the communicator out, if it is alive, for who ends it.
+fn take(inner: &mut Inner) -> Option<Handle> {
+    let Life::Alive(handle) = inner.life else { return None };
+    inner.life = Life::Ending;
+    Some(handle)
 }
 
 /// What a communicator says of the call that it was given last.

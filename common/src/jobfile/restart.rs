@@ -7,8 +7,8 @@ use crate::spec::Restart;
 
 use super::{DEFAULT, SYNONYMS};
 
-const BUDGET: IntegerRange = IntegerRange::new(0, 1_000_000);
-const COUNT: IntegerRange = IntegerRange::new(1, 1_000_000);
+const BUDGET: IntegerRange = IntegerRange::new(0, Restart::MAX as i64);
+const COUNT: IntegerRange = IntegerRange::new(1, Restart::MAX as i64);
 const STEPS: IntegerRange = IntegerRange::new(1, 1 << 40);
 
 pub(super) fn read(root: &Section<'_>) -> Restart {

@@ -33,6 +33,9 @@ pub struct Restart {
 }
 
 impl Restart {
+    /// No budget and no count is larger: so much of a job's past is remembered.
+    pub const MAX: u32 = 300;
+
     /// A job that is never started again.
     pub const NEVER: Self =
         Self { application: 0, infrastructure: 0, preemption: Some(0), ..Self::DEFAULT };

@@ -61,6 +61,9 @@ pub struct SlotShortage {
     /// Workers that could help it and were taken out of service.
     #[serde(default)]
     pub drained: u32,
+    /// The worker that has the checkpoint: rank 0 must be there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub home: Option<String>,
 }
 
 impl fmt::Display for WaitReason {
@@ -114,9 +117,15 @@ impl fmt::Display for SlotShortage {
             write!(f, "; {idle} of {slots} on {workers} are idle, room for {room}")?;
         }
         match self.drained {
-            0 => Ok(()),
-            1 => f.write_str("; 1 worker is drained"),
-            drained => write!(f, "; {drained} workers are drained"),
+            0 => {}
+            1 => f.write_str("; 1 worker is drained")?,
+            drained => write!(f, "; {drained} workers are drained")?,
+        }
+        match &self.home {
+            Some(home) => {
+                write!(f, "; rank 0 must be on worker `{home}`, which has its checkpoint")
+            }
+            None => Ok(()),
         }
     }
 }

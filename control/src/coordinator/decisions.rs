@@ -58,6 +58,16 @@ fn sentence(job: &Job, record: &Record) -> Option<(UnixMillis, String)> {
             (*at, format!("attempt {attempt} starts: {reason}"))
         }
         Record::AttemptRunning { at, .. } => (*at, "all ranks are connected: it trains".to_owned()),
+        // Where an attempt goes on it finds out itself: its disk may not be the one that was thought.
+        Record::AttemptReady { generation, step, at, .. } => {
+            let attempt = job.open_attempt().filter(|a| a.generation == *generation)?;
+            let is_news = attempt.ready_at.is_none() && (attempt.attempt.0 > 1 || *step > 0);
+            let text = match step {
+                0 => "it begins at step 0".to_owned(),
+                _ => format!("it goes on from step {step}"),
+            };
+            is_news.then_some((*at, text))?
+        }
         Record::StopDecided { stop, at, .. } => {
             let how = match stop.mode {
                 StopMode::Gracefully => "stops after a save",

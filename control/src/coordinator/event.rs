@@ -16,7 +16,9 @@ pub struct Now {
     /// Monotonic, since some fixed moment; leases and deadlines live on it, so that a clock that
     /// is set cannot end one.
     pub uptime: Duration,
-    /// For people.
+    /// For people, and for spans that outlive this process: the 24 hours of budgets and exclusions,
+    /// and until when a job rests. A clock that is set forward ends such a span early, one that is set
+    /// back makes it longer.
     pub unix: UnixMillis,
 }
 
@@ -175,6 +177,7 @@ pub struct EndReport {
     pub last_lines: Vec<String>,
     /// Of rank 0, when it finished.
     pub summary: Option<Box<Summary>>,
+    /// By the worker's clock, which is compared with no other.
     pub at: UnixMillis,
 }
 

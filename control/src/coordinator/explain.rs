@@ -70,7 +70,9 @@ fn lack(job: &Job, worker: WorkerRow) -> WorkerLack {
 }
 
 fn cause(job: &Job, attempt: &Attempt) -> AttemptCause {
-    let failure = guilt::verdict(attempt).filter(|_| attempt.ended_at.is_some());
+    // What was judged when it broke off knows more than what is left of its ranks' ends.
+    let judged = attempt.over.as_ref().map(|over| over.failure.clone());
+    let failure = judged.or_else(|| guilt::verdict(attempt)).filter(|_| attempt.ended_at.is_some());
     let guilty = failure.as_ref().and_then(|failure| {
         let rank = failure.rank?;
         let placed = attempt.ranks.get(rank.0 as usize)?;
@@ -89,11 +91,14 @@ fn cause(job: &Job, attempt: &Attempt) -> AttemptCause {
         (Some(_), Some(failure)) => failure.message,
         (Some(_), None) => attempt.reason.clone(),
     };
-    let began = job
-        .decisions
-        .iter()
-        .find(|decision| decision.attempt == attempt.attempt)
-        .map_or_else(|| attempt.reason.clone(), |decision| decision.text.clone());
+    // A long story has lost sentences, and an attempt's reason becomes that of its end.
+    let start = format!("attempt {} starts: ", attempt.attempt);
+    let told = job.decisions.iter().find(|decision| decision.text.starts_with(&start));
+    let began = match (told, attempt.ended_at) {
+        (Some(decision), _) => decision.text.clone(),
+        (None, None) => attempt.reason.clone(),
+        (None, Some(_)) => "why is no longer kept".to_owned(),
+    };
     AttemptCause {
         attempt: attempt.attempt,
         state: attempt.state,

@@ -192,14 +192,22 @@ impl Floor {
     }
 
     fn reserve_all(&mut self, wish: &Wish) {
-        for is_cuda in [true, false].into_iter().filter(|kind| wish.accepts(*kind)) {
+        let home = self.left.iter().find(|o| wish.is_home(o)).cloned();
+        let helps = |is_cuda: bool| home.as_ref().is_none_or(|home| home.is_cuda == is_cuda);
+        let kinds = [true, false].into_iter().filter(|kind| wish.accepts(*kind) && helps(*kind));
+        for is_cuda in kinds {
             let group: Vec<Offer> =
                 self.left.iter().filter(|o| o.is_cuda == is_cuda).cloned().collect();
             // A kind of device of which there can never be enough is of no help.
             if matches!(place_with_care(wish, &group), Verdict::TooLarge(_)) {
                 continue;
             }
-            for offer in self.left.iter_mut().filter(|o| o.is_cuda == is_cuda) {
+            // Where the home alone can hold it, nothing else is waited for.
+            let world = wish.world.unwrap_or(1);
+            let alone = home.as_ref().filter(|home| home.slots / wish.threads >= world);
+            let is_of_use = |o: &Offer| alone.is_none_or(|home| home.id == o.id);
+            let left = self.left.iter_mut();
+            for offer in left.filter(|o| o.is_cuda == is_cuda && is_of_use(o)) {
                 offer.slots = spare_slots(offer, wish.threads);
                 offer.idle.truncate(offer.slots as usize);
             }

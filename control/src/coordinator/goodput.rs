@@ -11,8 +11,7 @@ pub(super) fn split(job: &Job, now: UnixMillis) -> Option<TimeSplit> {
     job.attempts.iter().find(|attempt| attempt.ready_at.is_some())?;
     let mut lost = Lost { queue: between(job.submitted_at, first.started_at), ..Lost::default() };
     for (index, attempt) in job.attempts.iter().enumerate() {
-        let next = job.attempts.get(index + 1);
-        lost.add(attempt, index == 0, next, until);
+        lost.add(attempt, index == 0, &job.attempts[index + 1..], (until, job.ended_at));
     }
     let whole = between(job.submitted_at, until);
     let Lost { queue, start, detect, restart, reload, recompute } = lost;
@@ -45,8 +44,8 @@ impl Lost {
         &mut self,
         attempt: &Attempt,
         is_first: bool,
-        next: Option<&Attempt>,
-        until: UnixMillis,
+        later: &[Attempt],
+        (until, job_ended): (UnixMillis, Option<UnixMillis>),
     ) {
         let end = attempt.ended_at.unwrap_or(until);
         let ready = attempt.ready_at.map_or(end, |(at, _)| at.min(end));
@@ -58,18 +57,24 @@ impl Lost {
             self.reload += between(running, ready);
         }
         let Some(over) = &attempt.over else { return };
-        let last = over.step_at.unwrap_or(ready).clamp(ready, end);
-        let known = attempt.stopped_at.unwrap_or(end).clamp(last, end);
+        // After one that ended the job nothing restarts: it took until then to be rid of it.
+        let ended_job = job_ended.is_some() && attempt.ended_at == job_ended;
+        let stopped = attempt.stopped_at.filter(|_| !ended_job).unwrap_or(end);
+        // Where the coordinator's own restart lies between, nobody heard the last steps: it made them
+        // until something went wrong.
+        let last = over.step_at.or(attempt.stopped_at).unwrap_or(end).clamp(ready, end);
+        let known = stopped.clamp(last, end);
         self.detect += between(last, known);
-        self.restart += between(known, next.map_or(until, |next| next.started_at));
-        self.recompute += thrown_away(attempt, next, between(ready, last));
+        self.restart += between(known, later.first().map_or(until, |next| next.started_at));
+        self.recompute += thrown_away(attempt, later, between(ready, last));
     }
 }
 
-/// The part of the time in which an attempt made steps whose steps have to be made again.
-fn thrown_away(attempt: &Attempt, next: Option<&Attempt>, stepping: u64) -> u64 {
+/// The part of the time in which an attempt made steps whose steps have to be made again: those
+/// before the step at which the next one that gets that far goes on.
+fn thrown_away(attempt: &Attempt, later: &[Attempt], stepping: u64) -> u64 {
     let last = attempt.over.as_ref().and_then(|over| over.step);
-    let resumed = next.and_then(|next| next.ready_at);
+    let resumed = later.iter().find_map(|attempt| attempt.ready_at);
     let (Some(last), Some((_, from)), Some((_, resumed))) = (last, attempt.ready_at, resumed)
     else {
         return 0;

@@ -2,13 +2,16 @@
 //! does not fit changes nothing, so a replay cannot stop half-way.
 
 use std::collections::BTreeMap;
+use std::mem;
 
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use common::ids::{AttemptId, Generation, Incarnation, JobId, WorkerId};
+use common::spec::Restart;
 use common::status::{CheckpointRow, Decision, Failure, JobState, Summary, TrainerEnd, UnixMillis};
 
+use crate::coordinator::past::OldAttempt;
 use crate::coordinator::record::{
     CancelMode, Over, Placement, Record, StopDecision, Submission, Token,
 };
@@ -20,8 +23,12 @@ const MAX_WORKERS: usize = 4096;
 /// a job that keeps all.
 const MAX_CHECKPOINTS: usize = 1000;
 
-/// Attempts of one job that are remembered; above the budgets of a job that is tried for ever.
+/// Attempts of one job that are remembered whole.
 const MAX_ATTEMPTS: usize = 64;
+
+/// Older attempts of one job of which the judgement is remembered: more than all its budgets, so
+/// that one of them is spent before anything is forgotten.
+const MAX_OLDER: usize = 3 * Restart::MAX as usize;
 
 /// Notes of one job.
 const MAX_NOTES: usize = 64;
@@ -56,21 +63,30 @@ pub struct WorkerIdentity {
     pub incarnation: Incarnation,
     pub name: String,
     pub seen_at: UnixMillis,
-    /// When attempts broke off by its fault, the newest ones.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub faults: Vec<UnixMillis>,
+    /// Attempts that broke off by its fault: the newest one of each job, of the newest jobs. A job
+    /// that fails again and again is no evidence against those that it runs on. (Without the jobs
+    /// they were `faults` once.)
+    #[serde(default, rename = "job-faults", skip_serializing_if = "Vec::is_empty")]
+    pub faults: Vec<Fault>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Fault {
+    pub job_id: JobId,
+    pub at: UnixMillis,
 }
 
 impl WorkerIdentity {
-    /// Until when it is excluded: so many faults, all within the time.
+    /// Until when it is excluded: faults of so many jobs, all within the time.
     pub fn excluded_until(&self, now: UnixMillis) -> Option<UnixMillis> {
         let oldest = self.faults.iter().rev().nth(FAULTS - 1)?;
-        let until = oldest.saturating_add(FAULTS_WITHIN_MILLIS);
+        let until = oldest.at.saturating_add(FAULTS_WITHIN_MILLIS);
         (until > now).then_some(until)
     }
 }
 
-/// So many faults within [`FAULTS_WITHIN_MILLIS`] exclude a worker.
+/// So many jobs' faults within [`FAULTS_WITHIN_MILLIS`] exclude a worker.
 pub(super) const FAULTS: usize = 2;
 const FAULTS_WITHIN_MILLIS: UnixMillis = 24 * 60 * 60 * 1000;
 
@@ -86,6 +102,9 @@ pub struct Job {
     pub reason: String,
     pub cancel: Option<CancelMode>,
     pub attempts: Vec<Attempt>,
+    /// What the budgets need to know of those before them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub older: Vec<OldAttempt>,
     pub notes: Vec<String>,
     /// What was decided, in sentences; see `decisions`.
     #[serde(default)]
@@ -117,6 +136,9 @@ pub struct Attempt {
     /// When it had its state, and the step that it continued from.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ready_at: Option<(UnixMillis, u64)>,
+    /// Tags of what it saved before it was heard to be ready.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub early_saves: Vec<String>,
     /// When it was known that it breaks off.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stopped_at: Option<UnixMillis>,
@@ -212,8 +234,8 @@ impl Ledger {
                 let fault = job.attempt().filter(|_| is_over).and_then(|attempt| {
                     Some((attempt.over.as_ref()?.implicates?, attempt.ended_at?))
                 });
-                if let Some((uuid, at)) = fault {
-                    self.blame(uuid, at);
+                if let (Some((uuid, at)), Some(job_id)) = (fault, record.job_id()) {
+                    self.blame(uuid, Fault { job_id: job_id.clone(), at });
                 }
             }
         }
@@ -233,6 +255,7 @@ impl Ledger {
             reason: "submitted".to_owned(),
             cancel: None,
             attempts: Vec::new(),
+            older: Vec::new(),
             notes: Vec::new(),
             decisions: Vec::new(),
             checkpoints: Vec::new(),
@@ -247,9 +270,10 @@ impl Ledger {
         self.jobs.insert(job_id.clone(), job);
     }
 
-    fn blame(&mut self, uuid: Uuid, at: UnixMillis) {
+    fn blame(&mut self, uuid: Uuid, fault: Fault) {
         if let Some(worker) = self.workers.get_mut(&uuid) {
-            worker.faults.push(at);
+            worker.faults.retain(|known| known.job_id != fault.job_id);
+            worker.faults.push(fault);
             if worker.faults.len() > FAULTS {
                 worker.faults.remove(0);
             }
@@ -310,8 +334,7 @@ impl Job {
                 }
             }
             Record::AttemptReady { generation, step, at, .. } => {
-                let Some(attempt) = self.current(*generation) else { return };
-                attempt.ready_at.get_or_insert((*at, *step));
+                self.ready(*generation, *step, *at);
             }
             Record::StopDecided { generation, stop, at, .. } => {
                 let Some(attempt) = self.current(*generation) else { return };
@@ -357,13 +380,17 @@ impl Job {
             started_at: *at,
             running_at: None,
             ready_at: None,
+            early_saves: Vec::new(),
             stopped_at: None,
             stop: None,
             ended_at: None,
             over: None,
         });
         if self.attempts.len() > MAX_ATTEMPTS {
-            self.attempts.remove(0);
+            self.older.extend(OldAttempt::of(&self.attempts.remove(0)));
+        }
+        if self.older.len() > MAX_OLDER {
+            self.older.remove(0);
         }
         self.restart_at = None;
         self.state = JobState::Starting;
@@ -412,7 +439,28 @@ impl Job {
         }
     }
 
+    fn ready(&mut self, generation: Generation, step: u64, at: UnixMillis) {
+        let Some(attempt) = self.current(generation).filter(|a| a.ready_at.is_none()) else {
+            return;
+        };
+        attempt.ready_at = Some((at, step));
+        let own = mem::take(&mut attempt.early_saves);
+        let reader = attempt.ranks.first().map(|rank| rank.worker_name.clone());
+        // What lies beyond belongs to a history that ended: it is not where this attempt goes on.
+        self.checkpoints.retain(|row| row.step <= step || own.contains(&row.tag));
+        // Rank 0 has read this one, wherever it was saved.
+        let read = self.checkpoints.iter_mut().filter(|row| row.step == step && step > 0);
+        for row in read.filter(|row| row.worker.is_some()) {
+            row.worker.clone_from(&reader);
+        }
+    }
+
     fn catalogue(&mut self, checkpoint: &CheckpointRow, removed: &[String]) {
+        let is_early =
+            |a: &&mut Attempt| a.ready_at.is_none() && a.early_saves.len() < MAX_CHECKPOINTS;
+        if let Some(attempt) = self.attempts.last_mut().filter(is_early) {
+            attempt.early_saves.push(checkpoint.tag.clone());
+        }
         self.checkpoints.retain(|row| row.tag != checkpoint.tag && !removed.contains(&row.tag));
         let place = self.checkpoints.partition_point(|row| row.step <= checkpoint.step);
         self.checkpoints.insert(place, checkpoint.clone());

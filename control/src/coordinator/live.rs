@@ -38,6 +38,10 @@ pub(super) struct Live {
     pub(super) estimate_at: Duration,
     /// Jobs between two attempts, and the end of their wait; None: it is over.
     pub(super) resting: BTreeMap<JobId, Option<Duration>>,
+    /// The first end of a worker's exclusion.
+    pub(super) trusted_at: Option<Duration>,
+    /// The time of the newest events.
+    pub(super) unix: UnixMillis,
     /// When the shell was to come back: a tick much later than this means that the process slept.
     pub(super) wake_at: Option<Duration>,
 }
@@ -69,6 +73,9 @@ pub(super) struct LiveWorker {
     /// Trainers that must die and are not confirmed dead. While there are any, their slots are not
     /// known to be free, and nothing is placed here (A6).
     pub(super) stragglers: BTreeSet<RankKey>,
+    /// Since our own restart it has not come back to say what it runs: jobs whose earlier attempts
+    /// it may still run.
+    pub(super) awaited_by: BTreeSet<JobId>,
     /// When stragglers are told again.
     pub(super) resend_at: Option<Duration>,
 }
@@ -156,6 +163,13 @@ impl LiveAttempt {
         }
     }
 
+    /// The last step that the attempt itself made; None: none that was told.
+    pub(super) fn own_step(&self) -> Option<u64> {
+        let progress = self.progress.as_ref()?;
+        let from = progress.resumed_at_step.unwrap_or(0);
+        (progress.step > from).then_some(progress.step)
+    }
+
     fn deadline(&self) -> Option<Duration> {
         if let Some(stop) = &self.stop {
             return Some(stop.until);
@@ -175,7 +189,8 @@ impl Live {
             .values()
             .map(|w| w.resend_at.map_or(w.deadline, |resend| resend.min(w.deadline)));
         let attempts = self.attempts.values().filter_map(LiveAttempt::deadline);
-        workers.chain(attempts).chain(self.resting.values().copied().flatten()).min()
+        let rests = self.resting.values().copied().flatten();
+        workers.chain(attempts).chain(rests).chain(self.trusted_at).min()
     }
 
     /// The stream of a worker, if it has one.

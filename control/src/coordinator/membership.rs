@@ -38,6 +38,7 @@ impl Machine {
                 waiting.push((job_id.clone(), job.restart_at));
             }
         }
+        self.await_workers(now);
         for (job_id, job) in open {
             self.expect_back(&job_id, &job, now);
             self.review(&job_id, now);
@@ -68,26 +69,7 @@ impl Machine {
         }
         self.live.attempts.insert(job_id.clone(), live);
         for (_, placed) in attempt.unfinished() {
-            self.live.workers.entry(placed.worker.uuid).or_insert_with(|| LiveWorker {
-                id: placed.worker,
-                name: placed.worker_name.clone(),
-                standing: Standing::Ready,
-                connection: None,
-                advertise: String::new(),
-                slots: 0,
-                device: "cpu".to_owned(),
-                memory_bytes: 0,
-                version: String::new(),
-                libtorch: String::new(),
-                is_withdrawing: false,
-                is_drained: self.ledger.drained.contains_key(&placed.worker_name),
-                last_heard: now.uptime,
-                last_heard_unix: now.unix,
-                deadline: back_by,
-                pinged_at: None,
-                stragglers: Default::default(),
-                resend_at: None,
-            });
+            self.expect_worker(placed.worker, &placed.worker_name, now);
         }
     }
 
@@ -190,6 +172,7 @@ impl Machine {
             deadline: now.uptime + self.config.lease,
             pinged_at: None,
             stragglers: Default::default(),
+            awaited_by: Default::default(),
             resend_at: None,
         };
         self.live.workers.insert(uuid, worker);

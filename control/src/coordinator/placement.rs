@@ -43,7 +43,7 @@ pub(super) struct Wish {
     pub(super) max_world: u32,
     /// Of its group.
     pub(super) limit: Option<(String, u32)>,
-    /// The worker that should have rank 0, by name.
+    /// The worker that has the checkpoint, by name: while it is known, rank 0 runs there or waits.
     pub(super) home: Option<String>,
     /// The worker that broke the last attempt off.
     pub(super) avoid: Option<Uuid>,
@@ -84,6 +84,18 @@ impl Wish {
         [true, false].iter().any(|kind| self.accepts(*kind) && other.accepts(*kind))
     }
 
+    /// Where in the list rank 0 has to be. One that has not told what it has may yet be of use.
+    fn home_in(&self, offers: &[Offer]) -> Option<usize> {
+        let home = self.home.as_deref()?;
+        let is_home = |o: &Offer| &*o.name == home && (self.accepts(o.is_cuda) || o.slots == 0);
+        offers.iter().position(is_home)
+    }
+
+    /// Whether rank 0 has to be there, whatever speaks against it.
+    pub(super) fn is_home(&self, offer: &Offer) -> bool {
+        self.home.as_deref() == Some(&*offer.name)
+    }
+
     /// Whether workers of this kind could take part.
     pub(super) fn accepts(&self, is_cuda: bool) -> bool {
         match self.device {
@@ -103,12 +115,27 @@ pub(super) enum Verdict {
     TooLarge(SlotShortage),
 }
 
+impl Verdict {
+    /// How many ranks have places.
+    pub(super) fn ranks(&self) -> usize {
+        match self {
+            Self::Place(places) => places.len(),
+            Self::Busy(_) | Self::TooLarge(_) => 0,
+        }
+    }
+}
+
 /// Finds places for every rank, or says why there are none.
 pub(super) fn place(wish: &Wish, offers: &[Offer]) -> Verdict {
+    if let Some(home) = wish.home_in(offers) {
+        let home = &offers[home];
+        let group: Vec<&Offer> = offers.iter().filter(|o| o.is_cuda == home.is_cuda).collect();
+        return place_in_group(wish, &group, Some(home));
+    }
     let groups = groups(wish.device, offers);
     let mut waiting = None;
     for group in groups {
-        match place_in_group(wish, &group) {
+        match place_in_group(wish, &group, None) {
             Verdict::Place(places) => return Verdict::Place(places),
             // A group that is only busy is a better hope than one that is too small.
             busy @ Verdict::Busy(_) => {
@@ -119,7 +146,7 @@ pub(super) fn place(wish: &Wish, offers: &[Offer]) -> Verdict {
             }
         }
     }
-    waiting.unwrap_or_else(|| place_in_group(wish, &[]))
+    waiting.unwrap_or_else(|| place_in_group(wish, &[], None))
 }
 
 /// A job's ranks are all on one kind of device; `auto` prefers GPUs.
@@ -133,20 +160,20 @@ fn groups(device: Device, offers: &[Offer]) -> Vec<Vec<&Offer>> {
     kinds.into_iter().filter(|group| !group.is_empty()).collect()
 }
 
-fn place_in_group(wish: &Wish, offers: &[&Offer]) -> Verdict {
+fn place_in_group(wish: &Wish, offers: &[&Offer], home: Option<&Offer>) -> Verdict {
     let threads = wish.threads;
     let max_workers = wish.max_workers.map_or(usize::MAX, |max| max as usize);
     let idle_ranks = |o: &Offer| o.idle.len() as u32 / threads;
-    let fits_now = room(offers, max_workers, idle_ranks);
+    let fits_now = room(offers, max_workers, home, idle_ranks);
     let world = wish.world.unwrap_or_else(|| fits_now.min(wish.max_world).max(1));
     if fits_now >= world {
-        let capacities = capacities(offers, max_workers, idle_ranks);
-        return Verdict::Place(match at_home(wish, offers, &capacities, world) {
-            Some(taken) => give(offers, taken, threads),
+        let capacities = capacities(offers, max_workers, home, idle_ranks);
+        return Verdict::Place(match home {
+            Some(_) => give(offers, in_order(&capacities, world), threads),
             None => assign(offers, &capacities, world, threads),
         });
     }
-    let fits_idle = room(offers, max_workers, |o| o.slots / threads);
+    let fits_idle = room(offers, max_workers, home, |o| o.slots / threads);
     let shortage = SlotShortage {
         ranks: wish.world,
         slots_per_rank: threads,
@@ -158,28 +185,45 @@ fn place_in_group(wish: &Wish, offers: &[&Offer]) -> Verdict {
         slots: offers.iter().map(|o| o.slots).sum(),
         workers: offers.len() as u32,
         drained: 0,
+        home: home.map(|home| home.name.to_string()),
     };
     if fits_idle < world { Verdict::TooLarge(shortage) } else { Verdict::Busy(shortage) }
 }
 
-/// Ranks that fit on at most `max_workers`. The order of workers matters only where that bounds.
-fn room(offers: &[&Offer], max_workers: usize, ranks_of: impl Fn(&Offer) -> u32) -> u32 {
+/// Ranks that fit on at most `max_workers`, of which the home is one; without room there it is none.
+/// The order of workers matters only where the number bounds.
+fn room(
+    offers: &[&Offer],
+    max_workers: usize,
+    home: Option<&Offer>,
+    ranks_of: impl Fn(&Offer) -> u32,
+) -> u32 {
     let sum = |sum: u32, ranks: u32| sum.saturating_add(ranks);
+    if home.is_some_and(|home| ranks_of(home) == 0) {
+        return 0;
+    }
     if max_workers >= offers.len() {
         return offers.iter().map(|o| ranks_of(o)).fold(0, sum);
     }
-    capacities(offers, max_workers, ranks_of).into_iter().map(|(_, ranks)| ranks).fold(0, sum)
+    let capacities = capacities(offers, max_workers, home, ranks_of);
+    capacities.into_iter().map(|(_, ranks)| ranks).fold(0, sum)
 }
 
-/// Ranks that each worker can hold, largest first, at most `max_workers` of them.
+/// Ranks that each worker can hold, the home first, then the largest, at most `max_workers` of them.
 fn capacities(
     offers: &[&Offer],
     max_workers: usize,
+    home: Option<&Offer>,
     ranks_of: impl Fn(&Offer) -> u32,
 ) -> Vec<(usize, u32)> {
     let mut all: Vec<(usize, u32)> =
         offers.iter().map(|o| ranks_of(o)).enumerate().filter(|(_, ranks)| *ranks > 0).collect();
-    all.sort_by(|a, b| b.1.cmp(&a.1).then_with(|| offers[a.0].name.cmp(&offers[b.0].name)));
+    let is_elsewhere = |index: usize| home.is_some_and(|home| offers[index].id != home.id);
+    all.sort_by(|a, b| {
+        let home_first = is_elsewhere(a.0).cmp(&is_elsewhere(b.0));
+        let by_size = || b.1.cmp(&a.1).then_with(|| offers[a.0].name.cmp(&offers[b.0].name));
+        home_first.then_with(by_size)
+    });
     all.truncate(max_workers);
     all
 }
@@ -211,26 +255,18 @@ fn assign(
     give(offers, taken, threads)
 }
 
-/// The home first, and the rest by size; None: there is no room at home, or not beside it.
-fn at_home(
-    wish: &Wish,
-    offers: &[&Offer],
-    capacities: &[(usize, u32)],
-    world: u32,
-) -> Option<Vec<(usize, u32)>> {
-    let home = wish.home.as_deref()?;
-    let first = *capacities.iter().find(|(index, _)| &*offers[*index].name == home)?;
-    let others = capacities.iter().filter(|(index, _)| *index != first.0);
+/// As many of `world` ranks on each as it holds; `capacities` hold at least as many.
+fn in_order(capacities: &[(usize, u32)], world: u32) -> Vec<(usize, u32)> {
     let mut left = world;
     let mut taken = Vec::new();
-    for (index, capacity) in std::iter::once(&first).chain(others) {
+    for (index, capacity) in capacities {
         let ranks = left.min(*capacity);
         if ranks > 0 {
             taken.push((*index, ranks));
         }
         left -= ranks;
     }
-    (left == 0).then_some(taken)
+    taken
 }
 
 /// Ranks and slots, in the order of `taken`.

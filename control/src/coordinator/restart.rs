@@ -12,9 +12,10 @@ use serde::{Deserialize, Serialize};
 
 use common::retry::{Budget, Policy};
 use common::spec::Restart;
-use common::status::{FailureKind, TrainerEnd, UnixMillis};
+use common::status::{FailureKind, TrainerEnd};
 
 use crate::coordinator::guilt::Judgement;
+use crate::coordinator::past::Past;
 use crate::coordinator::record::StopCause;
 
 /// The window of the budget for infrastructure.
@@ -48,21 +49,6 @@ impl fmt::Display for Class {
             Self::Hopeless => "hopeless",
         })
     }
-}
-
-/// One attempt that is over, as the decision sees it.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) struct Past<'a> {
-    pub(super) class: Class,
-    /// What two equal failures have in common.
-    pub(super) signature: &'a str,
-    /// The last step that was known; None: it broke off before the first.
-    pub(super) step: Option<u64>,
-    /// The step of the job's newest whole checkpoint; 0: none.
-    pub(super) saved_step: u64,
-    /// Every rank had met its peers.
-    pub(super) has_trained: bool,
-    pub(super) ended_at: UnixMillis,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -185,14 +171,10 @@ fn faults<'h, 'a>(history: &'h [Past<'a>]) -> impl Iterator<Item = &'h Past<'a>>
 
 /// Of those, the newest ones in a row that left no newer checkpoint.
 fn idle_attempts<'h, 'a>(history: &'h [Past<'a>]) -> impl Iterator<Item = &'h Past<'a>> {
-    let saved_before = |index: usize| match index {
-        0 => 0,
-        _ => history[index - 1].saved_step,
-    };
-    let newest_first = (0..history.len()).rev().map(move |i| (&history[i], saved_before(i)));
+    let newest_first = (0..history.len()).rev();
     newest_first
-        .take_while(|(past, before)| past.saved_step <= *before)
-        .map(|(past, _)| past)
+        .take_while(|index| gain(history, *index) == 0)
+        .map(|index| &history[index])
         .filter(|past| past.class != Class::Preemption)
 }
 
@@ -200,13 +182,23 @@ fn idle(history: &[Past<'_>]) -> u32 {
     u32::try_from(idle_attempts(history).count()).unwrap_or(u32::MAX)
 }
 
+/// Steps of an attempt that made it into checkpoints. One that could not continue where the one
+/// before it had saved gains from where it began, not from where that one was.
+fn gain(history: &[Past<'_>], index: usize) -> u64 {
+    let before = index.checked_sub(1).map_or(0, |before| history[before].saved_step);
+    history[index].saved_step.saturating_sub(history[index].resumed.unwrap_or(before))
+}
+
 /// What happened since enough steps made it into checkpoints.
 fn since_refill<'h, 'a>(policy: &Restart, history: &'h [Past<'a>]) -> &'h [Past<'a>] {
-    let saved = history.last().map_or(0, |last| last.saved_step);
-    let is_forgiven =
-        |past: &Past<'_>| past.saved_step.saturating_add(policy.refill_steps) <= saved;
-    let first = history.iter().rposition(is_forgiven).map_or(0, |index| index + 1);
-    &history[first..]
+    let mut gained: u64 = 0;
+    for index in (0..history.len()).rev() {
+        if gained >= policy.refill_steps {
+            return &history[index + 1..];
+        }
+        gained = gained.saturating_add(gain(history, index));
+    }
+    history
 }
 
 fn backoff(policy: &Restart, idle: u32, chance: f64) -> Duration {
@@ -231,16 +223,14 @@ fn attempts(count: usize) -> String {
 }
 
 /// What broke the attempt off, and what another like it has in common with it.
-pub(super) fn classify(verdict: Option<&Judgement<'_>>) -> (Class, String) {
-    match verdict {
-        Some(Judgement { end: Some(end), .. }) => of_end(&end.end),
-        Some(Judgement { failure, cause, .. }) => match (cause, failure.kind) {
+pub(super) fn classify(judgement: &Judgement<'_>) -> (Class, String) {
+    match judgement {
+        Judgement { end: Some(end), .. } => of_end(&end.end),
+        Judgement { failure, cause, .. } => match (cause, failure.kind) {
             (StopCause::Preemption, _) => (Class::Preemption, "preempted".to_owned()),
             (StopCause::Failure, Some(kind)) => of_kind(kind),
             (StopCause::Failure, None) => (Class::Infrastructure, "stopped".to_owned()),
         },
-        // A bug of ours: some ranks finished, others stopped.
-        None => (Class::Application, "an end for no known reason".to_owned()),
     }
 }
 

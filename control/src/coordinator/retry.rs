@@ -13,9 +13,10 @@ use crate::coordinator::Machine;
 use crate::coordinator::event::Now;
 use crate::coordinator::guilt::{self, Judgement};
 use crate::coordinator::ledger::Attempt;
-use crate::coordinator::live::{LiveWorker, Standing};
+use crate::coordinator::live::{LiveAttempt, LiveWorker, Standing};
+use crate::coordinator::past::Past;
 use crate::coordinator::record::{Over, Record, Token};
-use crate::coordinator::restart::{Action, Class, Past, classify, decide};
+use crate::coordinator::restart::{Action, Class, classify, decide};
 use crate::coordinator::submit::Ending;
 
 impl Machine {
@@ -23,26 +24,28 @@ impl Machine {
     pub(super) fn restart_or_fail(&mut self, job_id: &JobId, mut ending: Ending, now: Now) {
         let Some(job) = self.ledger.jobs.get(job_id) else { return };
         let Some(attempt) = job.open_attempt() else { return };
-        let Some(failure) = ending.failure.clone() else {
+        // Without either nobody knows what went wrong: a bug of ours, and no reason to try again.
+        let judgement = guilt::judgement(attempt);
+        let Some((failure, judgement)) = ending.failure.clone().zip(judgement) else {
             return self.end_job(job_id, ending, now);
         };
-        let judgement = guilt::judgement(attempt);
-        let (class, signature) = classify(judgement.as_ref());
+        let (class, signature) = classify(&judgement);
         let (step, max_steps) = self.reported(job_id, job);
+        let live = self.live.attempts.get(job_id);
         let mut over = Over {
             class,
             signature,
             failure,
-            step: judgement.and_then(guilty_step).or((step > 0).then_some(step)),
-            step_at: self.live.attempts.get(job_id).and_then(|live| live.stepped_at),
+            step: guilty_step(&judgement).or(live.and_then(LiveAttempt::own_step)),
+            step_at: live.and_then(|live| live.stepped_at),
             saved_step: job.latest_checkpoint().map_or(0, |row| row.step),
             decision: String::new(),
             implicates: None,
         };
         over.implicates = culprit(attempt, &over).filter(|_| class == Class::Infrastructure);
-        let mut history: Vec<Past<'_>> = job.attempts.iter().filter_map(past).collect();
-        let has_trained = attempt.running_at.is_some();
-        history.push(Past { has_trained, ended_at: now.unix, ..of_over(&over) });
+        let mut history: Vec<Past<'_>> = job.older.iter().map(Past::from).collect();
+        history.extend(job.attempts.iter().filter_map(Past::of));
+        history.push(Past { ended_at: now.unix, ..Past::new(attempt, &over) });
         let policy = &job.submission.spec.restart;
         let decision = decide(policy, &history, chance(attempt.token));
         drop(history);
@@ -96,7 +99,8 @@ impl Machine {
         }
         let holds = |worker: &&LiveWorker| {
             worker.standing == Standing::Ready
-                && worker.stragglers.iter().any(|key| key.job_id == *job_id)
+                && (worker.awaited_by.contains(job_id)
+                    || worker.stragglers.iter().any(|key| key.job_id == *job_id))
         };
         let worker = self.live.workers.values().find(holds)?;
         Some(WaitReason::Stragglers { worker: worker.name.clone() })
@@ -130,26 +134,9 @@ fn culprit(attempt: &Attempt, over: &Over) -> Option<Uuid> {
 }
 
 /// The step that the guilty rank told.
-fn guilty_step(judgement: Judgement<'_>) -> Option<u64> {
+fn guilty_step(judgement: &Judgement<'_>) -> Option<u64> {
     match &judgement.end?.end {
         TrainerEnd::Failed { failure } => failure.step,
         _ => None,
-    }
-}
-
-fn past(attempt: &Attempt) -> Option<Past<'_>> {
-    let over = attempt.over.as_deref()?;
-    let has_trained = attempt.running_at.is_some();
-    Some(Past { has_trained, ended_at: attempt.ended_at?, ..of_over(over) })
-}
-
-fn of_over(over: &Over) -> Past<'_> {
-    Past {
-        class: over.class,
-        signature: &over.signature,
-        step: over.step,
-        saved_step: over.saved_step,
-        has_trained: false,
-        ended_at: 0,
     }
 }

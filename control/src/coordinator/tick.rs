@@ -22,6 +22,7 @@ impl Machine {
         self.forgive_own_sleep(now);
         self.tick_workers(now);
         self.tick_resting(now);
+        self.tick_exclusions(now);
         let jobs: Vec<JobId> = self.live.attempts.keys().cloned().collect();
         for job_id in jobs {
             self.tick_attempt(&job_id, now);

@@ -124,7 +124,8 @@ impl Machine {
     }
 
     pub(super) fn on_ended(&mut self, uuid: &Uuid, report: EndReport, now: Now) {
-        let EndReport { key, end, last_lines, summary, at } = report;
+        // By our own clock, as all that is told of a job: the worker's may be another.
+        let (at, EndReport { key, end, last_lines, summary, .. }) = (now.unix, report);
         if let Some(to) = self.live.connection_of(uuid) {
             self.effect(Effect::AcknowledgeEnds { to, ends: vec![key.clone()] });
         }

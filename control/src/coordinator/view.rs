@@ -98,7 +98,7 @@ impl Machine {
             (Standing::Ready, Some(_)) if worker.is_drained && is_busy => "draining",
             (Standing::Ready, Some(_)) if worker.is_drained => "drained",
             (Standing::Ready, Some(_))
-                if self.excluded_until(&worker.id.uuid, worker.last_heard_unix).is_some() =>
+                if self.excluded_until(&worker.id.uuid, self.live.unix).is_some() =>
             {
                 "excluded"
             }

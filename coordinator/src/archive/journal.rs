@@ -175,9 +175,15 @@ impl Journal {
         Ok(())
     }
 
-    /// Keeps the last entries of at least this many bytes together.
+    /// Keeps the last entries of at least this many bytes together. Costs nothing where that was
+    /// done before.
     pub(super) fn cut_to_tail(&mut self, bytes: usize) -> io::Result<()> {
+        if self.len() <= bytes as u64 {
+            return Ok(());
+        }
         let mut entries = self.entries()?;
+        // Of a journal that was written anew the first ones are marks alone, and are there again.
+        entries.retain(|entry| !entry.jobs.is_empty());
         let mut kept = 0;
         let mut start = entries.len();
         while start > 0 && kept < bytes {

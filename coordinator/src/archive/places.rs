@@ -51,10 +51,13 @@ pub(super) fn generations(data: &Path, job_id: &JobId) -> io::Result<BTreeSet<u6
     Ok(generations)
 }
 
-/// Removes the logs of a generation after the first.
+/// Removes the logs of a generation after the first, if there are any.
 pub(super) fn remove_generation(data: &Path, job_id: &JobId, generation: u64) -> io::Result<()> {
     debug_assert!(generation > 1, "the first generation's folder holds all the others");
-    fs_err::remove_dir_all(generation_folder(data, job_id, generation))
+    match fs_err::remove_dir_all(generation_folder(data, job_id, generation)) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
 }
 
 /// The numbers `N` of the entries `<prefix>N` of a folder, which need not exist.

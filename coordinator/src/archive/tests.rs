@@ -1,9 +1,14 @@
+use std::collections::BTreeMap;
+
 use prost::Message;
 
 use proto::v1;
 
 use super::journal::{Journal, Mark};
-use super::{Archive, Histories, LOG_SEGMENT_BYTES, LOG_SEGMENTS, LogKey, Reader, thin};
+use super::{
+    Archive, Changes, Histories, Kept, LOG_SEGMENT_BYTES, LOG_SEGMENTS, LogKey, OLD_LOG_BYTES,
+    Reader, Thread, Written, thin,
+};
 
 fn mark(sequence: u64) -> Mark {
     Mark { life: ("worker".to_owned(), 1), sequence }
@@ -14,8 +19,8 @@ fn entry(sequence: u64, points: std::ops::Range<u64>) -> v1::BulkBatch {
         |step| v1::MetricPoint { step, samples: step, value: 0.5, time_ms: 1_000_000 + step };
     let series = v1::MetricSeries {
         name: "train/loss".to_owned(),
-        rank: 0,
         points: points.map(point).collect(),
+        ..Default::default()
     };
     v1::BulkBatch {
         sequence,
@@ -201,12 +206,52 @@ async fn of_earlier_attempts_the_tails_stay_and_of_many_the_first_and_the_newest
     let of = |generation| numbers(archive.log(&job_id, LogKey { generation, rank: 3 }));
     assert_eq!(of(20), (0..200).collect::<Vec<_>>(), "the running attempt is whole");
     assert_eq!(of(1), (100..200).collect::<Vec<_>>(), "at least 64 KiB, with their numbers");
+    // What comes late of an attempt that is gone is dropped, and the stream goes on.
+    let late = archive.keep(log_batch(901, 3, "late", 1)).await.unwrap();
+    assert_eq!(late, Kept::default());
+    assert_eq!(archive.logs(&job_id).unwrap(), keys);
     // Lines that come late still find their place, also after a restart.
     drop(archive);
     let archive = Archive::start(folder.path()).unwrap();
     archive.keep(log_batch(1000, 1, "late", 1)).await.unwrap();
     let last = numbers(archive.log(&job_id, LogKey { generation: 1, rank: 3 })).pop();
     assert_eq!(last, Some(200));
+}
+
+#[tokio::test]
+async fn an_old_log_is_written_anew_once_however_many_attempts_follow() {
+    let folder = tempfile::tempdir().unwrap();
+    let archive = Archive::start(folder.path()).unwrap();
+    let line = "x".repeat(1000);
+    let segments = || super::journal::indices(&folder.path().join("logs/job-000000/rank-3"));
+    for sequence in 1..=4 {
+        archive.keep(log_batch(sequence, 1, &line, 50)).await.unwrap();
+    }
+    assert_eq!(segments().unwrap(), [1]);
+    for generation in 2..=6 {
+        archive.keep(log_batch(3 + generation, generation, &line, 50)).await.unwrap();
+        assert_eq!(segments().unwrap(), [2], "attempt {generation}");
+    }
+    let mut journal = Journal::open(&folder.path().join("logs/job-000000/rank-3")).unwrap();
+    journal.cut_to_tail(OLD_LOG_BYTES).unwrap();
+    assert_eq!(segments().unwrap(), [2], "nor when it is asked for");
+}
+
+#[test]
+fn journals_that_were_not_used_for_long_are_closed_first() {
+    let folder = tempfile::tempdir().unwrap();
+    let changes = Changes::default();
+    let data = folder.path().into();
+    let mut thread = Thread { folder: data, journals: BTreeMap::new(), group: 0, changes };
+    for job in ["z-000000", "y-000000", "a-000000"] {
+        thread.group += 1;
+        let mut batch = entry(1, 1..2);
+        batch.jobs[0].job_id = job.to_owned();
+        thread.write(batch, &mut Written::default()).unwrap();
+    }
+    thread.close_older_half();
+    let open: Vec<_> = thread.journals.keys().map(|path| path.file_name().unwrap()).collect();
+    assert_eq!(open, ["a-000000"]);
 }
 
 #[tokio::test]
@@ -221,8 +266,9 @@ async fn one_batch_with_two_attempts_of_a_job_is_kept_whole() {
     second.generation = 2;
     batch.jobs.push(second);
     let mut follow = archive.follow(&job_id);
-    archive.keep(batch.clone()).await.unwrap();
-    archive.keep(batch).await.unwrap();
+    let kept = archive.keep(batch.clone()).await.unwrap();
+    assert_eq!(kept, Kept { points: 4, lines: 0 });
+    assert_eq!(archive.keep(batch).await.unwrap(), Kept::default(), "it adds nothing again");
     assert!(follow.changed().await);
     assert_eq!(follow.touched(), []);
     assert_eq!(steps(&mut archive.metrics(&job_id)), [1, 2, 3, 4]);

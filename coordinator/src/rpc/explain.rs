@@ -48,22 +48,24 @@ fn add_pace(explained: &mut Explanation, pace: Vec<RankPace>) {
 
 /// Of the ranks of the newest attempt, by their newest measurements. Blocking.
 fn pace(mut reader: Reader, status: &JobStatus) -> std::io::Result<Vec<RankPace>> {
-    // What an earlier attempt measured says nothing about where the ranks are now.
-    let since = status.attempts.last().map_or(0, |attempt| attempt.started_at);
+    // What an earlier attempt measured says nothing about where the ranks are now. Generations tell
+    // them apart; the times are of the workers' clocks.
+    let generation = status.attempts.last().map_or(0, |attempt| attempt.generation.0);
     let mut newest: BTreeMap<(u32, bool), VecDeque<f64>> = BTreeMap::new();
     loop {
         let entries = reader.next()?;
         if entries.is_empty() {
             break;
         }
-        let series = entries.into_iter().flat_map(|e| e.jobs).flat_map(|job| job.metrics);
-        for series in series {
+        let jobs = entries.into_iter().flat_map(|e| e.jobs);
+        let newest_jobs = jobs.filter(|job| job.generation == generation);
+        for series in newest_jobs.flat_map(|job| job.metrics) {
             let is_compute = series.name == metric::COMPUTE_SECONDS.name;
             if !is_compute && series.name != metric::WAIT_SECONDS.name {
                 continue;
             }
             let values = newest.entry((series.rank, is_compute)).or_default();
-            for point in series.points.iter().filter(|point| point.time_ms >= since) {
+            for point in &series.points {
                 values.push_back(point.value);
                 if values.len() > NEWEST {
                     values.pop_front();

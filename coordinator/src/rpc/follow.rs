@@ -107,16 +107,25 @@ impl Front {
 struct Wanted {
     names: Vec<String>,
     since_step: u64,
-    /// Time and step of the newest point per series: a thinned file is read again from its start.
-    newest: HashMap<(String, u32), (u64, u64)>,
+    /// Time and step of the newest point per series of each generation: a thinned file is read again
+    /// from its start. Another generation's rank may be on another worker, whose clock is another.
+    newest: HashMap<(u64, String, u32), (u64, u64)>,
 }
 
 impl Wanted {
-    fn select(&mut self, mut series: v1::MetricSeries) -> Option<v1::MetricSeries> {
+    /// What is new of a job's part of a batch.
+    fn select(&mut self, job: v1::JobBulk) -> Vec<v1::MetricSeries> {
+        let generation = job.generation;
+        let of = |series| v1::MetricSeries { generation, ..series };
+        job.metrics.into_iter().filter_map(|series| self.select_series(of(series))).collect()
+    }
+
+    fn select_series(&mut self, mut series: v1::MetricSeries) -> Option<v1::MetricSeries> {
         if !self.names.is_empty() && !self.names.contains(&series.name) {
             return None;
         }
-        let newest = self.newest.entry((series.name.clone(), series.rank)).or_default();
+        let key = (series.generation, series.name.clone(), series.rank);
+        let newest = self.newest.entry(key).or_default();
         series.points.retain(|point| {
             let place = (point.time_ms, point.step);
             let is_new = place > *newest;
@@ -158,8 +167,7 @@ async fn stream_metrics(
         let mut jobs: Vec<_> = entries.into_iter().flat_map(|e| e.jobs).collect();
         jobs.iter().for_each(|job| histories.see(job));
         jobs.iter_mut().for_each(|job| histories.cut(job));
-        let series = jobs.into_iter().flat_map(|job| job.metrics);
-        for series in series.filter_map(|series| wanted.select(series)) {
+        for series in jobs.into_iter().flat_map(|job| wanted.select(job)) {
             if sender.send(Ok(series)).await.is_err() {
                 return;
             }

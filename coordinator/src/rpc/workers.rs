@@ -1,7 +1,5 @@
 //! The worker link: control and bulk streams, blobs for workers, files from them.
 
-use std::collections::HashMap;
-
 use tokio::sync::mpsc;
 use tonic::{Request, Response, Status, Streaming};
 use tracing::{debug, warn};
@@ -17,9 +15,6 @@ use crate::fetch::Part;
 use crate::rpc::{
     BoxStream, FIRST_MESSAGE_TIMEOUT, Front, STREAM_QUEUE, boxed, malformed, say_stopping,
 };
-
-/// Attempts whose drop counts one stream remembers.
-const MAX_TOLD: usize = 1024;
 
 /// Longest name of a metric that is kept.
 const MAX_METRIC_NAME: usize = 128;
@@ -65,14 +60,12 @@ impl WorkerLink for Front {
         service::tasks::spawn(service::tasks::Kind::Finish, "bulk", async move {
             // The client's end, an error of it, or a refusal of ours ends the stream; the worker
             // keeps what was not acknowledged.
-            let mut told = HashMap::new();
             loop {
                 let message = tokio::select! {
                     message = batches.message() => message,
                     () = front.stop.cancelled() => return say_stopping(&sender),
                 };
                 let Ok(Some(batch)) = message else { return };
-                front.tell_dropped(&batch, &mut told);
                 let ack = front.keep(batch).await;
                 let is_over = ack.is_err();
                 if sender.send(ack).await.is_err() || is_over {
@@ -155,39 +148,44 @@ async fn listen(
 }
 
 impl Front {
-    /// A worker's spool overflowed: somebody's curve has a hole. Workers count per attempt, and
-    /// tell the whole count again after a reconnect.
-    fn tell_dropped(&self, batch: &v1::BulkBatch, told: &mut HashMap<(String, u64), u64>) {
+    /// A worker's spool overflowed: somebody's curve has a hole.
+    fn tell_dropped(&self, batch: &v1::BulkBatch) {
         for job in batch.jobs.iter().filter(|job| job.dropped > 0) {
-            if told.len() > MAX_TOLD {
-                told.clear();
-            }
-            let told = told.entry((job.job_id.clone(), job.generation)).or_default();
-            let new = job.dropped.saturating_sub(*told);
-            if new > 0 {
-                let (worker, job_id) = (&batch.uuid, &job.job_id);
-                warn!(worker, job_id, dropped = new, "metric points or log lines were dropped");
-                self.info.metrics.dropped(new);
-                *told = job.dropped;
-            }
+            let (worker, job_id, dropped) = (&batch.uuid, &job.job_id, job.dropped);
+            warn!(worker, job_id, dropped, "metric points or log lines were dropped");
+            self.info.metrics.dropped(dropped);
         }
     }
 
-    /// Keeps what belongs to known jobs; the rest is acknowledged too, or it would come for ever.
+    /// Whether the job is known and has had this attempt. A number is a folder's name and an
+    /// attempt's place in a history: one that a worker made up would stay the newest for ever. A job
+    /// that is about to get its first attempt may have that one.
+    fn is_of_an_attempt(&self, job: &v1::JobBulk) -> bool {
+        let Ok(job_id) = proto::convert::job_id(&job.job_id) else { return false };
+        let Some(status) = self.core.views().status(&job_id) else { return false };
+        let newest = status.attempts.last().map_or(1, |attempt| attempt.generation.0);
+        if job.generation > newest {
+            warn!(%job_id, generation = job.generation, newest, "data of no attempt is left out");
+        }
+        job.generation <= newest
+    }
+
+    /// Keeps what belongs to known attempts; the rest is acknowledged too, or it would come for
+    /// ever.
     async fn keep(&self, mut batch: v1::BulkBatch) -> Result<v1::BulkAck, Status> {
         let sequence = batch.sequence;
         proto::convert::worker_id(&batch.uuid, batch.incarnation)
             .map_err(|error| malformed(&error))?;
         batch.jobs.retain_mut(|job| {
             job.metrics.retain(|series| series.name.len() <= MAX_METRIC_NAME);
-            self.known_job(&job.job_id).is_ok()
+            self.is_of_an_attempt(job)
         });
-        let points = batch.jobs.iter().flat_map(|job| &job.metrics).map(|s| s.points.len() as u64);
-        let lines = batch.jobs.iter().flat_map(|job| &job.logs).map(|logs| logs.lines.len() as u64);
-        let (points, lines) = (points.sum(), lines.sum());
+        if self.seen.is_new(&batch) {
+            self.tell_dropped(&batch);
+        }
         if !batch.jobs.is_empty() {
-            self.archive.keep(batch).await?;
-            self.info.metrics.kept(points, lines);
+            let kept = self.archive.keep(batch).await?;
+            self.info.metrics.kept(kept.points, kept.lines);
         }
         Ok(v1::BulkAck { sequence })
     }

@@ -6,7 +6,7 @@ use tonic::Streaming;
 
 use proto::v1;
 
-use super::cluster::{Cluster, finished, soon, uuid};
+use super::cluster::{Cluster, finished, killed, soon, uuid};
 
 /// A worker's bulk stream.
 pub(super) struct Bulk {
@@ -38,8 +38,11 @@ fn batch(job_id: &str, sequence: u64) -> v1::BulkBatch {
         value: 1.0 / sequence as f64,
         time_ms: 1000 + sequence,
     };
-    let series =
-        |name: &str| v1::MetricSeries { name: name.to_owned(), rank: 0, points: vec![point] };
+    let series = |name: &str| v1::MetricSeries {
+        name: name.to_owned(),
+        points: vec![point],
+        ..Default::default()
+    };
     let line =
         v1::LogLine { time_ms: 1000 + sequence, text: format!("line {sequence}"), stderr: false };
     v1::BulkBatch {
@@ -204,6 +207,81 @@ async fn streams_end_with_the_coordinator_and_say_so() {
     cluster.stop().await;
     assert_eq!(watch.message().await.unwrap_err().code(), tonic::Code::Unavailable);
     assert_eq!(metrics.message().await.unwrap_err().code(), tonic::Code::Unavailable);
+}
+
+/// The value of a counter without labels.
+async fn counter(cluster: &Cluster, name: &str) -> u64 {
+    let (_, text) = super::health::get(&cluster.address, "/metrics", "*/*").await;
+    let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+    value.unwrap_or_else(|| panic!("no {name} in:\n{text}")).parse().unwrap()
+}
+
+#[tokio::test]
+async fn what_comes_again_after_a_reconnect_is_not_counted_again() {
+    let cluster = Cluster::start().await;
+    let job_id = cluster.submit("job", 1).await;
+    let with_drops = |sequence, dropped| {
+        let mut batch = batch(&job_id, sequence);
+        batch.jobs[0].dropped = dropped;
+        batch
+    };
+    for last in 1..=3 {
+        // The acknowledgements of the streams before were lost.
+        let mut bulk = Bulk::open(&cluster).await;
+        for sequence in 1..=last {
+            bulk.send(with_drops(sequence, 7)).await;
+        }
+    }
+    assert_eq!(counter(&cluster, "rustspeed_worker_spool_dropped_total").await, 21);
+    assert_eq!(counter(&cluster, "rustspeed_metric_points_received_total").await, 6);
+    assert_eq!(counter(&cluster, "rustspeed_log_lines_received_total").await, 3);
+    cluster.stop().await;
+}
+
+#[tokio::test]
+async fn a_rank_whose_clock_is_behind_that_of_its_last_place_loses_no_point() {
+    let cluster = Cluster::start().await;
+    let mut a = cluster.join("a", 1).await;
+    let job_id = cluster.submit_restarting("job", 1).await;
+    let mut bulk = Bulk::open(&cluster).await;
+    for generation in 1..=2 {
+        let start = a.start_order().await;
+        a.train(&start).await;
+        for step in 1..=5 {
+            // The second place is 30 s behind, and goes on where the first ended.
+            let mut batch = batch(&job_id, (generation - 1) * 5 + step);
+            batch.jobs[0].generation = generation;
+            for point in batch.jobs[0].metrics.iter_mut().flat_map(|series| &mut series.points) {
+                point.time_ms = 100_000 - 30_000 * generation + step;
+            }
+            bulk.send(batch).await;
+        }
+        a.end(&start, 0, if generation == 1 { killed() } else { finished() }).await;
+    }
+    assert_eq!(steps(&cluster, &job_id, "train/loss").await, (1..=10).collect::<Vec<_>>());
+    cluster.stop().await;
+}
+
+#[tokio::test]
+async fn data_of_an_attempt_that_never_was_is_acknowledged_and_left_out() {
+    let cluster = Cluster::start().await;
+    let mut a = cluster.join("a", 1).await;
+    let job_id = cluster.submit("job", 1).await;
+    let start = a.start_order().await;
+    a.train(&start).await;
+    let mut bulk = Bulk::open(&cluster).await;
+    bulk.send(batch(&job_id, 1)).await;
+    for (sequence, generation) in [(2, u64::MAX), (3, 2)] {
+        let mut made_up = batch(&job_id, sequence);
+        made_up.jobs[0].generation = generation;
+        bulk.send(made_up).await;
+    }
+    bulk.send(batch(&job_id, 4)).await;
+    assert_eq!(steps(&cluster, &job_id, "train/loss").await, [1, 4]);
+    assert_eq!(lines(&cluster, &job_id, 0).await, ["line 1", "line 4"]);
+    let files = super::cluster::files_below(&cluster.folder.path().join("logs"));
+    assert_eq!(files.len(), 1, "{files:?}");
+    cluster.stop().await;
 }
 
 #[tokio::test]

@@ -108,6 +108,15 @@ impl Cluster {
         self.client().await.submit(request).await.unwrap().into_inner().job_id
     }
 
+    /// Submits a job that starts again when its infrastructure fails.
+    pub(super) async fn submit_restarting(&self, name: &str, world: u32) -> String {
+        let mut request = submit_request(name, world, self.folder.path());
+        let mut spec: serde_json::Value = serde_json::from_str(&request.spec_json).unwrap();
+        spec["restart"]["infrastructure"] = 20.into();
+        request.spec_json = spec.to_string();
+        self.client().await.submit(request).await.unwrap().into_inner().job_id
+    }
+
     pub(super) async fn status(&self, job_id: &str) -> v1::JobStatus {
         let request = v1::JobRequest { job_id: job_id.to_owned() };
         self.client().await.get_job(request).await.unwrap().into_inner()

@@ -18,7 +18,7 @@ use crate::views::Views;
 use crate::vitals::{Unready, Vitals};
 
 /// One request as an old tool makes it; status line, headers and body.
-async fn get(address: &str, path: &str, accept: &str) -> (String, String) {
+pub(super) async fn get(address: &str, path: &str, accept: &str) -> (String, String) {
     let mut socket = TcpStream::connect(address).await.unwrap();
     let request =
         format!("GET {path} HTTP/1.1\r\nHost: x\r\nAccept: {accept}\r\nConnection: close\r\n\r\n");

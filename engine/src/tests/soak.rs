@@ -24,7 +24,7 @@ fn setting<T: FromStr>(name: &str, default: impl FnOnce() -> T) -> T {
     parsed.unwrap_or_else(|| panic!("{name}={value:?}: expected a whole number"))
 }
 
-/// Fails where any case does, after all of them.
+/// Fails where any case does, after all of them; and where none was made.
 pub(super) fn run_all<T: Sync>(
     what: &str,
     cases: &mut [T],
@@ -33,6 +33,15 @@ pub(super) fn run_all<T: Sync>(
     let minutes: u64 = setting("RUSTSPEED_SOAK_MINUTES", || 60);
     let since_1970 = || SystemTime::UNIX_EPOCH.elapsed().map_or(0, |time| time.as_secs());
     let seed: u64 = setting("RUSTSPEED_SOAK_SEED", since_1970);
+    run_within((minutes, seed), what, cases, check);
+}
+
+fn run_within<T: Sync>(
+    (minutes, seed): (u64, u64),
+    what: &str,
+    cases: &mut [T],
+    check: impl Fn(&T) -> Result<(), String> + Sync,
+) {
     eprintln!("{what}: {} cases, at most {minutes} min, RUSTSPEED_SOAK_SEED={seed}", cases.len());
     cases.shuffle(&mut ChaCha8Rng::seed_from_u64(seed));
     let started = Instant::now();
@@ -58,6 +67,17 @@ pub(super) fn run_all<T: Sync>(
     std::thread::scope(|scope| (0..cores).for_each(|_| drop(scope.spawn(work))));
     let made = next.into_inner().min(cases.len());
     eprintln!("{what}: {made} of {} in {:?}", cases.len(), started.elapsed());
+    assert!(made > 0, "{what}: not one of {} cases was made in {minutes} min", cases.len());
     let wrong = wrong.into_inner().unwrap();
     assert!(wrong.is_empty(), "{} of {made} differ:\n{}", wrong.len(), wrong.join("\n"));
+}
+
+#[test]
+fn no_case_at_all_is_no_success() {
+    for (minutes, mut cases) in [(0, vec![1, 2]), (1, vec![])] {
+        let run = || run_within((minutes, 7), "none", &mut cases, |_: &i32| Ok(()));
+        let ended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(run));
+        assert!(ended.is_err(), "{minutes} min");
+    }
+    run_within((1, 7), "two", &mut [1, 2], |_: &i32| Ok(()));
 }

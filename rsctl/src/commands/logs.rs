@@ -137,7 +137,7 @@ pub(crate) async fn execute(args: Args) -> Outcome {
 
 /// What cannot be, said before anything is read.
 fn check(args: &Args, status: &JobStatus) -> Result<(), Failure> {
-    let no_rank = args.rank.iter().find_map(|rank| job::no_such_rank(status, *rank));
+    let no_rank = args.rank.iter().find_map(|rank| job::no_such_rank(status, *rank, args.attempt));
     if let Some(failure) = no_rank {
         return Err(failure);
     }

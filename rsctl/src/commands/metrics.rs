@@ -137,7 +137,7 @@ pub(crate) async fn execute(args: Args) -> Outcome {
 /// Over as many connections as it takes.
 async fn follow(coordinator: &mut Coordinator, id: &JobId, args: &Args) -> Outcome {
     let mut patience = Patience::new(args.patience.reconnect_timeout);
-    let mut shown = Shown::new();
+    let mut shown = Shown::default();
     loop {
         match follow_once(coordinator, id, args, (&mut shown, &mut patience)).await? {
             Ok(()) => return Ok(ExitCode::Done),
@@ -147,8 +147,30 @@ async fn follow(coordinator: &mut Coordinator, id: &JobId, args: &Args) -> Outco
     }
 }
 
-/// Time and step of the newest point of each metric that was printed: a new stream begins anew.
-type Shown = BTreeMap<String, (UnixMillis, u64)>;
+/// What was printed: a new stream begins anew.
+#[derive(Debug, Default)]
+struct Shown {
+    /// Time and step of the newest point of each metric of each generation. Times of two
+    /// generations may be of two clocks.
+    newest: BTreeMap<(String, u64), (UnixMillis, u64)>,
+}
+
+impl Shown {
+    /// The points that were not printed yet.
+    fn news(&mut self, series: Series) -> Vec<MetricPoint> {
+        let Series { name, generation, mut points, .. } = series;
+        let newest = self.newest.entry((name, generation)).or_default();
+        points.retain(|point| {
+            let place = (point.time, point.step);
+            let is_new = place > *newest;
+            if is_new {
+                *newest = place;
+            }
+            is_new
+        });
+        points
+    }
+}
 
 async fn follow_once(
     coordinator: &mut Coordinator,
@@ -165,19 +187,16 @@ async fn follow_once(
     }
     let mut series = pin!(series);
     while let Some(series) = series.next().await {
-        let Series { name, rank, points } = match series {
+        let series = match series {
             Ok(series) => series,
             Err(error) => return Ok(Err(error)),
         };
-        if rank != args.rank {
+        if series.rank != args.rank {
             continue;
         }
-        let newest = shown.entry(name.clone()).or_default();
-        for MetricPoint { step, samples, value, time } in points {
-            if (time, step) > *newest {
-                *newest = (time, step);
-                render::json_line(&TaggedPoint { tag: &name, step, samples, value, time })?;
-            }
+        let name = series.name.clone();
+        for MetricPoint { step, samples, value, time } in shown.news(series) {
+            render::json_line(&TaggedPoint { tag: &name, step, samples, value, time })?;
         }
     }
     Ok(Ok(()))

@@ -1,7 +1,8 @@
 //! Claims about finding a job by what was typed.
 
 use common::exit::ExitCode;
-use common::ids::JobId;
+use common::ids::{AttemptId, JobId};
+use common::status::AttemptStatus;
 
 use crate::job::{choose, no_such_rank, read_regular};
 use crate::tests::statuses::running;
@@ -43,12 +44,28 @@ fn an_unknown_job_names_the_nearest() {
 #[test]
 fn a_rank_that_the_job_does_not_have_is_refused_with_those_that_it_has() {
     let mut status = running();
-    assert!(no_such_rank(&status, 1).is_none());
-    let failure = no_such_rank(&status, 9).unwrap();
+    assert!(no_such_rank(&status, 1, None).is_none());
+    let failure = no_such_rank(&status, 9, None).unwrap();
     assert_eq!(failure.code, ExitCode::Usage);
     assert_eq!(failure.render(), "error: --rank 9: job co2-lstm-ab12cd has ranks 0 to 1");
+    status.attempts.clear();
     status.ranks.clear();
-    assert!(no_such_rank(&status, 9).is_none(), "nobody knows before it is placed");
+    assert!(no_such_rank(&status, 9, None).is_none(), "nobody knows before it is placed");
+}
+
+#[test]
+fn a_rank_of_an_earlier_larger_attempt_is_not_refused() {
+    let mut status = running();
+    let larger = AttemptStatus { world_size: 4, ..status.attempts[0].clone() };
+    status.attempts[0].attempt = AttemptId(2);
+    status.attempts.insert(0, larger);
+    assert!(no_such_rank(&status, 3, None).is_none(), "the one that failed is asked for");
+    assert!(no_such_rank(&status, 3, Some(1)).is_none());
+    assert!(no_such_rank(&status, 4, None).unwrap().render().ends_with("has ranks 0 to 3"));
+    let failure = no_such_rank(&status, 3, Some(2)).unwrap();
+    let said = "error: --rank 3: attempt 2 of job co2-lstm-ab12cd has ranks 0 to 1";
+    assert_eq!(failure.render(), said);
+    assert!(no_such_rank(&status, 3, Some(3)).is_none(), "it may still come");
 }
 
 #[test]

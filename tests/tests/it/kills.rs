@@ -1,6 +1,8 @@
 //! Fault injection: kill -9 of a trainer and of a worker in the middle of a run; the job starts again
 //! by itself and ends as if nothing had happened (A12), or stops with a reason.
 
+use std::fs::File;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
@@ -18,10 +20,31 @@ fn running_job(cluster: &Cluster) -> String {
     id
 }
 
-/// Long enough to be hit in the middle.
-fn long_job() -> TinyJob {
-    let checkpoint = "every-steps = 20".to_owned();
-    TinyJob { max_steps: 600, checkpoint, ..TinyJob::default() }
+/// With saves on the way, at which it can be held. Gives the job file and where its checkpoints go.
+fn long_job(cluster: &Cluster, name: &str) -> (String, PathBuf) {
+    let root = cluster.path().join(name);
+    let checkpoint = format!("every-steps = 20\ndir = {root:?}");
+    let job = TinyJob { max_steps: 600, checkpoint, ..TinyJob::default() };
+    (cluster.write(&format!("{name}.toml"), &job.toml()), root)
+}
+
+/// A job that cannot go on: commits wait for the lock of the checkpoint root, which is ours until this
+/// is dropped. A save gives up after 15 s.
+struct Held {
+    _lock: File,
+    status: Value,
+}
+
+/// Lets a job save once, and holds it at a later save.
+fn hold(cluster: &Cluster, id: &str, root: &Path) -> Held {
+    wait_for("the first checkpoint", Duration::from_secs(60), || {
+        root.join("step-00000020/manifest.json").exists().then_some(())
+    });
+    let lock = File::open(root.join(".lock")).unwrap();
+    lock.lock().unwrap();
+    let status = cluster.status(id);
+    assert_eq!(status["state"], "running", "there was time to hold it: {status:#}");
+    Held { _lock: lock, status }
 }
 
 fn kill_rank(status: &Value, rank: usize) {
@@ -46,15 +69,18 @@ fn history(cluster: &Cluster, status: &Value) -> (Vec<String>, Vec<Value>) {
 #[test]
 fn kill_9_of_a_trainer_and_of_a_worker_change_nothing_but_the_time() {
     let mut cluster = Cluster::start(&[1, 1, 1]);
-    let job = cluster.write("job.toml", &long_job().toml());
+    let (job, _) = long_job(&cluster, "undisturbed");
     let undisturbed = cluster.submit(&job);
     let undisturbed = cluster.wait_for_state(&undisturbed, "succeeded");
     let expected = history(&cluster, &undisturbed);
     assert_eq!((expected.0.len(), expected.1.len()), (601, 600));
 
     // A trainer.
+    let (job, root) = long_job(&cluster, "killed");
     let id = cluster.submit(&job);
-    kill_rank(&cluster.wait_for_step(&id, 50), 1);
+    let held = hold(&cluster, &id, &root);
+    kill_rank(&held.status, 1);
+    drop(held);
     let done = cluster.wait_for_state(&id, "succeeded");
     assert_eq!(history(&cluster, &done), expected);
     assert_eq!(done["summary"]["final_loss"], undisturbed["summary"]["final_loss"]);
@@ -73,12 +99,14 @@ fn kill_9_of_a_trainer_and_of_a_worker_change_nothing_but_the_time() {
     assert!(done["time"]["recompute_seconds"].is_number(), "{done:#}");
 
     // A worker; the spare takes its place.
+    let (job, root) = long_job(&cluster, "lost");
     let id = cluster.submit(&job);
-    cluster.wait_for_step(&id, 50);
+    let held = hold(&cluster, &id, &root);
     let trainers = cluster.trainers();
+    assert_eq!(trainers.len(), 2);
     let killed = cluster.workers.remove(1);
     killed.signal(Signal::SIGKILL);
-    drop(killed);
+    drop((killed, held));
     let done = cluster.wait_for_state(&id, "succeeded");
     assert_eq!(history(&cluster, &done), expected);
     assert!(done["attempts"][0]["reason"].as_str().unwrap().contains("w1"), "{done:#}");

@@ -126,7 +126,12 @@ fn report(say: &impl Fn(Kind)) {
     say(Kind::Progress(Progress { step: 5, ..Progress::default() }));
     let point = MetricPoint { step: 5, samples: 10, value: 0.5, time_ms: 1 };
     // The wrong rank: a trainer speaks for its own only, and the worker knows which it is.
-    let series = MetricSeries { name: "train/loss".to_owned(), rank: 99, points: vec![point] };
+    let series = MetricSeries {
+        name: "train/loss".to_owned(),
+        rank: 99,
+        points: vec![point],
+        ..Default::default()
+    };
     say(Kind::Metrics(Metrics { series: vec![series], dropped: 2 }));
 }
 

@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use common::spec::Restart;
 
+use crate::coordinator::past::Past;
 use crate::coordinator::restart::Class::{self, Application, Hopeless, Infrastructure, Preemption};
-use crate::coordinator::restart::{Action, Past, decide};
+use crate::coordinator::restart::{Action, decide};
 
 const HOUR: u64 = 60 * 60 * 1000;
 
@@ -22,6 +23,7 @@ fn past(class: Class, step: u64, saved: u64) -> Past<'static> {
         signature,
         step: Some(step),
         saved_step: saved,
+        resumed: None,
         has_trained: true,
         ended_at: 1000 * HOUR,
     }

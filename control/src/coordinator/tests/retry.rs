@@ -6,10 +6,10 @@ use expect_test::expect;
 
 use common::ids::Generation;
 use common::spec::Restart;
-use common::status::{FailureKind, JobState, TrainerEnd, WaitReason};
+use common::status::{FailureKind, JobState, TrainerEnd, TrainerFailure, WaitReason};
 
 use super::world::{KILLED, World, check, failed, id, restarting, state_of};
-use crate::coordinator::{CancelMode, Withdrawal, WorkerMessage};
+use crate::coordinator::{CancelMode, Event, Withdrawal, WorkerMessage};
 
 /// Two ranks on two workers, training, with the usual budgets.
 fn training() -> World {
@@ -174,6 +174,76 @@ fn too_little_memory_is_retried_until_it_ends_so_twice_at_one_step() {
 }
 
 #[test]
+fn an_attempt_without_a_step_of_its_own_has_none() {
+    let mut w = training();
+    w.progress("job", 5000, 10.0);
+    let oops = |step| TrainerEnd::Failed {
+        failure: TrainerFailure { kind: FailureKind::Engine, step, message: "oops".to_owned() },
+    };
+    w.end("job", 1, oops(Some(5000)));
+    w.end("job", 0, TrainerEnd::Stopped);
+    w.train("job");
+    // Before its first step: that is another place.
+    w.end("job", 1, oops(None));
+    w.end("job", 0, TrainerEnd::Stopped);
+    assert_eq!(w.state("job"), JobState::Restarting, "{}", w.reason("job"));
+    let attempts = w.status("job").attempts;
+    let steps = attempts.iter().map(|attempt| attempt.last_step);
+    assert_eq!(steps.collect::<Vec<_>>(), [Some(5000), None]);
+}
+
+#[test]
+fn a_budget_larger_than_the_list_of_attempts_is_spent_too() {
+    let mut w = World::new(&[("a", 1)]);
+    let mut job = restarting("job", Some(1));
+    job.restart.infrastructure = 100;
+    w.submit(job);
+    let mut tries = 0;
+    while !w.state("job").is_final() {
+        tries += 1;
+        assert!(tries <= 101, "it is tried for ever");
+        // It cannot even start, so nothing but this budget bounds it.
+        w.end("job", 0, failed(FailureKind::Start, "no"));
+        w.live_on(Duration::from_secs(61));
+    }
+    assert_eq!(tries, 101);
+    let spent = "the budget of 100 restarts after infrastructure failures within 24 hours is spent";
+    assert!(w.reason("job").ends_with(spent), "{}", w.reason("job"));
+    assert_eq!(attempts(&w), 64);
+}
+
+#[test]
+fn preemptions_do_not_hide_the_errors_before_them() {
+    let mut w = World::new(&[("a", 1)]);
+    let mut job = restarting("job", Some(1));
+    job.restart.without_progress = 300;
+    w.submit(job);
+    let fail = |w: &mut World, code| {
+        w.train("job");
+        w.end("job", 0, TrainerEnd::Exited { code });
+        // Its backoff is a minute at the most.
+        for _ in 0..130 {
+            if w.state("job") == JobState::Restarting {
+                w.live_on(Duration::from_millis(500));
+            }
+        }
+    };
+    (1..=3).for_each(|code| fail(&mut w, code));
+    for _ in 0..70 {
+        w.train("job");
+        let withdrawal =
+            Withdrawal { reason: "SIGTERM".to_owned(), grace: Duration::from_secs(30) };
+        w.say("a", WorkerMessage::Withdrawing(withdrawal));
+        w.end("job", 0, TrainerEnd::Stopped);
+        w.join("a", 1);
+        assert_eq!(w.state("job"), JobState::Starting, "{}", w.reason("job"));
+    }
+    fail(&mut w, 4);
+    let spent = "the budget of 3 restarts after application failures is spent";
+    assert!(w.reason("job").ends_with(spent), "{}", w.reason("job"));
+}
+
+#[test]
 fn a_worker_that_is_told_to_leave_costs_no_budget() {
     let mut w = training();
     w.join("c", 1);
@@ -210,6 +280,27 @@ fn a_job_that_waits_lets_others_run_and_keeps_its_place() {
     assert_eq!((w.state("job"), w.state("third")), (JobState::Starting, JobState::Queued));
 }
 
+#[test]
+fn a_job_that_has_rested_says_what_it_waits_for_now() {
+    let mut w = World::new(&[("a", 2)]);
+    let mut job = restarting("job", Some(1));
+    job.restart.backoff = Duration::from_secs(30);
+    w.submit(job);
+    for _ in 0..2 {
+        w.train("job");
+        w.end("job", 0, KILLED);
+    }
+    w.submit(restarting("running", Some(2)));
+    w.train("running");
+    let mut first = restarting("first", Some(2));
+    first.job.priority = 5;
+    w.submit(first);
+    assert!(w.reason("job").ends_with("; its wait is not over"), "{}", w.reason("job"));
+    w.live_on(Duration::from_secs(31));
+    let waits = "; behind job `first-000000`, which has its turn";
+    assert!(w.reason("job").ends_with(waits), "{}", w.reason("job"));
+}
+
 /// A job of one rank that trains on `a` and is killed there.
 fn killed_on_a(w: &mut World, name: &str) {
     w.submit(restarting(name, Some(1)));
@@ -231,7 +322,17 @@ fn an_attempt_does_not_go_back_to_the_worker_that_broke_it_off() {
 }
 
 #[test]
-fn a_worker_that_was_at_fault_twice_in_a_day_is_used_only_where_nothing_else_would_do() {
+fn a_job_of_any_number_of_ranks_does_not_lose_half_of_them_to_one_fault() {
+    let mut w = World::new(&[("a", 2), ("b", 2)]);
+    w.submit(restarting("job", None));
+    w.train("job");
+    w.end("job", 0, KILLED);
+    (1..4).for_each(|rank| w.end("job", rank, TrainerEnd::Stopped));
+    assert_eq!(w.places("job"), ["a", "a", "b", "b"]);
+}
+
+#[test]
+fn a_worker_at_whose_fault_two_jobs_broke_off_is_used_only_where_nothing_else_would_do() {
     let mut w = World::new(&[("a", 1), ("b", 1)]);
     killed_on_a(&mut w, "job");
     w.train("job");
@@ -256,6 +357,46 @@ fn a_worker_that_was_at_fault_twice_in_a_day_is_used_only_where_nothing_else_wou
     w.pass(Duration::from_secs(24 * 60 * 60));
     w.join("a", 1);
     assert_eq!(state_of(&w, "a"), "ready");
+}
+
+#[test]
+fn a_job_that_fails_everywhere_excludes_nobody() {
+    let mut w = World::new(&[("a", 1), ("b", 1)]);
+    w.submit(restarting("job", Some(1)));
+    // It makes progress in between, so its budget is that for the infrastructure.
+    for step in 1..=8 {
+        w.train("job");
+        w.commit("job", 10 * step);
+        w.end("job", 0, KILLED);
+        assert_eq!(w.state("job"), JobState::Starting, "{}", w.reason("job"));
+    }
+    assert_eq!((state_of(&w, "a"), state_of(&w, "b")), ("ready".to_owned(), "ready".to_owned()));
+}
+
+#[test]
+fn the_end_of_an_exclusion_is_noticed() {
+    let mut w = World::new(&[("a", 1), ("b", 1)]);
+    killed_on_a(&mut w, "job");
+    w.train("job");
+    w.end("job", 0, TrainerEnd::Finished);
+    killed_on_a(&mut w, "second");
+    w.train("second");
+    w.submit(restarting("third", Some(1)));
+    let day = Duration::from_secs(24 * 60 * 60);
+    for (past, state) in [(day / 2, "excluded"), (day / 2 + Duration::from_secs(1), "ready")] {
+        // The shell comes back at each deadline; workers give signs of life all the while.
+        let end = w.now + past;
+        while w.machine.next_deadline().is_some_and(|at| at < end) {
+            w.now = w.machine.next_deadline().unwrap().max(w.now);
+            for worker in ["a", "b"] {
+                w.say(worker, WorkerMessage::Heartbeat);
+            }
+            w.step(Event::Tick);
+        }
+        w.now = end;
+        assert_eq!(state_of(&w, "a"), state);
+    }
+    assert_eq!(w.places("third"), ["a"]);
 }
 
 #[test]

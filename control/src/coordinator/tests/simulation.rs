@@ -11,11 +11,11 @@ use std::time::{Duration, Instant, SystemTime};
 
 use common::ids::{Generation, JobId, Rank};
 use common::position::{Phase, Position};
-use common::status::{FailureKind, TrainerEnd};
+use common::status::{CheckpointRow, FailureKind, Live, TrainerEnd};
 
 use super::world::{KILLED, World, failed, id, key, peer, whole};
 use crate::coordinator::{
-    After, ConnectionId, DrainOrder, Effect, EndReport, Event, RankKey, RankPosition,
+    After, Config, ConnectionId, DrainOrder, Effect, EndReport, Event, RankKey, RankPosition,
     RunningTrainer, StartOrder, StopMode, WorkerMessage,
 };
 
@@ -49,6 +49,8 @@ impl Dice {
 struct SimWorker {
     slots: u32,
     connection: Option<ConnectionId>,
+    /// The coordinator takes it for alive until then.
+    lease_until: Duration,
     trainers: BTreeMap<RankKey, SimTrainer>,
     unacknowledged: Vec<EndReport>,
     /// Orders that are on their way; lost with the stream.
@@ -126,13 +128,15 @@ impl Sim {
         }
     }
 
-    /// A6: an attempt begins when no worker in reach still runs an older generation. One that comes
-    /// into reach later is told to stop; its commits are fenced off.
+    /// A6: an attempt begins when no worker still runs an older generation, but those that are known
+    /// lost. One that comes into reach later is told to stop; its commits are fenced off.
     fn check_alone(&mut self, order: &StartOrder) {
         if !self.begun.insert((order.job_id.clone(), order.generation)) {
             return;
         }
-        for (name, worker) in self.workers.iter().filter(|(_, w)| w.connection.is_some()) {
+        let now = self.world.now;
+        let is_alive = |w: &SimWorker| w.connection.is_some() || w.lease_until > now;
+        for (name, worker) in self.workers.iter().filter(|(_, w)| is_alive(w)) {
             let is_older =
                 |key: &&RankKey| key.job_id == order.job_id && key.generation < order.generation;
             let older = worker.trainers.keys().find(is_older);
@@ -149,6 +153,7 @@ impl Sim {
         if let Some(connection) = self.workers[name].connection {
             self.past.push((name.to_owned(), message.clone()));
             self.step(Event::Worker { connection, message });
+            self.renew_lease(name);
         }
     }
 
@@ -172,6 +177,16 @@ impl Sim {
         worker.connection = Some(connection);
         worker.inbox.clear();
         self.step(Event::Hello { connection, hello: Box::new(hello) });
+        self.renew_lease(name);
+    }
+
+    /// The coordinator has heard it, if it did not turn it away.
+    fn renew_lease(&mut self, name: &str) {
+        let lease_until = self.world.now + Config::default().lease;
+        let worker = self.workers.get_mut(name).unwrap();
+        if worker.connection.is_some() {
+            worker.lease_until = lease_until;
+        }
     }
 
     fn disconnect(&mut self, name: &str) {
@@ -265,14 +280,17 @@ impl Sim {
             );
         } else if trainer.has_table && !trainer.is_running {
             change(|trainer| trainer.is_running = true);
-            self.say(name, WorkerMessage::TrainerRunning { key });
+            self.say(name, WorkerMessage::TrainerRunning { key: key.clone() });
+            self.go_on(name, key);
         } else if trainer.is_stuck {
         } else if trainer.is_running && !self.is_calm && self.dice.one_in(15) {
             change(|trainer| trainer.is_stuck = true);
         } else if trainer.is_running && key.rank.0 == 0 && self.dice.one_in(3) {
             let job = key.job_id.as_str();
             let step = self.world.machine.checkpoints(&key.job_id).map_or(0, <[_]>::len) as u64;
-            let checkpoint = whole(job, 100 * (step + 1));
+            // Some jobs save on the own disk of rank 0's worker.
+            let holder = key.job_id.as_str().starts_with("job1").then(|| name.to_owned());
+            let checkpoint = CheckpointRow { worker: holder, ..whole(job, 100 * (step + 1)) };
             let RankKey { job_id, generation, .. } = key;
             let removed = Vec::new();
             let message = WorkerMessage::Checkpoint { job_id, generation, checkpoint, removed };
@@ -306,6 +324,18 @@ impl Sim {
         self.say(name, WorkerMessage::Positions(told));
     }
 
+    /// Rank 0 has its state: of the newest checkpoint, if that lies where it runs.
+    fn go_on(&mut self, name: &str, RankKey { job_id, generation, rank }: RankKey) {
+        let rows = self.world.machine.checkpoints(&job_id).unwrap_or_default();
+        let is_here = |row: &&CheckpointRow| row.worker.as_deref().is_none_or(|w| w == name);
+        let resumed_at_step = rows.last().filter(is_here).map(|row| row.step);
+        let step = resumed_at_step.unwrap_or(0);
+        let live = Live { step, resumed_at_step, ..Live::default() };
+        if rank.0 == 0 {
+            self.say(name, WorkerMessage::Progress { job_id, generation, live });
+        }
+    }
+
     fn end(&mut self, name: &str, key: RankKey, end: TrainerEnd) {
         let report = EndReport {
             key: key.clone(),
@@ -329,9 +359,14 @@ impl Sim {
     }
 
     fn restart_coordinator(&mut self) {
+        let now = self.world.now;
         for worker in self.workers.values_mut() {
             worker.connection = None;
             worker.inbox.clear();
+            // One that was lost before is not waited for again.
+            if worker.lease_until > now {
+                worker.lease_until = now + Config::default().reattach_grace;
+            }
         }
         let effects = self.world.restart();
         self.route(effects);

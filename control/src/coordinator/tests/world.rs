@@ -143,6 +143,7 @@ impl World {
         }
         assert_eq!(*self.machine.ledger(), self.shadow, "A3: the replay differs");
         self.check_slots();
+        self.check_homes(&effects);
         self.check_reasons();
         for (job_id, state) in finals {
             let after = self.machine.ledger().jobs.get(&job_id).map(|job| job.state);
@@ -159,6 +160,24 @@ impl World {
     fn finals(&self) -> Vec<(JobId, JobState)> {
         let jobs = self.machine.ledger().jobs.iter();
         jobs.filter(|(_, j)| j.state.is_final()).map(|(id, j)| (id.clone(), j.state)).collect()
+    }
+
+    /// An attempt that is not the first has rank 0 where the newest checkpoint lies, if on one
+    /// worker's own disk and that one is known.
+    fn check_homes(&self, effects: &[Effect]) {
+        let records = effects.iter().filter_map(|effect| match effect {
+            Effect::Persist(records) => Some(records),
+            _ => None,
+        });
+        for record in records.flatten() {
+            let Record::AttemptStarted { job_id, ranks, .. } = record else { continue };
+            let Some(job) = self.machine.ledger().jobs.get(job_id) else { continue };
+            let home = job.latest_checkpoint().and_then(|whole| whole.worker.as_deref());
+            let Some(home) = home.filter(|_| job.attempts.len() > 1) else { continue };
+            if ["ready", "excluded", "disconnected"].contains(&state_of(self, home).as_str()) {
+                assert_eq!(ranks[0].worker_name, home, "{job_id} starts anew");
+            }
+        }
     }
 
     fn check_slots(&self) {
@@ -355,7 +374,7 @@ impl World {
         let world = self.places(job).len() as u32;
         (0..world).for_each(|rank| self.ready(job, rank));
         (0..world).for_each(|rank| self.running(job, rank));
-        assert_eq!(self.state(job), JobState::Running);
+        assert_eq!(self.state(job), JobState::Running, "{}", self.reason(job));
     }
 
     pub(super) fn end(&mut self, job: &str, rank: u32, end: TrainerEnd) {

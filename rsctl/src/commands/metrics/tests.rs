@@ -47,3 +47,27 @@ fn an_unknown_tag_names_the_nearest() {
     let error = known_tag("train/los").unwrap_err();
     assert_eq!(error, "no such metric; the nearest is train/loss");
 }
+
+#[test]
+fn a_follower_loses_no_point_of_a_place_whose_clock_is_behind_and_prints_none_twice() {
+    let of = |generation, time| Series {
+        name: "train/loss".to_owned(),
+        rank: 0,
+        generation,
+        points: (0..3)
+            .map(|n| MetricPoint {
+                step: generation * 3 + n,
+                samples: 1,
+                value: 0.5,
+                time: time + n,
+            })
+            .collect(),
+    };
+    let mut shown = Shown::default();
+    assert_eq!(shown.news(of(1, 100_000)).len(), 3);
+    assert_eq!(shown.news(of(2, 70_000)).len(), 3, "30 s behind");
+    // The stream begins anew.
+    assert_eq!(shown.news(of(1, 100_000)), []);
+    assert_eq!(shown.news(of(2, 70_000)), []);
+    assert_eq!(shown.news(of(2, 70_001)).len(), 1);
+}
