@@ -20,6 +20,8 @@ use crate::monitor::{Monitors, Position, Scalar, StepRecord, ValidationColumns, 
 use crate::report::pace::{Pace, Shares};
 use crate::report::recorder::{Record, Recorder};
 
+pub(crate) use recorder::Written;
+
 pub(crate) mod pace;
 mod recorder;
 
@@ -59,6 +61,11 @@ impl Report {
             self.recorder = Some(Recorder::start(monitors)?);
         }
         Ok(())
+    }
+
+    /// On rank 0, for who must know that its files are complete.
+    pub(crate) fn written(&self) -> Option<Written> {
+        self.recorder.as_ref().map(Recorder::written)
     }
 
     /// A sentence for people; ranks other than 0 know nothing that rank 0 does not.

@@ -133,7 +133,7 @@ fn prepare(context: RankContext) -> Result<Prepared, Error> {
     let from = Position { step: state.step, samples: state.samples };
     report.open_files(&run_dir, &spec.monitor, validation_columns(&data), from)?;
     let saver = Saver::start(
-        SaveThread::new(root, votes, resumed.gone),
+        SaveThread::new(root, votes, resumed.gone, report.written()),
         copy_for(&spec.checkpoint, &zero),
         spec.checkpoint.asynchronous,
         spec.job.collective_timeout,

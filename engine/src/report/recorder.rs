@@ -43,6 +43,29 @@ struct Queue {
     is_done: bool,
     failure: Option<String>,
     lost: u64,
+    /// Records that were taken in, and of those the ones that are in the files or given up.
+    taken: u64,
+    written: u64,
+    /// Somebody waits for the files.
+    is_urgent: bool,
+}
+
+/// The files, for who must know that they are complete up to now.
+#[derive(Debug, Clone)]
+pub(crate) struct Written(Arc<Shared>);
+
+impl Written {
+    /// Returns when all records of before are in the files, or were given up.
+    pub(crate) fn wait(&self) {
+        let mut queue = self.0.lock();
+        let goal = queue.taken;
+        if queue.written < goal {
+            queue.is_urgent = true;
+            drop(queue);
+            self.0.changed.notify_all();
+            drop(self.0.wait_until(|queue| queue.written >= goal || queue.is_done));
+        }
+    }
 }
 
 impl Recorder {
@@ -57,6 +80,10 @@ impl Recorder {
         Ok(Self { shared, thread: Some(thread), is_failure_told: false })
     }
 
+    pub(super) fn written(&self) -> Written {
+        Written(Arc::clone(&self.shared))
+    }
+
     /// Returns what went wrong with an earlier record, once.
     pub(super) fn push(&mut self, record: Record) -> Option<String> {
         let mut queue = self
@@ -64,6 +91,7 @@ impl Recorder {
             .wait_until(|queue| queue.records.len() < MAX_QUEUED || queue.failure.is_some());
         if queue.records.len() < MAX_QUEUED {
             queue.records.push(record);
+            queue.taken += 1;
             if queue.records.len() == MAX_QUEUED {
                 self.shared.changed.notify_all();
             }
@@ -141,11 +169,12 @@ fn write_until_closed(shared: &Shared, mut monitors: Monitors) {
         let mut queue = shared
             .changed
             .wait_timeout_while(shared.lock(), WRITE_INTERVAL, |queue| {
-                !queue.is_closed && queue.records.len() < MAX_QUEUED
+                !queue.is_closed && !queue.is_urgent && queue.records.len() < MAX_QUEUED
             })
             .unwrap_or_else(PoisonError::into_inner)
             .0;
         let records = std::mem::take(&mut queue.records);
+        queue.is_urgent = false;
         let (is_closed, has_failed) = (queue.is_closed, queue.failure.is_some());
         drop(queue);
         shared.changed.notify_all();
@@ -154,12 +183,15 @@ fn write_until_closed(shared: &Shared, mut monitors: Monitors) {
         if let Err(error) = written {
             queue.failure = Some(crate::error::chain(&error));
         }
+        queue.written += records.len() as u64;
         if queue.failure.is_some() {
             queue.lost += records.len() as u64;
         }
         if is_closed && queue.records.is_empty() {
             return;
         }
+        drop(queue);
+        shared.changed.notify_all();
     }
 }
 

@@ -64,6 +64,23 @@ fn every_step_is_in_the_file_once_the_report_is_closed() {
     assert!(heard.contains(&"system/rss-bytes@1".to_owned()));
 }
 
+/// A checkpoint waits for that: who goes on from it makes no step before it again.
+#[test]
+fn what_was_told_is_in_the_file_when_somebody_has_waited_for_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut report = Report::new(Arc::new(Heard::default()), true, 1);
+    report
+        .open_files(dir.path(), &monitor(), ValidationColumns::Loss, Position::default())
+        .unwrap();
+    let written = report.written().unwrap();
+    for step in 1..=100 {
+        report.step(record(step));
+        written.wait();
+        let text = fs_err::read_to_string(dir.path().join("metrics/steps.csv")).unwrap();
+        assert_eq!(text.lines().count() as u64, step + 1);
+    }
+}
+
 #[test]
 fn other_ranks_tell_their_memory_alone() {
     let dir = tempfile::tempdir().unwrap();

@@ -12,6 +12,7 @@ use collectives::Communicator;
 use serde::{Deserialize, Serialize};
 
 use crate::error::chain;
+use crate::report::Written;
 use crate::save::{Request, Root, StateCopy, wire};
 
 /// Shards travel to rank 0 in pieces of this size, which bounds what both ends hold besides.
@@ -63,6 +64,8 @@ pub(crate) struct SaveThread {
     /// Tags that the resume set aside, told with the first commit: who catalogues this job's
     /// checkpoints must not offer them any more.
     gone: Vec<String>,
+    /// Rank 0's metrics files.
+    metrics: Option<Written>,
 }
 
 /// One rank's shard is synced and hashed, or why not.
@@ -81,8 +84,13 @@ struct Verdict {
 }
 
 impl SaveThread {
-    pub(crate) fn new(root: Root, communicator: Communicator, gone: Vec<String>) -> Self {
-        Self { root, communicator, gone }
+    pub(crate) fn new(
+        root: Root,
+        communicator: Communicator,
+        gone: Vec<String>,
+        metrics: Option<Written>,
+    ) -> Self {
+        Self { root, communicator, gone, metrics }
     }
 
     /// Serves until the training thread has gone. The copy's memory goes back and forth: before the
@@ -258,6 +266,10 @@ impl SaveThread {
             train_state: serde_json::to_value(state).expect("a state has only plain fields"),
             shards,
         };
+        // Who goes on from here makes none of these steps again: their rows must not be lost with us.
+        if let Some(metrics) = &self.metrics {
+            metrics.wait();
+        }
         match root.commit(&manifest) {
             Ok(found) => {
                 tracing::info!(
