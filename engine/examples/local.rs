@@ -27,6 +27,7 @@ impl Reporter for Notes {
     fn checkpoint(&self, row: CheckpointRow, _: Vec<String>) {
         eprintln!("checkpoint: {} ({} bytes)", row.path, row.bytes);
     }
+    fn found(&self, _: Vec<CheckpointRow>) {}
 }
 
 fn main() -> Result<(), Box<dyn Error + Send + Sync>> {

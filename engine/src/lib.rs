@@ -101,6 +101,8 @@ pub trait Reporter: Send + Sync {
     fn note(&self, text: String);
     /// A checkpoint was committed (rank 0), and retention removed these tags.
     fn checkpoint(&self, row: CheckpointRow, removed: Vec<String>);
+    /// All whole checkpoints of the job that an attempt finds at its start, oldest first (rank 0).
+    fn found(&self, rows: Vec<CheckpointRow>);
 }
 
 /// How a run that did not fail ended.

@@ -152,6 +152,17 @@ impl engine::Reporter for Outbox {
         checkpoint.removed = removed;
         self.event(Kind::Checkpoint(checkpoint));
     }
+
+    fn found(&self, rows: Vec<CheckpointRow>) {
+        let tags: Vec<String> = rows.iter().map(|row| row.tag.clone()).collect();
+        let newest = rows.len().saturating_sub(1);
+        for (index, row) in rows.into_iter().enumerate() {
+            let mut checkpoint = proto::v1::Checkpoint::from(row);
+            let tags = if index == newest { tags.clone() } else { Vec::new() };
+            checkpoint.found = Some(proto::v1::Found { tags });
+            self.event(Kind::Checkpoint(checkpoint));
+        }
+    }
 }
 
 #[cfg(test)]

@@ -216,6 +216,8 @@ pub enum WorkerMessage {
         checkpoint: CheckpointRow,
         /// Tags that retention removed.
         removed: Vec<String>,
+        /// An attempt found it at its start: with the newest the tags of all that it found.
+        found: Option<Vec<String>>,
     },
     /// No trainer of this attempt runs on this worker, and none can.
     PrepareFailed {

@@ -300,8 +300,8 @@ impl Job {
             self.tell(record);
         }
         match record {
-            Record::CheckpointCommitted { checkpoint, removed, .. } => {
-                self.catalogue(checkpoint, removed);
+            Record::CheckpointCommitted { checkpoint, removed, found, .. } => {
+                self.catalogue(checkpoint, removed, found.as_deref());
             }
             Record::NotesAdded { notes, .. } => self.note(notes),
             // Terminal states are final (A13): only the catalogue and notes still grow.
@@ -455,13 +455,30 @@ impl Job {
         }
     }
 
-    fn catalogue(&mut self, checkpoint: &CheckpointRow, removed: &[String]) {
-        let is_early =
-            |a: &&mut Attempt| a.ready_at.is_none() && a.early_saves.len() < MAX_CHECKPOINTS;
+    /// An attempt that was killed may have told neither its last commit nor what it removed for it;
+    /// the next one tells all that it `found`. What lies on another worker's disk is another matter.
+    fn catalogue(
+        &mut self,
+        checkpoint: &CheckpointRow,
+        removed: &[String],
+        found: Option<&[String]>,
+    ) {
+        let is_early = |a: &&mut Attempt| {
+            found.is_none() && a.ready_at.is_none() && a.early_saves.len() < MAX_CHECKPOINTS
+        };
         if let Some(attempt) = self.attempts.last_mut().filter(is_early) {
             attempt.early_saves.push(checkpoint.tag.clone());
         }
-        self.checkpoints.retain(|row| row.tag != checkpoint.tag && !removed.contains(&row.tag));
+        let all = found.unwrap_or_default();
+        let is_gone = |row: &CheckpointRow| {
+            !all.is_empty()
+                && row.step < checkpoint.step
+                && row.worker == checkpoint.worker
+                && !all.contains(&row.tag)
+        };
+        self.checkpoints.retain(|row| {
+            row.tag != checkpoint.tag && !removed.contains(&row.tag) && !is_gone(row)
+        });
         let place = self.checkpoints.partition_point(|row| row.step <= checkpoint.step);
         self.checkpoints.insert(place, checkpoint.clone());
         if self.checkpoints.len() > MAX_CHECKPOINTS {

@@ -76,6 +76,8 @@ pub enum Record {
         job_id: JobId,
         checkpoint: CheckpointRow,
         removed: Vec<String>,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        found: Option<Vec<String>>,
     },
     NotesAdded {
         job_id: JobId,

@@ -30,8 +30,8 @@ impl Machine {
                 self.on_progress(&uuid, &job_id, (generation, live), now);
             }
             WorkerMessage::Ended(report) => self.on_ended(&uuid, report, now),
-            WorkerMessage::Checkpoint { job_id, generation, checkpoint, removed } => {
-                self.on_checkpoint(&uuid, &job_id, generation, (checkpoint, removed));
+            WorkerMessage::Checkpoint { job_id, generation, checkpoint, removed, found } => {
+                self.on_checkpoint(&uuid, (job_id, generation), checkpoint, (removed, found));
             }
             WorkerMessage::PrepareFailed { job_id, generation, is_configuration, message } => {
                 let kind = match is_configuration {
@@ -150,16 +150,17 @@ impl Machine {
     fn on_checkpoint(
         &mut self,
         uuid: &Uuid,
-        job_id: &JobId,
-        generation: Generation,
-        (checkpoint, removed): (CheckpointRow, Vec<String>),
+        (job_id, generation): (JobId, Generation),
+        checkpoint: CheckpointRow,
+        (removed, found): (Vec<String>, Option<Vec<String>>),
     ) {
-        if self.takes_part(uuid, job_id, generation) {
-            let job_id = job_id.clone();
+        if self.takes_part(uuid, &job_id, generation) {
+            let committed = job_id.clone();
             self.record(Record::CheckpointCommitted {
-                job_id: job_id.clone(),
+                job_id: committed,
                 checkpoint,
                 removed,
+                found,
             });
             self.renew_wish(&job_id);
         }

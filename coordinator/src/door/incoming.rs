@@ -188,8 +188,8 @@ pub(crate) fn worker_message(message: v1::WorkerMessage) -> Result<WorkerMessage
         Kind::TrainerEnded(ended) => WorkerMessage::Ended(end_report(ended)?),
         Kind::Checkpoint(committed) => {
             let (job_id, generation) = job(&committed.job_id, committed.generation)?;
-            let (checkpoint, removed) = checkpoint(committed)?;
-            WorkerMessage::Checkpoint { job_id, generation, checkpoint, removed }
+            let (checkpoint, removed, found) = checkpoint(committed)?;
+            WorkerMessage::Checkpoint { job_id, generation, checkpoint, removed, found }
         }
         Kind::PrepareFailed(failed) => {
             let (job_id, generation) = job(&failed.job_id, failed.generation)?;
@@ -211,11 +211,17 @@ pub(crate) fn worker_message(message: v1::WorkerMessage) -> Result<WorkerMessage
     })
 }
 
-fn checkpoint(committed: v1::CheckpointCommitted) -> Result<(CheckpointRow, Vec<String>), Error> {
+/// With the tags that are gone, and with those that an attempt found at its start.
+type Committed = (CheckpointRow, Vec<String>, Option<Vec<String>>);
+
+fn checkpoint(committed: v1::CheckpointCommitted) -> Result<Committed, Error> {
     let checkpoint =
         committed.checkpoint.ok_or_else(|| missing("checkpoint_committed.checkpoint"))?;
-    let removed = checkpoint.removed.iter().take(MAX_REMOVED).cloned();
-    let removed = removed.map(|tag| cut(tag, MAX_NAME)).collect();
+    let tags = |all: &[String]| {
+        all.iter().take(MAX_REMOVED).map(|tag| cut(tag.clone(), MAX_NAME)).collect()
+    };
+    let removed = tags(&checkpoint.removed);
+    let found = checkpoint.found.as_ref().map(|found| tags(&found.tags));
     let mut row: CheckpointRow = checkpoint.try_into()?;
     // A tag names a folder: nothing that could lead out of its parent.
     if row.tag.is_empty()
@@ -226,5 +232,5 @@ fn checkpoint(committed: v1::CheckpointCommitted) -> Result<(CheckpointRow, Vec<
         return Err(wrong("checkpoint.tag", &row.tag, "a folder's name such as step-00000120"));
     }
     row.path = cut(row.path, MAX_TEXT);
-    Ok((row, removed))
+    Ok((row, removed, found))
 }

@@ -19,6 +19,7 @@ impl Reporter for Heard {
         self.0.lock().unwrap().push(text);
     }
     fn checkpoint(&self, _: CheckpointRow, _: Vec<String>) {}
+    fn found(&self, _: Vec<CheckpointRow>) {}
 }
 
 fn monitor() -> Monitor {

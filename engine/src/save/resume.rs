@@ -78,6 +78,7 @@ pub(crate) fn resume(
         let from = folder.display();
         notes.push(format!("resumed at step {} from `{from}`", state.step));
     }
+    root.tell_what_is_there()?;
     Ok(Resumed { state, best_weights, is_from_root, gone, notes })
 }
 

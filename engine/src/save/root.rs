@@ -16,6 +16,9 @@ use crate::Reporter;
 use crate::error::{Error, chain};
 use crate::save::wire;
 
+/// The newest of a job that are told at the start: as many as the coordinator catalogues.
+const MAX_TOLD: usize = 1000;
+
 /// What a rank knows of its job at the start.
 pub(crate) struct Start<'a> {
     pub(crate) spec: &'a JobSpec,
@@ -136,6 +139,23 @@ impl Root {
             })
             .collect();
         (!blind.is_empty()).then(|| blind.join(", "))
+    }
+
+    /// Tells what lies there of this job, on rank 0: an attempt that was killed may have told
+    /// neither its last commit nor what it removed for it.
+    pub(super) fn tell_what_is_there(&self) -> Result<(), Error> {
+        if self.rank != 0 {
+            return Ok(());
+        }
+        let whole =
+            self.root.list().map_err(Error::checkpoint("look at the checkpoint root"))?.whole;
+        let plan = checkpoint::retention::plan(&whole, self.facts.keep);
+        let own = whole.iter().filter(|found| found.job_id == self.fence.job_id).take(MAX_TOLD);
+        let rows = own.map(|found| found.row(plan.is_pinned(&found.tag), self.holder()));
+        let mut rows: Vec<_> = rows.collect();
+        rows.reverse();
+        self.reporter.found(rows);
+        Ok(())
     }
 
     /// What a person should know.

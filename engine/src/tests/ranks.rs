@@ -23,6 +23,8 @@ pub(crate) struct Heard {
     /// By the metric's name.
     pub(crate) seconds: Mutex<BTreeMap<&'static str, Vec<f64>>>,
     pub(crate) checkpoints: Mutex<Vec<(CheckpointRow, Vec<String>)>>,
+    /// What an attempt found at its start.
+    pub(crate) found: Mutex<Vec<CheckpointRow>>,
     /// Asks for a graceful stop once this step has been told.
     stop_after: Option<u64>,
     stop: Arc<AtomicBool>,
@@ -53,6 +55,9 @@ impl Reporter for Heard {
     }
     fn checkpoint(&self, row: CheckpointRow, removed: Vec<String>) {
         self.checkpoints.lock().unwrap().push((row, removed));
+    }
+    fn found(&self, rows: Vec<CheckpointRow>) {
+        self.found.lock().unwrap().extend(rows);
     }
 }
 

@@ -373,6 +373,22 @@ fn what_a_resume_set_aside_is_told_as_removed_with_the_next_commit() {
     assert!(rows[0].1.contains(&newest.tag), "{rows:?}");
 }
 
+#[test]
+fn an_attempt_tells_what_it_finds_at_its_start() {
+    let dir = tempfile::tempdir().unwrap();
+    let builder = || job().with(|spec| spec.checkpoint.every_steps = Some(2));
+    let mut attempt = Attempt::new(builder().build(), 1, dir.path());
+    attempt.stop_after = Some(4);
+    let (_, heard) = attempt.run().unwrap();
+    assert!(heard.found.lock().unwrap().is_empty());
+    let root = checkpoint::Root::at(&dir.path().join("checkpoints"));
+    let there: Vec<u64> = root.list().unwrap().whole.iter().rev().map(|one| one.step).collect();
+    let (_, heard) = Attempt::new(builder().build(), 1, dir.path()).generation(2).run().unwrap();
+    let found: Vec<u64> = heard.found.lock().unwrap().iter().map(|row| row.step).collect();
+    assert!(!found.is_empty());
+    assert_eq!(found, there);
+}
+
 /// What a job was to start from is for its first attempt.
 #[test]
 fn a_later_attempt_continues_the_jobs_own_newest_checkpoint() {

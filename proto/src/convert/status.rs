@@ -237,7 +237,7 @@ same_fields!(v1::MetricPoint, MetricPoint {
     time = time_ms,
 });
 
-/// Leaves out `removed`: it belongs to the commit, not to the checkpoint.
+/// Leaves out `removed` and `found`: they are about others than this checkpoint.
 impl TryFrom<v1::Checkpoint> for CheckpointRow {
     type Error = Error;
 
@@ -276,6 +276,7 @@ impl From<CheckpointRow> for v1::Checkpoint {
             pinned: row.pinned,
             worker: row.worker.unwrap_or_default(),
             removed: Vec::new(),
+            found: None,
         }
     }
 }

@@ -5,7 +5,7 @@ use expect_test::expect;
 use common::ids::Generation;
 use common::status::{CheckpointRow, FailureKind, JobState, Live, TrainerEnd};
 
-use super::world::{World, check, id, key, peer, spec};
+use super::world::{World, check, id, key, peer, spec, whole};
 use crate::coordinator::WorkerMessage;
 
 #[test]
@@ -128,6 +128,7 @@ fn a_stale_generation_changes_nothing() {
             generation,
             checkpoint,
             removed: vec![],
+            found: None,
         },
         WorkerMessage::PrepareFailed {
             job_id,
@@ -157,40 +158,60 @@ fn only_the_worker_that_holds_a_rank_speaks_for_it() {
     assert_eq!(w.state("job"), JobState::Running);
 }
 
+fn tell_checkpoint(w: &mut World, step: u64, removed: &[&str], found: Option<&[&str]>) {
+    let checkpoint = whole("job", step);
+    let tags = |all: &[&str]| all.iter().map(|tag| (*tag).to_owned()).collect();
+    let (removed, found) = (tags(removed), found.map(tags));
+    let (job_id, generation) = (id("job"), Generation(w.generation("job")));
+    w.say("a", WorkerMessage::Checkpoint { job_id, generation, checkpoint, removed, found });
+}
+
+#[test]
+fn what_an_attempt_finds_at_its_start_corrects_the_catalogue() {
+    let mut w = World::new(&[("a", 1)]);
+    w.submit(spec("job", Some(1)));
+    w.train("job");
+    tell_checkpoint(&mut w, 10, &[], None);
+    // Step 20 was committed and step 10 removed when a kill cut it off.
+    tell_checkpoint(&mut w, 20, &[], Some(&["step-00000020"]));
+    tell_checkpoint(&mut w, 30, &[], None);
+    // The worker tells all again after a lost stream.
+    tell_checkpoint(&mut w, 20, &[], Some(&["step-00000020"]));
+    let rows = w.machine.checkpoints(&id("job")).unwrap();
+    let steps: Vec<u64> = rows.iter().map(|row| row.step).collect();
+    assert_eq!(steps, [20, 30]);
+}
+
+#[test]
+fn what_is_found_beyond_the_step_that_an_attempt_goes_on_from_is_of_an_ended_history() {
+    let mut w = World::new(&[("a", 1)]);
+    w.submit(spec("job", Some(1)));
+    // Step 30 cannot be read: this attempt goes on from step 20, and soon saves by itself.
+    tell_checkpoint(&mut w, 20, &[], Some(&[]));
+    tell_checkpoint(&mut w, 30, &[], Some(&["step-00000020", "step-00000030"]));
+    tell_checkpoint(&mut w, 22, &[], None);
+    let live = Live { step: 22, resumed_at_step: Some(20), ..Live::default() };
+    let (job_id, generation) = (id("job"), Generation(w.generation("job")));
+    w.say("a", WorkerMessage::Progress { job_id, generation, live });
+    let rows = w.machine.checkpoints(&id("job")).unwrap();
+    assert_eq!(rows.iter().map(|row| row.step).collect::<Vec<_>>(), [20, 22]);
+}
+
 #[test]
 fn checkpoints_are_catalogued_and_removed_ones_leave() {
     let mut w = World::new(&[("a", 1)]);
     w.submit(spec("job", Some(1)));
     w.train("job");
-    let commit = |w: &mut World, step: u64, removed: &[&str]| {
-        let tag = format!("step-{step:08}");
-        let checkpoint = CheckpointRow {
-            path: format!("/runs/{tag}"),
-            tag,
-            step,
-            world_size: 1,
-            zero_stage: 0,
-            loss: Some(0.5),
-            val_loss: None,
-            bytes: 1,
-            durable: true,
-            pinned: false,
-            worker: None,
-        };
-        let removed = removed.iter().map(|tag| (*tag).to_owned()).collect();
-        let (job_id, generation) = (id("job"), Generation(1));
-        w.say("a", WorkerMessage::Checkpoint { job_id, generation, checkpoint, removed });
-    };
-    commit(&mut w, 10, &[]);
-    commit(&mut w, 20, &[]);
+    tell_checkpoint(&mut w, 10, &[], None);
+    tell_checkpoint(&mut w, 20, &[], None);
     w.end("job", 0, TrainerEnd::Finished);
     // The last commit may be reported after the end.
-    commit(&mut w, 30, &["step-00000010"]);
+    tell_checkpoint(&mut w, 30, &["step-00000010"], None);
     let rows = w.machine.checkpoints(&id("job")).unwrap();
     let tags: Vec<&str> = rows.iter().map(|row| row.tag.as_str()).collect();
     assert_eq!(tags, ["step-00000020", "step-00000030"]);
     assert_eq!(
         w.machine.ledger().jobs[&id("job")].latest_checkpoint().unwrap().path,
-        "/runs/step-00000030"
+        whole("job", 30).path
     );
 }

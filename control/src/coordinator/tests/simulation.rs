@@ -292,8 +292,9 @@ impl Sim {
             let holder = key.job_id.as_str().starts_with("job1").then(|| name.to_owned());
             let checkpoint = CheckpointRow { worker: holder, ..whole(job, 100 * (step + 1)) };
             let RankKey { job_id, generation, .. } = key;
-            let removed = Vec::new();
-            let message = WorkerMessage::Checkpoint { job_id, generation, checkpoint, removed };
+            let (removed, found) = (Vec::new(), None);
+            let message =
+                WorkerMessage::Checkpoint { job_id, generation, checkpoint, removed, found };
             self.say(name, message);
         } else if trainer.is_running {
             let end = match self.dice.below(if self.is_calm { 1 } else { 8 }) {

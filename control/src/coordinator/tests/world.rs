@@ -404,9 +404,10 @@ impl World {
         let worker = holder.map(str::to_owned);
         let checkpoint = CheckpointRow { worker, ..whole(id(job).as_str(), step) };
         let (job_id, generation) = (id(job), Generation(self.generation(job)));
-        let removed = Vec::new();
+        let (removed, found) = (Vec::new(), None);
         let worker = self.places(job)[0].clone();
-        self.say(&worker, WorkerMessage::Checkpoint { job_id, generation, checkpoint, removed });
+        let message = WorkerMessage::Checkpoint { job_id, generation, checkpoint, removed, found };
+        self.say(&worker, message);
     }
 
     /// The truth of a worker on which these ranks run.
