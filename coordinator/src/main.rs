@@ -7,6 +7,7 @@ use std::thread;
 
 use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use common::exit;
 use coordinator::{Coordinator, Flags, Settings};
@@ -95,6 +96,7 @@ fn run(serve: &Serve) -> Result<exit::ExitCode, Failure> {
     }
     telemetry::init(&settings.log_config())
         .map_err(|error| Failure::new(exit::ExitCode::BadConfiguration, error))?;
+    allow_many_connections();
     // Two threads serve thousands of idle streams; blocking work has its own.
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
@@ -102,6 +104,16 @@ fn run(serve: &Serve) -> Result<exit::ExitCode, Failure> {
         .build()
         .map_err(failed)?;
     runtime.block_on(serve_until_stopped(settings, serve.exit_with_stdin))
+}
+
+/// Each connection is an open file. The usual limit of 1024 is there for programs that use select(2);
+/// whoever may not have more has lowered the hard limit too.
+fn allow_many_connections() {
+    let raised = getrlimit(Resource::RLIMIT_NOFILE)
+        .and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
+    if let Err(error) = raised {
+        tracing::warn!(%error, "the limit of open files stays as it is");
+    }
 }
 
 async fn serve_until_stopped(
