@@ -16,16 +16,41 @@ pub struct Cluster {
     pub master: String,
     pub coordinator: Option<Running>,
     pub workers: Vec<Running>,
+    serving: Serving,
+}
+
+/// How a coordinator is started.
+#[derive(Debug, Clone)]
+pub struct Serving {
+    pub listen: String,
+    /// None: in the cluster's folder.
+    pub data_dir: Option<PathBuf>,
+    /// Further flags.
+    pub flags: Vec<&'static str>,
+    /// A program that becomes the coordinator, and its arguments.
+    pub through: Vec<&'static str>,
+}
+
+impl Default for Serving {
+    fn default() -> Self {
+        let listen = "127.0.0.1:0".to_owned();
+        Self { listen, data_dir: None, flags: Vec::new(), through: Vec::new() }
+    }
 }
 
 impl Cluster {
     /// A coordinator and `slots.len()` workers with so many slots each, all ready.
     pub fn start(slots: &[u32]) -> Self {
+        Self::start_as(Serving::default(), slots)
+    }
+
+    /// As [`Cluster::start`], with a coordinator that is not like every other.
+    pub fn start_as(serving: Serving, slots: &[u32]) -> Self {
         let folder =
             tempfile::Builder::new().prefix("rustspeed-it-").tempdir().expect("temp folder");
-        let (coordinator, master) = start_coordinator(folder.path(), "127.0.0.1:0");
-        let mut cluster =
-            Self { folder, master, coordinator: Some(coordinator), workers: Vec::new() };
+        let (coordinator, master) = start_coordinator(folder.path(), &serving);
+        let coordinator = Some(coordinator);
+        let mut cluster = Self { folder, master, coordinator, workers: Vec::new(), serving };
         for (index, slots) in slots.iter().enumerate() {
             let worker = cluster.worker_command(&format!("w{index}"), *slots);
             cluster.add_worker(&format!("w{index}"), worker);
@@ -52,18 +77,38 @@ impl Cluster {
         self.workers.push(Running::start(&mut command, &log));
     }
 
+    /// Starts worker `w<index>`, which has ended, again on the state of its last life.
+    pub fn restart_worker(&mut self, index: usize, slots: u32) {
+        let name = format!("w{index}");
+        let log = self.path().join(format!("{name}.log"));
+        self.workers[index] = Running::start(&mut self.worker_command(&name, slots), &log);
+    }
+
     pub fn wait_until_ready(&self, count: usize) {
-        wait_for(&format!("{count} workers ready"), Duration::from_secs(15), || {
+        self.wait_for_workers(count, &["ready"]);
+    }
+
+    /// As [`Cluster::wait_until_ready`], also of workers that are kept for the case of need.
+    pub fn wait_until_connected(&self, count: usize) {
+        self.wait_for_workers(count, &["ready", "excluded"]);
+    }
+
+    fn wait_for_workers(&self, count: usize, states: &[&str]) {
+        let what = format!("{count} workers {}", states.join(" or "));
+        wait_for(&what, Duration::from_secs(15), || {
             let rows = self.rsctl().call(&["workers", "--json"]).expect_code(0).json();
-            let ready = |row: &&serde_json::Value| row["state"] == "ready";
-            (rows.as_array()?.iter().filter(ready).count() == count).then_some(())
+            let counts = |row: &&serde_json::Value| {
+                row["state"].as_str().is_some_and(|state| states.contains(&state))
+            };
+            (rows.as_array()?.iter().filter(counts).count() == count).then_some(())
         });
     }
 
     /// Starts the coordinator again on the same address and data.
     pub fn restart_coordinator(&mut self) {
         self.coordinator = None;
-        let (coordinator, master) = start_coordinator(self.folder.path(), &self.master);
+        let serving = Serving { listen: self.master.clone(), ..self.serving.clone() };
+        let (coordinator, master) = start_coordinator(self.folder.path(), &serving);
         assert_eq!(master, self.master);
         self.coordinator = Some(coordinator);
     }
@@ -128,11 +173,20 @@ impl Drop for Cluster {
     }
 }
 
-fn start_coordinator(folder: &Path, listen: &str) -> (Running, String) {
+fn start_coordinator(folder: &Path, serving: &Serving) -> (Running, String) {
     let log: PathBuf = folder.join("coordinator.log");
     let earlier = fs_err::read_to_string(&log).unwrap_or_default().len();
-    let mut command = Command::new(binary("coordinator"));
-    command.args(["serve", "--listen", listen, "--data-dir"]).arg(folder.join("coordinator"));
+    let data_dir = serving.data_dir.clone().unwrap_or_else(|| folder.join("coordinator"));
+    let mut command = match serving.through.split_first() {
+        None => Command::new(binary("coordinator")),
+        Some((program, arguments)) => {
+            let mut command = Command::new(program);
+            command.args(arguments).arg(binary("coordinator"));
+            command
+        }
+    };
+    command.args(["serve", "--listen", &serving.listen]).args(&serving.flags);
+    command.arg("--data-dir").arg(data_dir);
     let mut coordinator = Running::start(&mut command, &log);
     let master = wait_for("the coordinator's `listening` line", Duration::from_secs(15), || {
         let output = coordinator.output();

@@ -3,7 +3,9 @@
 
 pub mod binaries;
 pub mod cluster;
+pub mod history;
 pub mod job;
 pub mod process;
 pub mod rsctl;
+pub mod soak;
 pub mod wait;

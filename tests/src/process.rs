@@ -87,6 +87,26 @@ pub fn processes_with(needle: &str) -> Vec<u32> {
     found
 }
 
+/// Whether a process stands still by SIGSTOP.
+pub fn is_stopped(pid: u32) -> bool {
+    let stat = fs_err::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let state = stat.rsplit(')').next().and_then(|rest| rest.split_whitespace().next());
+    state == Some("T")
+}
+
+/// Pids of all processes whose working folder lies below `folder`: a trainer's is its run's.
+pub fn working_below(folder: &Path) -> Vec<u32> {
+    let mut found = Vec::new();
+    for entry in fs_err::read_dir("/proc").expect("list /proc").flatten() {
+        let Ok(pid) = entry.file_name().to_string_lossy().parse::<u32>() else { continue };
+        let works_below = fs_err::read_link(entry.path().join("cwd"));
+        if works_below.is_ok_and(|cwd| cwd.starts_with(folder)) && is_alive(pid) {
+            found.push(pid);
+        }
+    }
+    found
+}
+
 /// The children of a process, by its threads.
 pub fn children_of(pid: u32) -> Vec<u32> {
     let mut children = Vec::new();

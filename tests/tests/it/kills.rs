@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use serde_json::{Value, json};
+use serde_json::Value;
 use tests::cluster::Cluster;
+use tests::history::{History, told_losses};
 use tests::job::TinyJob;
 use tests::process::is_alive;
 use tests::wait::wait_for;
@@ -52,28 +53,14 @@ fn kill_rank(status: &Value, rank: usize) {
     kill(Pid::from_raw(i32::try_from(pid).unwrap()), Signal::SIGKILL).unwrap();
 }
 
-/// What a run leaves that must not depend on what happened to it: every row of steps.csv without
-/// its times, and the losses that `rsctl metrics` tells.
-fn history(cluster: &Cluster, status: &Value) -> (Vec<String>, Vec<Value>) {
-    let folder = status["output_dir"].as_str().unwrap();
-    let steps = fs_err::read_to_string(format!("{folder}/metrics/steps.csv")).unwrap();
-    let timeless = |row: &str| row.split(',').take(6).collect::<Vec<_>>().join(",");
-    let id = status["job_id"].as_str().unwrap();
-    let told =
-        cluster.rsctl().call(&["metrics", "--json", "--tag", "train/loss", id]).expect_code(0);
-    let points = told.json().as_array().unwrap().clone();
-    let losses = points.iter().map(|point| json!([point["step"], point["value"]])).collect();
-    (steps.lines().map(timeless).collect(), losses)
-}
-
 #[test]
 fn kill_9_of_a_trainer_and_of_a_worker_change_nothing_but_the_time() {
     let mut cluster = Cluster::start(&[1, 1, 1]);
     let (job, _) = long_job(&cluster, "undisturbed");
     let undisturbed = cluster.submit(&job);
     let undisturbed = cluster.wait_for_state(&undisturbed, "succeeded");
-    let expected = history(&cluster, &undisturbed);
-    assert_eq!((expected.0.len(), expected.1.len()), (601, 600));
+    let (expected, losses) = (History::of(&undisturbed), told_losses(&cluster, &undisturbed));
+    assert_eq!((expected.rows.len(), losses.len()), (601, 600));
 
     // A trainer.
     let (job, root) = long_job(&cluster, "killed");
@@ -82,8 +69,8 @@ fn kill_9_of_a_trainer_and_of_a_worker_change_nothing_but_the_time() {
     kill_rank(&held.status, 1);
     drop(held);
     let done = cluster.wait_for_state(&id, "succeeded");
-    assert_eq!(history(&cluster, &done), expected);
-    assert_eq!(done["summary"]["final_loss"], undisturbed["summary"]["final_loss"]);
+    History::of(&done).must_equal(&expected);
+    assert_eq!(told_losses(&cluster, &done), losses);
     assert_eq!(done["attempts"].as_array().unwrap().len(), 2, "{done:#}");
     let first = &done["attempts"][0];
     let reason = first["reason"].as_str().unwrap();
@@ -108,7 +95,8 @@ fn kill_9_of_a_trainer_and_of_a_worker_change_nothing_but_the_time() {
     killed.signal(Signal::SIGKILL);
     drop((killed, held));
     let done = cluster.wait_for_state(&id, "succeeded");
-    assert_eq!(history(&cluster, &done), expected);
+    History::of(&done).must_equal(&expected);
+    assert_eq!(told_losses(&cluster, &done), losses);
     assert!(done["attempts"][0]["reason"].as_str().unwrap().contains("w1"), "{done:#}");
     let workers = [&done["ranks"][0]["worker"], &done["ranks"][1]["worker"]];
     assert_eq!(workers, ["w0", "w2"]);

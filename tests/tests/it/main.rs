@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, reason = "a test ends at the first surprise")]
 
 mod bad_input;
+mod chaos;
 mod chaos_demo;
 mod checkpoints;
 mod contracts;
