@@ -11,6 +11,7 @@ mod contracts;
 mod detection;
 mod kills;
 mod monitors;
+mod network_cut;
 mod observe;
 mod queue;
 mod run;
