@@ -5,6 +5,7 @@ pub mod binaries;
 pub mod cluster;
 pub mod history;
 pub mod job;
+pub mod mount;
 pub mod network;
 pub mod process;
 pub mod rsctl;

@@ -13,6 +13,7 @@ mod kills;
 mod monitors;
 mod network_cut;
 mod observe;
+mod power_cut;
 mod queue;
 mod run;
 mod separate_disks;
