@@ -12,6 +12,7 @@ mod detection;
 mod kills;
 mod monitors;
 mod network_cut;
+mod nonsense;
 mod observe;
 mod power_cut;
 mod queue;
