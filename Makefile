@@ -44,7 +44,7 @@ soak: build
 
 bench: setup
 	$(CARGO) build --release -p coordinator -p worker -p trainer -p rsctl $(BINARIES)
-	$(CARGO) build --release -p collectives -p checkpoint --examples
+	$(CARGO) build --release -p collectives -p checkpoint -p coordinator --examples
 	python3 bench/run.py --bin-dir $(CARGO_TARGET_DIR)/release $(BENCH_ARGS)
 
 PREFIX ?= $(HOME)/.local

@@ -23,7 +23,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 from sections.common import adopt_orphans  # noqa: E402
-from sections import checkpoint, collectives, daemons, lengths, lstm, submit, zero  # noqa: E402
+from sections import (  # noqa: E402
+    checkpoint, collectives, control, daemons, lengths, lstm, restart, submit, zero,
+)
 
 ROOT = Path(__file__).resolve().parent.parent
 SECTIONS = {
@@ -32,7 +34,9 @@ SECTIONS = {
     "checkpoint": checkpoint.measure,
     "collectives": collectives.measure,
     "submit": submit.measure,
+    "restart": restart.measure,
     "daemons": daemons.measure,
+    "control": control.measure,
     "lengths": lengths.measure,
 }
 
