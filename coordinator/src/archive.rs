@@ -54,7 +54,8 @@ const OLD_LOG_BYTES: usize = 64 << 10;
 /// Attempts whose logs are kept: the first, where the trouble began, and the newest.
 const LOG_ATTEMPTS: usize = 16;
 
-/// About 700 000 points; then every series of more than [`thin::KEEP_ALL_BELOW`] is halved.
+/// About 700 000 points; then every series of more than [`thin::KEEP_ALL_BELOW`] is halved, and
+/// where thousands of series fill it, shorter ones too.
 const METRIC_BYTES: u64 = 16 << 20;
 
 /// Ranks are folder names here; more than any cluster has.
@@ -266,7 +267,7 @@ impl Thread {
         let journal = self.journal(&folder)?;
         if journal.append(mark, &entry)? {
             written.kept.points += points;
-            if journal.len() > METRIC_BYTES {
+            if journal.has_outgrown(METRIC_BYTES) {
                 thin::thin(journal)?;
             }
         }

@@ -16,8 +16,9 @@ pub(super) const HEADER: usize = 8;
 /// Larger than any batch: a length beyond it is damage.
 pub(super) const MAX_ENTRY: usize = service::transport::MAX_MESSAGE_BYTES;
 
-/// Lives of workers that are remembered per journal: a rank moves between a few at most.
-const MAX_LIVES: usize = 64;
+/// Lives of workers that are remembered per journal: all nodes of a large job write into one, and a
+/// batch of a life that is forgotten could be kept twice.
+const MAX_LIVES: usize = 4096;
 
 /// A worker's uuid and incarnation.
 pub(super) type Life = (String, u64);
@@ -40,6 +41,8 @@ pub(super) struct Journal {
     marks: BTreeMap<Life, u64>,
     /// The segment that has unsynced bytes.
     open: Option<fs::File>,
+    /// Length after the last rewrite.
+    rewritten: u64,
 }
 
 impl Journal {
@@ -52,6 +55,7 @@ impl Journal {
             next_line: 0,
             marks: BTreeMap::new(),
             open: None,
+            rewritten: 0,
         };
         for index in indices(folder)? {
             let path = segment_path(folder, index);
@@ -150,6 +154,12 @@ impl Journal {
         self.segments.iter().map(|(_, len)| len).sum()
     }
 
+    /// Whether it is larger than this and has grown by half since it was last made smaller: where
+    /// that cannot help enough, it is not done again for every entry.
+    pub(super) fn has_outgrown(&self, bytes: u64) -> bool {
+        self.len() > bytes.max(self.rewritten + self.rewritten / 2)
+    }
+
     pub(super) fn sync(&mut self) -> io::Result<()> {
         match self.open.take() {
             Some(file) => file.sync_data(),
@@ -232,6 +242,7 @@ impl Journal {
             bytes.extend(framed(&entry.encode_to_vec()));
         }
         service::files::replace(&segment_path(&self.folder, index), &bytes)?;
+        self.rewritten = bytes.len() as u64;
         for (old, _) in std::mem::replace(&mut self.segments, vec![(index, bytes.len() as u64)]) {
             match fs::remove_file(segment_path(&self.folder, old)) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),

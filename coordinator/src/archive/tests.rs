@@ -287,3 +287,25 @@ async fn a_follower_is_woken_by_its_own_job_alone() {
     let waits = std::time::Duration::ZERO;
     assert!(tokio::time::timeout(waits, other.changed()).await.is_err());
 }
+
+#[test]
+fn a_file_of_many_short_series_is_thinned_too_and_not_for_every_entry() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut journal = Journal::open(folder.path()).unwrap();
+    let of_ranks = |sequence: u64| {
+        let mut batch = entry(sequence, sequence..sequence + 1);
+        let series = batch.jobs[0].metrics[0].clone();
+        let of = |rank| v1::MetricSeries { rank, ..series.clone() };
+        batch.jobs[0].metrics = (0..500).map(of).collect();
+        batch
+    };
+    (1..=20).for_each(|sequence| assert!(append(&mut journal, &of_ranks(sequence))));
+    let before = journal.len();
+    thin::thin(&mut journal).unwrap();
+    assert!(journal.len() < before * 6 / 10, "{} of {before}", journal.len());
+    let limit = journal.len() - 1;
+    assert!(!journal.has_outgrown(limit), "it was only just made smaller");
+    (21..=40).for_each(|sequence| assert!(append(&mut journal, &of_ranks(sequence))));
+    assert!(journal.has_outgrown(limit));
+    assert!(!journal.has_outgrown(journal.len()), "and only beyond the limit");
+}

@@ -1,4 +1,6 @@
-//! Makes a journal of metrics smaller: every second point of each long series goes.
+//! Makes a journal of metrics smaller: every second point of each long series goes. What is long
+//! depends on how many series share the file: at least a quarter of a file of longer series goes,
+//! whether one rank made it or thousands did.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -8,7 +10,7 @@ use proto::v1;
 use crate::archive::journal::Journal;
 use crate::archive::superseded::Histories;
 
-/// Short series (validation losses) stay whole.
+/// Short series (validation losses) stay whole, unless they are what fills the file.
 pub(super) const KEEP_ALL_BELOW: usize = 1000;
 
 pub(super) fn thin(journal: &mut Journal) -> io::Result<()> {
@@ -20,6 +22,9 @@ pub(super) fn thin(journal: &mut Journal) -> io::Result<()> {
     for series in series_of(&mut entries) {
         *lengths.entry((series.name.clone(), series.rank)).or_default() += series.points.len();
     }
+    // Series longer than half the mean hold at least half of all points.
+    let half_mean = lengths.values().sum::<usize>() / (2 * lengths.len().max(1));
+    let keep_all_below = KEEP_ALL_BELOW.min(half_mean);
     let mut seen: BTreeMap<(String, u32), usize> = BTreeMap::new();
     for series in series_of(&mut entries) {
         let key = (series.name.clone(), series.rank);
@@ -28,7 +33,7 @@ pub(super) fn thin(journal: &mut Journal) -> io::Result<()> {
         series.points.retain(|_| {
             let at = *position;
             *position += 1;
-            length < KEEP_ALL_BELOW || at.is_multiple_of(2) || at + 1 == length
+            length < keep_all_below || at.is_multiple_of(2) || at + 1 == length
         });
     }
     for job in entries.iter_mut().flat_map(|entry| &mut entry.jobs) {
