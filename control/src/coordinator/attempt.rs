@@ -77,9 +77,10 @@ impl Machine {
         let is_gathering = matches!(live.phase, Phase::Gathering { .. });
         if is_gathering && live.ranks.iter().all(|rank| rank.peer.is_some()) {
             live.phase = Phase::Connecting { until: now.uptime + self.config.connect_timeout };
-            let workers = self.workers_of(job_id);
-            for uuid in workers {
-                self.send_rank_table(job_id, &uuid);
+            // One table for all: with thousands of ranks a copy per node would hold up everything else.
+            let table = self.rank_table(job_id);
+            for uuid in self.workers_of(job_id) {
+                self.hand_out(table.as_ref(), &uuid);
             }
         }
         self.touch(job_id);
@@ -87,18 +88,26 @@ impl Machine {
 
     /// Sends the rank table to one worker, if every address is known.
     pub(super) fn send_rank_table(&mut self, job_id: &JobId, uuid: &Uuid) {
-        let Some(to) = self.live.connection_of(uuid) else { return };
-        let Some(attempt) = self.open_attempt(job_id) else { return };
-        let Some(live) = self.live.attempts.get(job_id) else { return };
+        let table = self.rank_table(job_id);
+        self.hand_out(table.as_ref(), uuid);
+    }
+
+    fn rank_table(&self, job_id: &JobId) -> Option<Arc<RankTable>> {
+        let attempt = self.open_attempt(job_id)?;
+        let live = self.live.attempts.get(job_id)?;
         let peers: Option<Vec<_>> = live.ranks.iter().map(|rank| rank.peer.clone()).collect();
-        let Some(peers) = peers else { return };
-        let table = Arc::new(RankTable {
+        Some(Arc::new(RankTable {
             job_id: job_id.clone(),
             generation: attempt.generation,
             token: attempt.token,
-            peers,
-        });
-        self.effect(Effect::SendRankTable { to, table });
+            peers: peers?,
+        }))
+    }
+
+    fn hand_out(&mut self, table: Option<&Arc<RankTable>>, uuid: &Uuid) {
+        if let (Some(table), Some(to)) = (table, self.live.connection_of(uuid)) {
+            self.effect(Effect::SendRankTable { to, table: Arc::clone(table) });
+        }
     }
 
     /// The workers on which trainers of the attempt have not ended.

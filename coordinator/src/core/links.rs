@@ -1,14 +1,14 @@
 //! The control streams of workers, as the loop sees them: bounded queues of wire messages.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
-use tonic::Status;
 use tracing::{info, warn};
 
 use common::ids::Incarnation;
-use control::coordinator::{ConnectionId, Effect};
+use control::coordinator::{ConnectionId, Effect, RankTable, StartOrder};
 use proto::v1;
 
 use crate::door;
@@ -20,7 +20,26 @@ pub(crate) const QUEUE: usize = 1024;
 const HEARTBEATS_PER_LEASE: u32 = 5;
 
 /// Where messages to one worker go.
-pub(crate) type Link = mpsc::Sender<Result<v1::CoordinatorMessage, Status>>;
+pub(crate) type Link = mpsc::Sender<Outgoing>;
+
+/// What goes to a worker. A large order becomes a message when the worker's stream takes it: the loop
+/// does not make a table of thousands of ranks once per node, and memory never holds them all.
+#[derive(Debug)]
+pub(crate) enum Outgoing {
+    Message(v1::CoordinatorMessage),
+    Start(Box<StartOrder>),
+    RankTable(Arc<RankTable>),
+}
+
+impl Outgoing {
+    pub(crate) fn into_wire(self) -> v1::CoordinatorMessage {
+        match self {
+            Self::Message(message) => message,
+            Self::Start(order) => door::start_trainers(*order),
+            Self::RankTable(table) => door::rank_table(&table),
+        }
+    }
+}
 
 pub(super) struct Links {
     open: HashMap<ConnectionId, (String, Link)>,
@@ -52,25 +71,29 @@ impl Links {
 
     /// Sends an effect that is meant for a worker.
     pub(super) fn send(&mut self, effect: Effect) {
-        let (to, message, is_last) = match effect {
+        let mut is_last = false;
+        let (to, message) = match effect {
             Effect::Welcome { to } => {
                 let heartbeat = self.lease / HEARTBEATS_PER_LEASE;
-                (to, door::welcome(self.incarnation, self.lease, heartbeat), false)
+                (to, Outgoing::Message(door::welcome(self.incarnation, self.lease, heartbeat)))
             }
             Effect::Refuse { to, reason, is_retryable } => {
                 if let Some((worker, _)) = self.open.get(&to) {
                     info!(worker, reason, is_retryable, "worker refused");
                 }
-                (to, door::refused(reason, is_retryable), true)
+                is_last = true;
+                (to, Outgoing::Message(door::refused(reason, is_retryable)))
             }
-            Effect::Ping { to } => (to, door::ping(), false),
-            Effect::StartTrainers { to, order } => (to, door::start_trainers(*order), false),
-            Effect::SendRankTable { to, table } => (to, door::rank_table(&table), false),
-            Effect::StopJob { to, order } => (to, door::stop_job(order), false),
+            Effect::Ping { to } => (to, Outgoing::Message(door::ping())),
+            Effect::StartTrainers { to, order } => (to, Outgoing::Start(order)),
+            Effect::SendRankTable { to, table } => (to, Outgoing::RankTable(table)),
+            Effect::StopJob { to, order } => (to, Outgoing::Message(door::stop_job(order))),
+            Effect::AcknowledgeEnds { to, ends } => {
+                (to, Outgoing::Message(door::ends_acknowledged(ends)))
+            }
             Effect::ShowStacks { to, job_id, generation, ranks } => {
-                (to, door::show_stacks(job_id, generation, &ranks), false)
+                (to, Outgoing::Message(door::show_stacks(job_id, generation, &ranks)))
             }
-            Effect::AcknowledgeEnds { to, ends } => (to, door::ends_acknowledged(ends), false),
             Effect::Disconnect { connection, reason } => {
                 if let Some((worker, _)) = self.open.remove(&connection) {
                     info!(worker, reason, "stream ended");
@@ -88,9 +111,9 @@ impl Links {
         }
     }
 
-    fn deliver(&mut self, to: ConnectionId, message: v1::CoordinatorMessage) {
+    fn deliver(&mut self, to: ConnectionId, message: Outgoing) {
         let Some((worker, link)) = self.open.get(&to) else { return };
-        if link.try_send(Ok(message)).is_err() {
+        if link.try_send(message).is_err() {
             warn!(worker, "worker does not take its messages: ending its stream");
             self.open.remove(&to);
         }
@@ -99,6 +122,6 @@ impl Links {
     /// Sends an order of the shell's own; whether the worker has a stream that takes it.
     pub(super) fn order(&mut self, worker: &str, order: v1::FetchOrder) -> bool {
         let link = self.open.values().find(|(name, _)| name == worker).map(|(_, link)| link);
-        link.is_some_and(|link| link.try_send(Ok(door::fetch_order(order))).is_ok())
+        link.is_some_and(|link| link.try_send(Outgoing::Message(door::fetch_order(order))).is_ok())
     }
 }

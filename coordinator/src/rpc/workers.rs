@@ -1,6 +1,8 @@
 //! The worker link: control and bulk streams, blobs for workers, files from them.
 
+use futures::StreamExt as _;
 use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 use tracing::{debug, warn};
 
@@ -47,7 +49,9 @@ impl WorkerLink for Front {
             // A loop that has ended needs no news.
             let _ = core.send(Input::Dropped { connection }).await;
         });
-        Ok(Response::new(boxed(outgoing)))
+        let messages = ReceiverStream::new(outgoing).map(|order| Ok(order.into_wire()));
+        let messages: Self::ControlStream = Box::pin(messages);
+        Ok(Response::new(messages))
     }
 
     async fn bulk(
