@@ -31,6 +31,7 @@ mod queue;
 mod record;
 mod restart;
 mod retry;
+mod shared;
 mod submit;
 mod tick;
 mod trainers;
@@ -61,6 +62,7 @@ pub use self::record::{
     Submission, Token,
 };
 pub use self::restart::Class;
+pub use self::shared::Shared;
 
 use self::live::Live;
 
@@ -89,7 +91,8 @@ struct Outbox {
 
 impl Machine {
     /// A machine that goes on from `ledger`. Its first event must be [`Event::Started`].
-    pub fn new(config: Config, ledger: Ledger) -> Self {
+    pub fn new(config: Config, mut ledger: Ledger) -> Self {
+        ledger.complete();
         Self { config, ledger, live: Live::default(), out: Outbox::default() }
     }
 

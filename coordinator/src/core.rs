@@ -8,6 +8,7 @@ mod links;
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
+use tokio::sync::oneshot::error::TryRecvError;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 use tracing::{debug, error, info, warn};
@@ -54,6 +55,8 @@ pub(crate) struct Core {
     answers: HashMap<Ticket, oneshot::Sender<Answer>>,
     next_ticket: u64,
     events_since_snapshot: usize,
+    /// Tells the end of the snapshot that is being written.
+    snapshot: Option<oneshot::Receiver<Result<(), store::Error>>>,
     chance: SystemChance,
 }
 
@@ -90,6 +93,7 @@ impl Core {
             answers: HashMap::new(),
             next_ticket: 0,
             events_since_snapshot: 0,
+            snapshot: None,
             chance: SystemChance,
         };
         (core, Handle::new(sender, views))
@@ -130,6 +134,9 @@ impl Core {
             self.make_true(effects).await?;
         }
         self.links.close_all();
+        if let Some(end) = self.snapshot.take() {
+            tell_snapshot(end.await.ok());
+        }
         self.store.snapshot(codec::encode_ledger(self.machine.ledger())).await?;
         self.store.close().await
     }
@@ -228,11 +235,25 @@ impl Core {
         for effect in effects {
             self.act(effect);
         }
+        self.snapshot_when_due()
+    }
+
+    /// Keeps the ledger from time to time. A large one takes seconds to write; the loop goes on.
+    fn snapshot_when_due(&mut self) -> Result<(), store::Error> {
+        if let Some(end) = &mut self.snapshot {
+            match end.try_recv() {
+                Err(TryRecvError::Empty) => return Ok(()),
+                ended => tell_snapshot(ended.ok()),
+            }
+            self.snapshot = None;
+        }
         // A large ledger is written less often: the work per event stays bounded.
         let jobs = self.machine.ledger().jobs.len();
         if self.events_since_snapshot >= SNAPSHOT_EVERY.max(jobs) {
             self.events_since_snapshot = 0;
-            self.store.snapshot(codec::encode_ledger(self.machine.ledger())).await?;
+            let ledger = self.machine.ledger().frozen();
+            let encode = move || codec::encode_ledger(&ledger);
+            self.snapshot = Some(self.store.begin_snapshot(encode)?);
             self.collect_blobs();
         }
         Ok(())
@@ -288,6 +309,18 @@ impl Core {
             let queued = self.machine.queued(job_id);
             self.views.publish(Published { status, checkpoints, queued });
         }
+    }
+}
+
+/// None: the thread that wrote it has ended without a word.
+fn tell_snapshot(end: Option<Result<(), store::Error>>) {
+    match end {
+        Some(Ok(())) => debug!("snapshot written"),
+        Some(Err(error)) => {
+            let error = service::exit::chain(&error);
+            error!(error, "no snapshot was written: events stay until the next one");
+        }
+        None => error!("no snapshot was written: events stay until the next one"),
     }
 }
 

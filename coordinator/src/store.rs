@@ -22,6 +22,7 @@ use std::io;
 use std::path::PathBuf;
 
 pub(crate) use self::guard::open;
+use self::snapshot::{Place, Written};
 pub(crate) use self::writer::Writer;
 
 /// The version of the format that this build writes. It reads every older one. 2: jobs in groups and
@@ -73,8 +74,15 @@ pub(crate) trait EventLog: Send {
     /// Appends a batch, whole or not at all. Durable when this returns.
     fn append_batch(&mut self, payloads: &[Vec<u8>]) -> Result<(), Error>;
 
-    /// Keeps the state after everything that was appended; older events may go.
-    fn put_snapshot(&mut self, state: &[u8]) -> Result<(), Error>;
+    /// Where the state after everything that was appended is to be written. That may take long and
+    /// happens elsewhere, while more is appended.
+    fn begin_snapshot(&self) -> Place;
+
+    /// Takes a snapshot that was written; events before the oldest one that is kept may go.
+    fn adopt_snapshot(&mut self, written: &Written) -> Result<(), Error>;
+
+    /// Removes some of the events that may go; whether there are more.
+    fn prune(&mut self) -> Result<bool, Error>;
 
     /// Writes down how far acknowledgements reach, outside of the engine.
     fn mark_acknowledged(&mut self) -> Result<(), Error>;

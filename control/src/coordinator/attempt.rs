@@ -20,7 +20,7 @@ use crate::coordinator::submit::Ending;
 impl Machine {
     /// The open attempt of a job.
     pub(super) fn open_attempt(&self, job_id: &JobId) -> Option<&Attempt> {
-        self.ledger.jobs.get(job_id).and_then(Job::open_attempt)
+        self.ledger.jobs.get(job_id).and_then(|job| job.open_attempt())
     }
 
     /// Tells every worker of the attempt which trainers to start.

@@ -12,7 +12,6 @@ use crate::coordinator::Machine;
 use crate::coordinator::board::Drained;
 use crate::coordinator::event::Now;
 use crate::coordinator::exclude::place_with_care;
-use crate::coordinator::ledger::Job;
 use crate::coordinator::live::{LiveAttempt, LiveWorker, Standing};
 use crate::coordinator::placement::{Offer, Verdict, Wish};
 use crate::coordinator::record::Placement;
@@ -267,7 +266,7 @@ impl Machine {
     pub(super) fn held(&self) -> BTreeMap<Uuid, Held> {
         let mut held: BTreeMap<Uuid, Held> = BTreeMap::new();
         for job_id in self.live.attempts.keys() {
-            let attempt = self.ledger.jobs.get(job_id).and_then(Job::open_attempt);
+            let attempt = self.ledger.jobs.get(job_id).and_then(|job| job.open_attempt());
             for (_, rank) in attempt.iter().flat_map(|a| a.unfinished()) {
                 let held = held.entry(rank.worker.uuid).or_default();
                 held.slots.extend(&rank.slots);

@@ -15,6 +15,7 @@ use crate::coordinator::past::OldAttempt;
 use crate::coordinator::record::{
     CancelMode, Over, Placement, Record, StopDecision, Submission, Token,
 };
+use crate::coordinator::shared::Shared;
 
 /// Identities of workers that are remembered; the ones not seen for longest are forgotten.
 const MAX_WORKERS: usize = 4096;
@@ -41,8 +42,9 @@ pub struct Ledger {
     pub incarnation: Incarnation,
     /// Jobs ever submitted; gives each its place in the queue.
     pub submitted: u64,
-    pub jobs: BTreeMap<JobId, Job>,
-    /// Request id -> job.
+    pub jobs: BTreeMap<JobId, Shared<Job>>,
+    /// Request id -> job. Not in a snapshot: the jobs tell it.
+    #[serde(skip)]
     pub requests: BTreeMap<String, JobId>,
     pub workers: BTreeMap<Uuid, WorkerIdentity>,
     /// Names of workers that are out of service.
@@ -205,6 +207,26 @@ impl Attempt {
 }
 
 impl Ledger {
+    /// The same state for a snapshot: cheap to make, however many jobs there are.
+    pub fn frozen(&self) -> Self {
+        Self {
+            incarnation: self.incarnation,
+            submitted: self.submitted,
+            jobs: self.jobs.clone(),
+            requests: BTreeMap::new(),
+            workers: self.workers.clone(),
+            drained: self.drained.clone(),
+        }
+    }
+
+    /// After a snapshot was read: what it does not hold.
+    pub(super) fn complete(&mut self) {
+        let jobs = self.jobs.iter();
+        self.requests = jobs
+            .map(|(job_id, job)| (job.submission.request_id.clone(), job_id.clone()))
+            .collect();
+    }
+
     /// Applies one record. Never fails; what does not fit changes nothing.
     pub fn apply(&mut self, record: &Record) {
         match record {
@@ -228,6 +250,7 @@ impl Ledger {
             _ => {
                 let job = record.job_id().and_then(|id| self.jobs.get_mut(id));
                 let Some(job) = job else { return };
+                let job = job.change();
                 let was_open = job.open_attempt().is_some();
                 job.apply(record);
                 let is_over = was_open && job.open_attempt().is_none();
@@ -267,7 +290,7 @@ impl Ledger {
             restart_at: None,
         };
         job.tell_submit(at);
-        self.jobs.insert(job_id.clone(), job);
+        self.jobs.insert(job_id.clone(), job.into());
     }
 
     fn blame(&mut self, uuid: Uuid, fault: Fault) {

@@ -14,6 +14,7 @@ use crate::coordinator::event::{ConnectionId, Now, RankKey, RunningTrainer, Work
 use crate::coordinator::ledger::Job;
 use crate::coordinator::live::{LiveAttempt, LiveStop, LiveWorker, Phase, Standing};
 use crate::coordinator::record::{Record, StopMode};
+use crate::coordinator::shared::Shared;
 
 /// Why a hello is not accepted.
 struct NotWelcome {
@@ -28,7 +29,7 @@ impl Machine {
         let incarnation = Incarnation(self.ledger.incarnation.0 + 1);
         self.record(Record::CoordinatorStarted { incarnation, at: now.unix });
         let mut waiting: Vec<(JobId, Option<UnixMillis>)> = Vec::new();
-        let mut open: Vec<(JobId, Job)> = Vec::new();
+        let mut open: Vec<(JobId, Shared<Job>)> = Vec::new();
         for (job_id, job) in &self.ledger.jobs {
             if job.state.is_final() {
                 self.live.finals.insert((job.ended_at, job.number), job_id.clone());

@@ -18,4 +18,5 @@ mod reservation;
 mod restart;
 mod retry;
 mod simulation;
+mod snapshot;
 mod world;

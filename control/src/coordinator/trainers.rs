@@ -9,7 +9,6 @@ use common::status::{CheckpointRow, Failure, FailureKind, Live, TrainerEnd};
 use crate::coordinator::Machine;
 use crate::coordinator::effect::Effect;
 use crate::coordinator::event::{ConnectionId, EndReport, Now, Peer, RankKey, WorkerMessage};
-use crate::coordinator::ledger::Job;
 use crate::coordinator::live::{LiveRank, Standing};
 use crate::coordinator::record::{Record, StopDecision};
 
@@ -50,7 +49,7 @@ impl Machine {
 
     /// Whether the worker holds a rank of the job's newest generation.
     fn takes_part(&self, uuid: &Uuid, job_id: &JobId, generation: Generation) -> bool {
-        let attempt = self.ledger.jobs.get(job_id).and_then(Job::attempt);
+        let attempt = self.ledger.jobs.get(job_id).and_then(|job| job.attempt());
         attempt.is_some_and(|a| {
             a.generation == generation && a.ranks.iter().any(|rank| rank.worker.uuid == *uuid)
         })

@@ -7,6 +7,7 @@ use fs_err as fs;
 use sled::transaction::{ConflictableTransactionError, TransactionError, Transactional};
 use sled::{Db, Tree};
 
+use crate::store::snapshot::{Place, Written, proof};
 use crate::store::watermark::Watermark;
 use crate::store::{Error, EventLog, frame, snapshot};
 
@@ -15,6 +16,9 @@ const CACHE_BYTES: u64 = 8 << 20;
 
 /// Its thread also collects garbage; durability does not depend on it.
 const BACKGROUND_FLUSH_MS: u64 = 500;
+
+/// Events that go at once: an append that comes meanwhile waits for a few milliseconds.
+const PRUNED_AT_ONCE: usize = 1000;
 
 const HEAD: &[u8] = b"head";
 const STATE: &str = "state/";
@@ -32,6 +36,8 @@ pub(super) struct SledLog {
     file: fs::File,
     watermark: Watermark,
     last: u64,
+    /// Events up to this one may go.
+    prunable: u64,
 }
 
 /// sled's own folder inside the store's.
@@ -58,7 +64,8 @@ impl SledLog {
         service::files::sync_folder(&path)?;
         service::files::sync_folder(folder)?;
         let watermark = Watermark::open(folder)?;
-        Ok(Self { folder: folder.to_owned(), db, events, snap, file, watermark, last: 0 })
+        snapshot::remove_partial(folder)?;
+        Ok(Self { folder: folder.to_owned(), db, events, snap, file, watermark, last: 0, prunable: 0 })
     }
 
     pub(super) fn events(&self) -> &Tree {
@@ -118,29 +125,18 @@ impl SledLog {
         Ok(())
     }
 
-    fn prune(&self, up_to: u64) -> Result<(), Error> {
+    /// Forgets how to tell snapshots that are gone.
+    fn forget_snapshots(&self) -> Result<(), Error> {
         let failed = |source| Error::Commit { source };
-        let mut batch = sled::Batch::default();
-        for key in self.events.range(..=up_to.to_be_bytes()).keys() {
-            batch.remove(key.map_err(failed)?);
-        }
-        self.events.apply_batch(batch).map_err(failed)?;
         let mut batch = sled::Batch::default();
         for key in self.snap.scan_prefix(STATE).keys() {
             let key = key.map_err(failed)?;
-            if key.as_ref() < state_key(up_to).as_bytes() {
+            if key.as_ref() < state_key(self.prunable).as_bytes() {
                 batch.remove(key);
             }
         }
         self.snap.apply_batch(batch).map_err(failed)
     }
-}
-
-/// What tells a snapshot: its length and crc32c.
-fn proof(state: &[u8]) -> Vec<u8> {
-    let mut proof = (state.len() as u64).to_be_bytes().to_vec();
-    proof.extend(crc32c::crc32c(state).to_be_bytes());
-    proof
 }
 
 fn state_key(seq: u64) -> String {
@@ -153,16 +149,33 @@ impl EventLog for SledLog {
         self.append_frames(&frames)
     }
 
-    fn put_snapshot(&mut self, state: &[u8]) -> Result<(), Error> {
-        let oldest = snapshot::write(&self.folder, self.last, state)?;
+    fn begin_snapshot(&self) -> Place {
+        Place { folder: self.folder.clone(), seq: self.last }
+    }
+
+    fn adopt_snapshot(&mut self, written: &Written) -> Result<(), Error> {
+        let Written { seq, proof, oldest } = written;
         // sled only remembers which snapshot there is and how to tell it: a large value would
         // leave its crash-tested path.
-        self.snap
-            .insert(state_key(self.last), proof(state))
-            .map_err(|source| Error::Commit { source })?;
-        self.prune(oldest)?;
+        let known = self.snap.insert(state_key(*seq), proof.as_slice());
+        known.map_err(|source| Error::Commit { source })?;
+        self.prunable = *oldest;
+        self.forget_snapshots()?;
         self.sync()?;
         self.mark_acknowledged()
+    }
+
+    fn prune(&mut self) -> Result<bool, Error> {
+        let failed = |source| Error::Commit { source };
+        let mut batch = sled::Batch::default();
+        let mut count = 0;
+        let keys = self.events.range(..=self.prunable.to_be_bytes()).keys();
+        for key in keys.take(PRUNED_AT_ONCE) {
+            batch.remove(key.map_err(failed)?);
+            count += 1;
+        }
+        self.events.apply_batch(batch).map_err(failed)?;
+        Ok(count == PRUNED_AT_ONCE)
     }
 
     fn mark_acknowledged(&mut self) -> Result<(), Error> {

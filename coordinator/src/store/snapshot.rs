@@ -20,17 +20,56 @@ pub(super) struct Snapshot {
     pub(super) state: Vec<u8>,
 }
 
-/// Writes a snapshot whole or not at all, removes the oldest, and says which is the oldest that is
-/// left: events up to it are not needed any more.
-pub(super) fn write(folder: &Path, seq: u64, state: &[u8]) -> io::Result<u64> {
-    let path = folder.join(format!("{PREFIX}{seq:020}{SUFFIX}"));
-    service::files::replace(&path, &frame::encode_whole(state))?;
-    let all = list(folder)?;
-    let (old, kept) = all.split_at(all.len().saturating_sub(KEPT));
-    for (_, path) in old {
-        fs::remove_file(path)?;
+/// Where a snapshot is to be written, by any thread.
+#[derive(Debug)]
+pub(crate) struct Place {
+    pub(super) folder: PathBuf,
+    /// The last event that it contains.
+    pub(super) seq: u64,
+}
+
+/// A snapshot that is there.
+#[derive(Debug)]
+pub(crate) struct Written {
+    pub(super) seq: u64,
+    pub(super) proof: Vec<u8>,
+    /// The oldest that is left: events up to it are not needed any more.
+    pub(super) oldest: u64,
+}
+
+impl Place {
+    /// Writes a snapshot whole or not at all, and removes the oldest.
+    pub(crate) fn write(self, state: &[u8]) -> io::Result<Written> {
+        let Self { folder, seq } = self;
+        let path = folder.join(format!("{PREFIX}{seq:020}{SUFFIX}"));
+        service::files::replace(&path, &frame::encode_whole(state))?;
+        let all = list(&folder)?;
+        let (old, kept) = all.split_at(all.len().saturating_sub(KEPT));
+        for (_, path) in old {
+            fs::remove_file(path)?;
+        }
+        let oldest = kept.first().map_or(0, |(seq, _)| *seq);
+        Ok(Written { seq, proof: proof(state), oldest })
     }
-    Ok(kept.first().map_or(0, |(seq, _)| *seq))
+}
+
+/// What tells a snapshot: its length and crc32c.
+pub(super) fn proof(state: &[u8]) -> Vec<u8> {
+    let mut proof = (state.len() as u64).to_be_bytes().to_vec();
+    proof.extend(crc32c::crc32c(state).to_be_bytes());
+    proof
+}
+
+/// Removes what writers that were killed have left of their snapshots.
+pub(super) fn remove_partial(folder: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(folder)? {
+        let name = entry?.file_name();
+        let is_partial = |name: &str| name.starts_with(PREFIX) && name.ends_with(".tmp");
+        if name.to_str().is_some_and(is_partial) {
+            fs::remove_file(folder.join(name))?;
+        }
+    }
+    Ok(())
 }
 
 /// Snapshots by their number, oldest first.

@@ -7,6 +7,7 @@ mod power_cut;
 
 use std::path::Path;
 
+use crate::store::snapshot::{Place, Written};
 use crate::store::{Error, EventLog, Opened, frame, open};
 
 fn payload(number: usize) -> Vec<u8> {
@@ -17,6 +18,13 @@ fn append(log: &mut Box<dyn EventLog>, numbers: std::ops::Range<usize>) {
     for number in numbers {
         log.append_batch(&[payload(number)]).unwrap();
     }
+}
+
+/// As the writer does it, without its threads.
+fn put_snapshot(log: &mut Box<dyn EventLog>, state: &[u8]) {
+    let written = log.begin_snapshot().write(state).unwrap();
+    log.adopt_snapshot(&written).unwrap();
+    while log.prune().unwrap() {}
 }
 
 fn check(opened: &Opened, numbers: std::ops::Range<usize>) {
@@ -71,7 +79,7 @@ fn a_replay_starts_at_the_snapshot_and_older_events_go() {
     let mut opened = open(folder.path()).unwrap();
     for round in 0..5 {
         append(&mut opened.log, round * 10..round * 10 + 10);
-        opened.log.put_snapshot(format!("after {round}").as_bytes()).unwrap();
+        put_snapshot(&mut opened.log, format!("after {round}").as_bytes());
     }
     append(&mut opened.log, 50..53);
     opened.log.close().unwrap();
@@ -91,7 +99,7 @@ fn a_store_of_a_newer_version_is_refused_and_left_alone() {
     let folder = tempfile::tempdir().unwrap();
     let mut opened = open(folder.path()).unwrap();
     append(&mut opened.log, 0..3);
-    opened.log.put_snapshot(b"state").unwrap();
+    put_snapshot(&mut opened.log, b"state");
     opened.log.close().unwrap();
     // A snapshot as a later format would write it: whole, with its own checksum.
     let path = snapshots(folder.path()).pop().unwrap();
@@ -124,6 +132,23 @@ async fn batches_that_wait_share_a_commit_and_all_are_there() {
     check(&opened, 10..11);
 }
 
+#[tokio::test]
+async fn appends_go_on_while_a_snapshot_is_made_and_come_after_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let opened = open(folder.path()).unwrap();
+    let writer = super::Writer::start(opened.log).unwrap();
+    writer.append(vec![payload(0)]).await.unwrap();
+    let (make, made) = std::sync::mpsc::channel();
+    let end = writer.begin_snapshot(move || made.recv().unwrap()).unwrap();
+    writer.append(vec![payload(1)]).await.unwrap();
+    make.send(b"after 0".to_vec()).unwrap();
+    end.await.unwrap().unwrap();
+    writer.close().await.unwrap();
+    let opened = open(folder.path()).unwrap();
+    assert_eq!(opened.snapshot.as_deref(), Some(&b"after 0"[..]));
+    check(&opened, 1..2);
+}
+
 /// Fails on demand, as a full disk does.
 struct FullDisk;
 
@@ -135,8 +160,16 @@ impl EventLog for FullDisk {
         }
     }
 
-    fn put_snapshot(&mut self, _: &[u8]) -> Result<(), Error> {
+    fn begin_snapshot(&self) -> Place {
+        Place { folder: std::path::PathBuf::new(), seq: 0 }
+    }
+
+    fn adopt_snapshot(&mut self, _: &Written) -> Result<(), Error> {
         Ok(())
+    }
+
+    fn prune(&mut self) -> Result<bool, Error> {
+        Ok(false)
     }
 
     fn mark_acknowledged(&mut self) -> Result<(), Error> {

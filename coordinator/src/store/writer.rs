@@ -1,12 +1,15 @@
-//! The one thread that writes: takes what waits, commits it at once, answers all.
+//! The one thread that writes: takes what waits, commits it at once, answers all. Snapshots are made
+//! and written by threads of their own, so that no commit waits for one.
 
+use std::io;
 use std::panic::{self, AssertUnwindSafe};
-use std::sync::mpsc::{self, Receiver, RecvTimeoutError, SyncSender};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, SyncSender, TryRecvError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use tokio::sync::oneshot;
 
+use crate::store::snapshot::Written;
 use crate::store::{Error, EventLog};
 
 /// Requests that may wait. The control loop awaits each, so there are a few at most.
@@ -20,9 +23,14 @@ const MARK_EVERY: Duration = Duration::from_secs(1);
 
 type Reply = oneshot::Sender<Result<(), Error>>;
 
+/// Makes a snapshot.
+type Encode = Box<dyn FnOnce() -> Vec<u8> + Send>;
+
 enum Request {
     Append { payloads: Vec<Vec<u8>>, reply: Reply },
-    Snapshot { state: Vec<u8>, reply: Reply },
+    Snapshot { encode: Encode, back: SyncSender<Request>, reply: Reply },
+    /// What became of it.
+    Written { written: io::Result<Written>, reply: Reply },
     Close { reply: Reply },
 }
 
@@ -35,9 +43,9 @@ pub(crate) struct Writer {
 impl Writer {
     pub(crate) fn start(log: Box<dyn EventLog>) -> Result<Self, Error> {
         let (requests, waiting) = mpsc::sync_channel(QUEUE);
-        let thread = thread::Builder::new()
-            .name("store".to_owned())
-            .spawn(move || Thread { log: Some(log), is_marked: true }.run(&waiting))?;
+        let thread = Thread { log: Some(log), is_marked: true, is_pruning: false };
+        let named = thread::Builder::new().name("store".to_owned());
+        let thread = named.spawn(move || thread.run(&waiting))?;
         Ok(Self { requests, thread: Some(thread) })
     }
 
@@ -46,8 +54,22 @@ impl Writer {
         self.ask(|reply| Request::Append { payloads, reply }).await
     }
 
+    /// Keeps the state after everything that was appended before, as `encode` gives it. Appends go on
+    /// meanwhile; what this gives tells the end. One at a time: a younger one must not be overtaken.
+    pub(crate) fn begin_snapshot(
+        &self,
+        encode: impl FnOnce() -> Vec<u8> + Send + 'static,
+    ) -> Result<oneshot::Receiver<Result<(), Error>>, Error> {
+        let (reply, end) = oneshot::channel();
+        let (encode, back) = (Box::new(encode), self.requests.clone());
+        let request = Request::Snapshot { encode, back, reply };
+        self.requests.try_send(request).map_err(|_| Error::Stopped)?;
+        Ok(end)
+    }
+
+    /// The same, to its end.
     pub(crate) async fn snapshot(&self, state: Vec<u8>) -> Result<(), Error> {
-        self.ask(|reply| Request::Snapshot { state, reply }).await
+        self.begin_snapshot(move || state)?.await.map_err(|_| Error::Stopped)?
     }
 
     /// Closes the store cleanly and ends the thread.
@@ -71,29 +93,20 @@ struct Thread {
     /// None after a failure: the engine's state is unknown, so nothing more is written.
     log: Option<Box<dyn EventLog>>,
     is_marked: bool,
+    /// Some events may go.
+    is_pruning: bool,
 }
 
 impl Thread {
     fn run(mut self, waiting: &Receiver<Request>) {
-        loop {
-            let first = match self.next(waiting) {
-                Ok(request) => request,
-                Err(RecvTimeoutError::Timeout) => {
-                    self.mark();
-                    continue;
-                }
-                Err(RecvTimeoutError::Disconnected) => return,
-            };
-            match first {
+        let mut after = None;
+        while let Some(request) = after.take().or_else(|| self.next(waiting)) {
+            match request {
                 Request::Append { payloads, reply } => {
-                    if let Some(Request::Close { reply }) = self.commit(payloads, reply, waiting) {
-                        answer(reply, self.close());
-                        return;
-                    }
+                    after = self.commit(payloads, reply, waiting);
                 }
-                Request::Snapshot { state, reply } => {
-                    answer(reply, self.guarded(|log| log.put_snapshot(&state)));
-                }
+                Request::Snapshot { encode, back, reply } => self.snapshot(encode, back, reply),
+                Request::Written { written, reply } => answer(reply, self.adopt(written)),
                 Request::Close { reply } => {
                     answer(reply, self.close());
                     return;
@@ -102,16 +115,60 @@ impl Thread {
         }
     }
 
-    /// Sleeps without a timer when nothing is to be marked.
-    fn next(&self, waiting: &Receiver<Request>) -> Result<Request, RecvTimeoutError> {
-        if self.is_marked {
-            waiting.recv().map_err(|_| RecvTimeoutError::Disconnected)
-        } else {
-            waiting.recv_timeout(MARK_EVERY)
+    /// Waits for a request; while there is none, prunes and marks. Sleeps without a timer when there
+    /// is nothing to do.
+    fn next(&mut self, waiting: &Receiver<Request>) -> Option<Request> {
+        loop {
+            if self.is_pruning {
+                match waiting.try_recv() {
+                    Ok(request) => return Some(request),
+                    Err(TryRecvError::Disconnected) => return None,
+                    Err(TryRecvError::Empty) => self.prune(),
+                }
+            } else if self.is_marked {
+                return waiting.recv().ok();
+            } else {
+                match waiting.recv_timeout(MARK_EVERY) {
+                    Ok(request) => return Some(request),
+                    Err(RecvTimeoutError::Disconnected) => return None,
+                    Err(RecvTimeoutError::Timeout) => self.mark(),
+                }
+            }
         }
     }
 
-    /// Commits this batch with all that wait behind it. Gives back a close that it came upon.
+    fn snapshot(&self, encode: Encode, back: SyncSender<Request>, reply: Reply) {
+        let Some(log) = &self.log else { return answer(reply, Err(Error::Stopped)) };
+        let place = log.begin_snapshot();
+        let making = thread::Builder::new().name("snapshot".to_owned());
+        let made = making.spawn(move || {
+            let written = place.write(&encode());
+            // A store that was closed meanwhile needs no news of it.
+            let _ = back.send(Request::Written { written, reply });
+        });
+        if let Err(error) = made {
+            tracing::error!(%error, "no thread for a snapshot: the next one may have one");
+        }
+    }
+
+    fn adopt(&mut self, written: io::Result<Written>) -> Result<(), Error> {
+        let written = written?;
+        self.guarded(|log| log.adopt_snapshot(&written))?;
+        self.is_pruning = true;
+        Ok(())
+    }
+
+    fn prune(&mut self) {
+        let mut is_more = false;
+        let pruned = self.guarded(|log| {
+            is_more = log.prune()?;
+            Ok(())
+        });
+        self.is_pruning = is_more;
+        tell_failure(pruned);
+    }
+
+    /// Commits this batch with all that wait behind it. Gives back the other request that it came upon.
     fn commit(
         &mut self,
         mut payloads: Vec<Vec<u8>>,
@@ -140,13 +197,7 @@ impl Thread {
             // The first asker gets the error itself; the others learn that the store stopped.
             answer(reply, result.take().unwrap_or(self.standing()));
         }
-        match other {
-            Some(Request::Snapshot { state, reply }) => {
-                answer(reply, self.guarded(|log| log.put_snapshot(&state)));
-                None
-            }
-            other => other,
-        }
+        other
     }
 
     fn standing(&self) -> Result<(), Error> {
@@ -155,9 +206,7 @@ impl Thread {
 
     fn mark(&mut self) {
         self.is_marked = true;
-        if let Err(error) = self.guarded(|log| log.mark_acknowledged()) {
-            tracing::error!(error = %service::exit::chain(&error), "the store has failed");
-        }
+        tell_failure(self.guarded(|log| log.mark_acknowledged()));
     }
 
     fn close(&mut self) -> Result<(), Error> {
@@ -182,6 +231,13 @@ impl Thread {
             self.log = None;
         }
         result
+    }
+}
+
+/// Of what nobody waits for; the next append fails, too.
+fn tell_failure(result: Result<(), Error>) {
+    if let Err(error) = result {
+        tracing::error!(error = %service::exit::chain(&error), "the store has failed");
     }
 }
 

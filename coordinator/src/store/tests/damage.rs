@@ -1,7 +1,7 @@
 use std::io::Write;
 use std::path::Path;
 
-use crate::store::tests::{append, check, crash, payload, snapshots};
+use crate::store::tests::{append, check, crash, payload, put_snapshot, snapshots};
 use crate::store::watermark::Watermark;
 use crate::store::{Opened, open};
 
@@ -9,7 +9,7 @@ use crate::store::{Opened, open};
 fn crashed(folder: &Path) {
     let mut opened = open(folder).unwrap();
     append(&mut opened.log, 0..100);
-    opened.log.put_snapshot(b"state of 100").unwrap();
+    put_snapshot(&mut opened.log, b"state of 100");
     append(&mut opened.log, 100..200);
     opened.log.mark_acknowledged().unwrap();
     crash(opened);
@@ -101,7 +101,7 @@ fn a_damaged_snapshot_gives_way_to_the_older_one() {
     let folder = tempfile::tempdir().unwrap();
     crashed(folder.path());
     let mut opened = open(folder.path()).unwrap();
-    opened.log.put_snapshot(b"state of 200").unwrap();
+    put_snapshot(&mut opened.log, b"state of 200");
     append(&mut opened.log, 200..210);
     opened.log.close().unwrap();
     let newest = snapshots(folder.path()).pop().unwrap();
@@ -119,7 +119,7 @@ fn a_snapshot_that_is_not_the_one_that_was_written_is_passed_over() {
     let folder = tempfile::tempdir().unwrap();
     crashed(folder.path());
     let mut opened = open(folder.path()).unwrap();
-    opened.log.put_snapshot(b"state of 200").unwrap();
+    put_snapshot(&mut opened.log, b"state of 200");
     opened.log.close().unwrap();
     let all = snapshots(folder.path());
     fs_err::copy(&all[0], &all[1]).unwrap();
