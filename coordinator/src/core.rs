@@ -304,7 +304,7 @@ impl Core {
     }
 
     fn publish(&self, job_id: &JobId) {
-        if let Some(status) = self.machine.status(job_id, self.clock.now()) {
+        if let Some(status) = self.machine.facts(job_id, self.clock.now()) {
             let checkpoints = self.machine.checkpoints(job_id).unwrap_or_default();
             let queued = self.machine.queued(job_id);
             self.views.publish(Published { status, checkpoints, queued });

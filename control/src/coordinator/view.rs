@@ -15,12 +15,25 @@ use crate::coordinator::live::{LiveAttempt, LiveRank, LiveWorker, Phase, Standin
 impl Machine {
     /// A job as `rsctl status` shows it.
     pub fn status(&self, job_id: &JobId, now: Now) -> Option<JobStatus> {
+        let mut status = self.facts(job_id, now)?;
+        if let Some(queued) = self.queued(job_id) {
+            let waiting = self.live.board.explain(&queued);
+            if status.row.state == JobState::Queued {
+                status.row.reason = waiting.reason.to_string();
+            }
+            status.waiting = Some(waiting);
+        }
+        Some(status)
+    }
+
+    /// The same, but of a job in the queue without why it waits: its readers work that out from the
+    /// board.
+    pub fn facts(&self, job_id: &JobId, now: Now) -> Option<JobStatus> {
         let job = self.ledger.jobs.get(job_id)?;
         let live = self.live.attempts.get(job_id);
         let attempt = job.attempt();
         let time = goodput::split(job, now.unix);
         let run_dir = job.submission.spec.job.output_dir.join(job_id.as_str());
-        let waiting = self.queued(job_id).map(|queued| self.live.board.explain(&queued));
         Some(JobStatus {
             row: self.row(job_id, job, live),
             attempts: job.attempts.iter().map(attempt_status).collect(),
@@ -33,7 +46,7 @@ impl Machine {
             output_dir: Some(run_dir.display().to_string()),
             latest_checkpoint: job.latest_checkpoint().map(|row| row.path.clone()),
             failure: job.failure.clone(),
-            waiting,
+            waiting: None,
         })
     }
 
@@ -75,10 +88,6 @@ impl Machine {
 
     fn reason(&self, job_id: &JobId, job: &Job, live: Option<&LiveAttempt>) -> String {
         match (job.state, live) {
-            (JobState::Queued, _) => match self.queued(job_id) {
-                Some(queued) => self.live.board.explain(&queued).reason.to_string(),
-                None => job.reason.clone(),
-            },
             (JobState::Restarting, _) => match self.queued(job_id) {
                 Some(queued) => {
                     format!("{}; {}", job.reason, self.live.board.explain(&queued).reason)
