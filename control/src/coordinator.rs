@@ -128,7 +128,7 @@ impl Machine {
             self.schedule(now, chance);
             self.settle_ended(now);
         }
-        self.live.wake_at = self.next_deadline();
+        self.live.wake_at = self.live.next_deadline();
         self.drain()
     }
 
@@ -152,7 +152,7 @@ impl Machine {
 
     /// When [`Event::Tick`] is due at the latest; None: nothing waits.
     pub fn next_deadline(&self) -> Option<Duration> {
-        self.live.next_deadline()
+        self.live.wake_at
     }
 
     /// The only way in which durable state changes (A1).

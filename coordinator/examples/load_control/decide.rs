@@ -121,6 +121,7 @@ impl Case {
             uploads: BTreeMap::new(),
             group: None,
             after: Vec::new(),
+            origin: None,
         };
         let job_id: JobId = format!("job-{number:06}").parse().expect("it is an id");
         Event::Submit { ticket: Ticket(number.into()), job_id, submission: Box::new(submission) }
