@@ -59,6 +59,9 @@ pub struct Job {
     /// that is more.
     #[serde(default = "default_hang_timeout", with = "units::duration")]
     pub hang_timeout: Duration,
+    /// How long its attempts may hold their slots, all together; None: no bound.
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "units::optional_duration")]
+    pub time_limit: Option<Duration>,
 }
 
 fn default_hang_timeout() -> Duration {

@@ -22,6 +22,7 @@ mod guilt;
 mod hang;
 mod leaving;
 mod ledger;
+mod limit;
 mod line;
 mod live;
 mod membership;

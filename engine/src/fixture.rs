@@ -128,6 +128,7 @@ fn job(name: &str, file: &File, initial: PathBuf) -> spec::JobSpec {
             env: BTreeMap::new(),
             collective_timeout: Duration::from_secs(30),
             hang_timeout: spec::Job::HANG_TIMEOUT,
+            time_limit: None,
         },
         resources: spec::Resources {
             world_size: None,

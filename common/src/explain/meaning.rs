@@ -13,6 +13,7 @@ const MEANINGS: &[(&str, &str)] = &[
     ("job.name", "what the job is called"),
     ("job.seed", "seeds weights, order of samples, dropout and synthetic data"),
     ("job.priority", "higher is placed first"),
+    ("job.time-limit", "it saves and stops when its attempts took so long"),
     ("job.output-dir", "results go to a folder of the job's id in here"),
     ("job.labels", "texts for your own use"),
     ("job.env", "a variable of every trainer"),

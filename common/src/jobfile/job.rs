@@ -27,6 +27,7 @@ pub(super) fn read(root: &Section<'_>, context: &Context<'_>) -> Job {
     let name = section.settle("name", name, (stem, "default: the job file's name"));
     let seed = section.settle("seed", section.integer("seed", SEED), (42, DEFAULT));
     let priority = section.settle("priority", section.integer("priority", PRIORITY), (0, DEFAULT));
+    let time_limit = time_limit(&section);
     let output_dir = section.path("output-dir", context.caller_dir);
     let runs: PathBuf = context.caller_dir.join("runs");
     let output_dir = section.settle("output-dir", output_dir, (runs, "default: runs"));
@@ -44,7 +45,29 @@ pub(super) fn read(root: &Section<'_>, context: &Context<'_>) -> Job {
     let env = recorded(&section, "env", env_found);
     section.not_yet(&["command", "depends-on", "deadline"], "jobs of this kind");
     section.refuse_unknown(SYNONYMS);
-    Job { name, seed, priority, output_dir, labels, env, collective_timeout, hang_timeout }
+    Job {
+        name,
+        seed,
+        priority,
+        output_dir,
+        labels,
+        env,
+        collective_timeout,
+        hang_timeout,
+        time_limit,
+    }
+}
+
+fn time_limit(section: &Section<'_>) -> Option<Duration> {
+    let found = section.duration("time-limit");
+    let (shown, origin) = match &found {
+        Some(found) => {
+            (format!("\"{}\"", humantime::format_duration(found.value)), found.origin.clone())
+        }
+        None => ("-".to_owned(), "default: no bound".to_owned()),
+    };
+    section.record("time-limit", &shown, origin);
+    found.map(|found| found.value)
 }
 
 fn texts(section: &Section<'_>, key: &str) -> BTreeMap<String, String> {

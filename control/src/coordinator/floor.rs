@@ -318,6 +318,11 @@ fn time_left(live: &LiveAttempt, now: Now) -> Option<Duration> {
     if let Some(stop) = &live.stop {
         return Some(stop.until.saturating_sub(now.uptime));
     }
+    let limit = live.limit_at.map(|at| at.saturating_sub(now.uptime));
+    [said(live, now), limit].into_iter().flatten().min()
+}
+
+fn said(live: &LiveAttempt, now: Now) -> Option<Duration> {
     let (said_at, progress) = (live.progress_at?, live.progress.as_ref()?);
     let eta = Duration::try_from_secs_f64(progress.eta_seconds?).ok()?;
     Some(eta.saturating_sub(now.uptime.saturating_sub(said_at)))

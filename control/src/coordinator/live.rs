@@ -118,6 +118,8 @@ pub(super) struct LiveAttempt {
     /// When that was said.
     pub(super) progress_at: Option<Duration>,
     pub(super) watch: Watch,
+    /// When the job's time is over.
+    pub(super) limit_at: Option<Duration>,
 }
 
 #[derive(Debug, Clone, Default)]
@@ -160,6 +162,7 @@ impl LiveAttempt {
             stepped_at: None,
             progress_at: None,
             watch: Watch::default(),
+            limit_at: None,
         }
     }
 
@@ -178,7 +181,7 @@ impl LiveAttempt {
             Phase::Gathering { until } | Phase::Connecting { until } => Some(until),
             Phase::Training => self.watch.deadline(),
         };
-        earliest(phase, self.witness_until)
+        earliest(earliest(phase, self.witness_until), self.limit_at)
     }
 }
 

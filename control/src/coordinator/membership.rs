@@ -61,6 +61,7 @@ impl Machine {
             None => Phase::Gathering { until: back_by + self.config.rendezvous_timeout },
         };
         let mut live = LiveAttempt::new(attempt.generation, attempt.ranks.len(), phase);
+        live.limit_at = self.limit_at(job_id, now);
         live.stop = attempt.stop.as_ref().map(|stop| LiveStop {
             mode: stop.mode,
             until: back_by + self.config.grace(stop) + self.config.confirm_margin,

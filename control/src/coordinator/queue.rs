@@ -213,7 +213,8 @@ impl Machine {
         self.live.line.remove(job_id);
         self.live.resting.remove(job_id);
         let until = now.uptime + self.config.rendezvous_timeout;
-        let live = LiveAttempt::new(generation, world, Phase::Gathering { until });
+        let mut live = LiveAttempt::new(generation, world, Phase::Gathering { until });
+        live.limit_at = self.limit_at(job_id, now);
         self.live.attempts.insert(job_id.clone(), live);
         self.out.workers_changed = true;
         self.order_starts(job_id);

@@ -278,6 +278,8 @@ pub enum StopCause {
     Failure,
     /// The job has to make room.
     Preemption,
+    /// It held its slots as long as it may.
+    TimeLimit,
 }
 
 impl StopDecision {

@@ -36,7 +36,7 @@ pub enum Class {
     /// It was asked to make room.
     Preemption,
     /// It would only happen again: a wrong configuration, bad data, numbers that are not finite,
-    /// too little memory.
+    /// too little memory, a time limit.
     Hopeless,
 }
 
@@ -228,6 +228,9 @@ pub(super) fn classify(judgement: &Judgement<'_>) -> (Class, String) {
         Judgement { end: Some(end), .. } => of_end(&end.end),
         Judgement { failure, cause, .. } => match (cause, failure.kind) {
             (StopCause::Preemption, _) => (Class::Preemption, "preempted".to_owned()),
+            (StopCause::TimeLimit, _) => {
+                (Class::Hopeless, "running into its time limit".to_owned())
+            }
             (StopCause::Failure, Some(kind)) => of_kind(kind),
             (StopCause::Failure, None) => (Class::Infrastructure, "stopped".to_owned()),
         },

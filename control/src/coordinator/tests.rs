@@ -10,6 +10,7 @@ mod goodput;
 mod hang;
 mod home;
 mod leaving;
+mod limit;
 mod membership;
 mod placement;
 mod queue;

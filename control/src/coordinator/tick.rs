@@ -94,6 +94,8 @@ impl Machine {
             self.on_phase_timeout(job_id, now);
         } else if is_over(live.watch.deadline()) {
             self.on_standstill(job_id, now);
+        } else if is_over(live.limit_at) {
+            self.on_limit(job_id, now);
         }
     }
 

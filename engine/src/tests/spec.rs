@@ -18,6 +18,7 @@ pub(crate) fn job() -> Builder {
             env: Default::default(),
             collective_timeout: Duration::from_secs(20),
             hang_timeout: Job::HANG_TIMEOUT,
+            time_limit: None,
         },
         resources: Resources {
             world_size: None,

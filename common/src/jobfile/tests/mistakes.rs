@@ -354,6 +354,7 @@ const WRONG_VALUES: &[(&str, &str)] = &[
     ("job.name", "3"),
     ("job.seed", "1.5"),
     ("job.priority", "9999"),
+    ("job.time-limit", "0"),
     ("job.output-dir", "true"),
     ("job.labels", "[]"),
     ("job.env.A", "[1]"),

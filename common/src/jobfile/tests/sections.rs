@@ -12,6 +12,7 @@ fn sine_has_the_defaults_of_the_basic_lstm_example() {
             job.name = "job"  # default: the job file's name
             job.seed = 42  # default
             job.priority = 0  # default
+            job.time-limit = -  # default: no bound
             job.output-dir = "/home/ada/here/runs"  # default: runs
             job.collective-timeout = "10m"  # default
             job.hang-timeout = "30s"  # default
@@ -245,6 +246,7 @@ fn the_command_line_wins_and_says_so() {
             job.name = "two words"  # --set job.name=two words
             job.seed = 42  # default
             job.priority = 0  # default
+            job.time-limit = -  # default: no bound
             job.output-dir = "/home/ada/here/runs"  # default: runs
             job.collective-timeout = "10m"  # default
             job.hang-timeout = "30s"  # default
