@@ -28,6 +28,7 @@ mod live;
 mod membership;
 mod past;
 mod placement;
+mod preempt;
 mod queue;
 mod record;
 mod restart;
@@ -52,8 +53,8 @@ pub use self::board::{Board, Queued};
 pub use self::config::Config;
 pub use self::effect::{Answer, Effect, RankTable, Refusal, StartOrder, StopOrder};
 pub use self::event::{
-    Chance, ConnectionId, DrainOrder, EndReport, Event, Now, Peer, RankKey, RankPosition, Requeue,
-    RunningTrainer, Ticket, Withdrawal, WorkerHello, WorkerMessage,
+    Chance, ConnectionId, DrainOrder, EndReport, Event, Now, Peer, PreemptOrder, RankKey,
+    RankPosition, Requeue, RunningTrainer, Ticket, Withdrawal, WorkerHello, WorkerMessage,
 };
 pub use self::ledger::{Attempt, Drained, Fault, Job, Ledger, PlacedRank, RankEnd, WorkerIdentity};
 pub use self::line::Turn;
@@ -142,6 +143,9 @@ impl Machine {
             Event::Cancel { ticket, job_id, mode } => self.on_cancel(ticket, &job_id, mode, now),
             Event::Requeue { ticket, ended, requeue } => {
                 self.on_requeue(ticket, &ended, requeue, now);
+            }
+            Event::Preempt { ticket, job_id, order } => {
+                self.on_preempt(ticket, &job_id, order, now);
             }
             Event::Drain { ticket, worker, order } => self.on_drain(ticket, &worker, order, now),
             Event::Hello { connection, hello } => self.on_hello(connection, hello, now),

@@ -174,6 +174,10 @@ impl Core {
                 let ticket = self.ticket(reply);
                 Some(Event::Requeue { ticket, ended, requeue })
             }
+            Input::Preempt { job_id, order, reply } => {
+                let ticket = self.ticket(reply);
+                Some(Event::Preempt { ticket, job_id, order })
+            }
             Input::Drain { worker, order, reply } => {
                 let ticket = self.ticket(reply);
                 Some(Event::Drain { ticket, worker, order })

@@ -49,6 +49,7 @@ pub(crate) enum Command {
     Logs(commands::logs::Args),
     Metrics(commands::metrics::Args),
     Cancel(commands::cancel::Args),
+    Preempt(commands::preempt::Args),
     Requeue(commands::requeue::Args),
     Workers(commands::workers::Args),
     Drain(commands::drain::Args),

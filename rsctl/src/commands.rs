@@ -12,6 +12,7 @@ pub(crate) mod init;
 pub(crate) mod jobs;
 pub(crate) mod logs;
 pub(crate) mod metrics;
+pub(crate) mod preempt;
 pub(crate) mod requeue;
 pub(crate) mod run;
 pub(crate) mod status;
@@ -40,6 +41,7 @@ pub(crate) async fn execute(command: Command) -> Outcome {
         Command::Logs(args) => logs::execute(args).await,
         Command::Metrics(args) => metrics::execute(args).await,
         Command::Cancel(args) => cancel::execute(args).await,
+        Command::Preempt(args) => preempt::execute(args).await,
         Command::Requeue(args) => requeue::execute(args).await,
         Command::Drain(args) => drain::execute(args).await,
         Command::Workers(args) => workers::execute(args).await,

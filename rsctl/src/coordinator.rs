@@ -10,7 +10,7 @@ use tonic::transport::Channel;
 use tonic::{Code, Status, Streaming};
 
 use common::exit::ExitCode;
-use common::ids::JobId;
+use common::ids::{AttemptId, JobId};
 use common::status::{
     CheckpointRow, Explanation, JobRow, JobState, JobStatus, MetricPoint, UnixMillis, WorkerRow,
 };
@@ -177,6 +177,16 @@ impl Coordinator {
         let mut client = self.client.clone();
         let answer = self.ask(&operation, client.requeue_job(request)).await?;
         self.read(&operation, convert::job_id(&answer.job_id))
+    }
+
+    /// Makes a running job leave its slots; the attempt that leaves.
+    pub(crate) async fn preempt(
+        &mut self,
+        request: v1::PreemptRequest,
+    ) -> Result<AttemptId, Error> {
+        let operation = format!("preempt job {}", request.job_id);
+        let mut client = self.client.clone();
+        Ok(AttemptId(self.ask(&operation, client.preempt_job(request)).await?.attempt))
     }
 
     /// Takes a worker out of service or back; its state, empty where it is not connected.

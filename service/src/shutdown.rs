@@ -13,6 +13,9 @@ use crate::tasks;
 /// After a second signal the process leaves within this time, whatever still hangs.
 const FORCED_EXIT_AFTER: Duration = Duration::from_secs(2);
 
+/// The reason of an end that was announced: the node is about to be taken away.
+pub const NOTICE: &str = "SIGUSR1";
+
 /// Why the process ends.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Reason {
@@ -61,6 +64,24 @@ impl Shutdown {
             std::process::exit(common::exit::ExitCode::Failed as i32);
         });
         Ok(shutdown)
+    }
+
+    /// SIGUSR1 requests the end too. What follows an announcement, a SIGTERM, shortens nothing: it
+    /// counts as the first of its kind.
+    pub fn on_notice(&self) -> std::io::Result<()> {
+        let mut notice = signal(SignalKind::user_defined1())?;
+        let on_notice = self.clone();
+        tasks::spawn(tasks::Kind::Finish, "notices", async move {
+            while notice.recv().await.is_some() {
+                on_notice.request(NOTICE);
+            }
+        });
+        Ok(())
+    }
+
+    /// Whether the end was announced.
+    pub fn is_noticed(&self) -> bool {
+        matches!(self.reason(), Some(Reason::Requested(why)) if why == NOTICE)
     }
 
     /// Asks for a clean end; the first reason stays.

@@ -116,8 +116,9 @@ pub fn main() -> Result<ExitCode, Failure> {
         .build()
         .map_err(|error| Failure::new(ExitCode::Failed, error))?;
     let result = runtime.block_on(async {
-        let shutdown =
-            Shutdown::on_signals().map_err(|error| Failure::new(ExitCode::Failed, error))?;
+        let failed = |error| Failure::new(ExitCode::Failed, error);
+        let shutdown = Shutdown::on_signals().map_err(failed)?;
+        shutdown.on_notice().map_err(failed)?;
         if join.exit_with_stdin {
             stop_with_stdin(shutdown.clone());
         }

@@ -38,6 +38,9 @@ pub struct Settings {
     /// How long trainers may take to stop cleanly when the worker leaves.
     #[serde(with = "units::duration")]
     pub stop_grace: Duration,
+    /// As `stop-grace`, after a notice that the node goes away (SIGUSR1).
+    #[serde(with = "units::duration")]
+    pub notice_grace: Duration,
     /// Ranks stay on cores of their own, where there are enough.
     pub pin_cores: bool,
     pub log_format: LogFormat,
@@ -54,6 +57,7 @@ impl Default for Settings {
             state_dir: None,
             trainer: None,
             stop_grace: Duration::from_secs(10),
+            notice_grace: Duration::from_secs(60),
             pin_cores: true,
             log_format: LogFormat::default(),
             log_filter: "info".to_owned(),
@@ -132,6 +136,7 @@ pub struct Config {
     /// The `trainer` binary.
     pub trainer: PathBuf,
     pub stop_grace: Duration,
+    pub notice_grace: Duration,
     pub pin_cores: bool,
 }
 
@@ -207,7 +212,7 @@ impl Settings {
         }
         match (mistakes.is_empty(), state_dir, trainer) {
             (true, Some(state_dir), Some(trainer)) => {
-                let (stop_grace, pin_cores) = (self.stop_grace, self.pin_cores);
+                let Self { stop_grace, notice_grace, pin_cores, .. } = *self;
                 let config = Config {
                     master,
                     slots,
@@ -216,6 +221,7 @@ impl Settings {
                     state_dir,
                     trainer,
                     stop_grace,
+                    notice_grace,
                     pin_cores,
                 };
                 Ok((config, reasons))

@@ -151,7 +151,7 @@ const MEANINGS: &[(&str, &str)] = &[
     ("monitor.diagnostics.flops-profile-step", "the step whose operations are told"),
     ("restart.application", "restarts after errors of the program"),
     ("restart.infrastructure", "restarts in 24 hours after lost workers, killed trainers, broken connections"),
-    ("restart.preemption", "restarts after a worker was told to leave"),
+    ("restart.preemption", "restarts after the job was preempted or a worker was told to leave"),
     ("restart.refill-steps", "so many steps in checkpoints forgive what was before them"),
     ("restart.same-step", "so many equal errors of the program at one step end the job"),
     ("restart.without-progress", "so many attempts in a row without a newer checkpoint end the job"),

@@ -112,6 +112,8 @@ pub enum Answer {
     Submitted(JobId),
     /// The state after the cancel was taken.
     Cancelling(JobState),
+    /// This attempt is the one that leaves.
+    Preempted(AttemptId),
     /// The worker's state; None: it is not connected.
     Drained(Option<&'static str>),
     Refused(Refusal),
@@ -129,6 +131,8 @@ pub enum Refusal {
     UnknownJob(JobId),
     /// Only an ended job can be queued again.
     NotEnded(JobId, JobState),
+    /// Only a job that has slots can leave them.
+    NotRunning(JobId, JobState),
     /// Neither connected nor known from before.
     UnknownWorker(String),
 }
@@ -143,6 +147,9 @@ impl fmt::Display for Refusal {
             Self::UnknownJob(job_id) => write!(f, "there is no job `{job_id}`"),
             Self::NotEnded(job_id, state) => {
                 write!(f, "job `{job_id}` is {state}: only a job that has ended can be requeued")
+            }
+            Self::NotRunning(job_id, state) => {
+                write!(f, "job `{job_id}` is {state}: only a job that runs can be preempted")
             }
             Self::UnknownWorker(name) => write!(f, "there is no worker `{name}`"),
         }

@@ -66,6 +66,12 @@ pub enum Event {
         ended: JobId,
         requeue: Requeue,
     },
+    /// Makes a running job leave its slots for now.
+    Preempt {
+        ticket: Ticket,
+        job_id: JobId,
+        order: PreemptOrder,
+    },
     /// Takes a worker out of service, or back into it.
     Drain {
         ticket: Ticket,
@@ -97,6 +103,13 @@ pub struct Requeue {
     pub request_id: String,
     /// Not from the newest checkpoint.
     pub from_start: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PreemptOrder {
+    pub reason: String,
+    /// Its trainers have this long to save; None: as for a cancel.
+    pub grace: Option<Duration>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]

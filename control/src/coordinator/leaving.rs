@@ -9,7 +9,7 @@ use crate::coordinator::Machine;
 use crate::coordinator::effect::Effect;
 use crate::coordinator::event::{ConnectionId, Now, Withdrawal};
 use crate::coordinator::live::Standing;
-use crate::coordinator::record::{StopCause, StopDecision, StopMode};
+use crate::coordinator::record::StopDecision;
 
 impl Machine {
     /// The worker was told to leave: what runs there saves and stops, together with the ranks
@@ -27,8 +27,6 @@ impl Machine {
             }
             let is_running =
                 self.open_attempt(&job_id).is_some_and(|attempt| attempt.running_at.is_some());
-            // Before training there is nothing to save.
-            let mode = if is_running { StopMode::Gracefully } else { StopMode::Abort };
             let ranks: Vec<String> = keys.iter().map(|key| key.rank.to_string()).collect();
             let s = if ranks.len() == 1 { "" } else { "s" };
             let failure = Failure {
@@ -41,9 +39,7 @@ impl Machine {
                 ),
                 last_lines: Vec::new(),
             };
-            let grace = is_running.then_some(grace);
-            let cause = StopCause::Preemption;
-            let stop = StopDecision { mode, grace, cause, ..StopDecision::failed(failure) };
+            let stop = StopDecision::preempted(failure, is_running, Some(grace));
             self.stop_attempt(&job_id, stop, now);
         }
         self.out.is_schedule_due = true;

@@ -97,6 +97,10 @@ const FAULTS_WITHIN_MILLIS: UnixMillis = 24 * 60 * 60 * 1000;
 pub struct Job {
     /// Its place in the order of submission.
     pub number: u64,
+    /// It was made to leave its slots: its place is before the job of this number, behind all
+    /// that had been submitted by then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub behind: Option<u64>,
     pub submission: Submission,
     pub submitted_at: UnixMillis,
     pub state: JobState,
@@ -252,6 +256,9 @@ impl Ledger {
                 let Some(job) = job else { return };
                 let job = job.change();
                 let was_open = job.open_attempt().is_some();
+                if matches!(record, Record::StopDecided { stop, .. } if stop.yields) {
+                    job.behind = Some(self.submitted + 1);
+                }
                 job.apply(record);
                 let is_over = was_open && job.open_attempt().is_none();
                 let fault = job.attempt().filter(|_| is_over).and_then(|attempt| {
@@ -272,6 +279,7 @@ impl Ledger {
         self.requests.insert(submission.request_id.clone(), job_id.clone());
         let mut job = Job {
             number: self.submitted,
+            behind: None,
             submission: submission.clone(),
             submitted_at: at,
             state: JobState::Queued,
@@ -363,9 +371,9 @@ impl Job {
                 let Some(attempt) = self.current(*generation) else { return };
                 attempt.stopped_at.get_or_insert(*at);
                 // A graceful stop that became an abort keeps the cause that was decided first.
-                let decided = attempt.stop.take().and_then(|stop| stop.failure);
-                let failure = decided.or_else(|| stop.failure.clone());
-                attempt.stop = Some(StopDecision { failure, ..stop.clone() });
+                let first = attempt.stop.take().filter(|first| first.failure.is_some());
+                let StopDecision { failure, cause, .. } = first.unwrap_or_else(|| stop.clone());
+                attempt.stop = Some(StopDecision { failure, cause, ..stop.clone() });
                 self.reason.clone_from(&stop.reason);
             }
             Record::TrainerEnded { .. } => self.end_rank(record),

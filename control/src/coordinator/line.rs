@@ -9,18 +9,22 @@ use std::sync::Arc;
 
 use common::ids::JobId;
 
+use crate::coordinator::ledger::Job;
 use crate::coordinator::placement::Wish;
 
-/// A job's place in the order of service: by priority, then by submission. No two are equal.
+/// A job's place in the order of service: by priority, then by submission; one that yielded is
+/// behind those that were there by then. No two are equal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Turn {
     priority: Reverse<i32>,
+    place: u64,
     number: u64,
 }
 
 impl Turn {
-    pub(super) fn new(priority: i32, number: u64) -> Self {
-        Self { priority: Reverse(priority), number }
+    pub(super) fn of(job: &Job) -> Self {
+        let priority = Reverse(job.submission.spec.job.priority);
+        Self { priority, place: job.behind.unwrap_or(job.number), number: job.number }
     }
 }
 

@@ -44,7 +44,7 @@ impl Machine {
             self.refuse_to_start(job_id, &mistake, now);
             return;
         }
-        let (turn, wish) = (Turn::new(spec.job.priority, job.number), Wish::of(job));
+        let (turn, wish) = (Turn::of(job), Wish::of(job));
         if !self.holds_back(job_id, now) {
             self.live.line.insert(job_id.clone(), turn, wish);
         }
@@ -161,8 +161,8 @@ impl Machine {
             |open: &BTreeSet<JobId>| WaitReason::After { jobs: open.iter().cloned().collect() };
         let reason = self.live.held.get(job_id).map(after).or_else(|| self.must_rest(job_id))?;
         let until = job.restart_at.filter(|_| reason == WaitReason::Backoff);
-        let turn = Turn::new(job.submission.spec.job.priority, job.number);
-        Some(Queued { turn, wish: Arc::new(Wish::of(job)), apart: Some((reason, until)) })
+        let (turn, wish) = (Turn::of(job), Arc::new(Wish::of(job)));
+        Some(Queued { turn, wish, apart: Some((reason, until)) })
     }
 
     /// Where a job's checkpoints lie may have changed, and with it where it wants to run.

@@ -267,6 +267,9 @@ pub struct StopDecision {
     pub grace: Option<Duration>,
     #[serde(default)]
     pub cause: StopCause,
+    /// The job lets those of its priority that wait by then go first.
+    #[serde(default)]
+    pub yields: bool,
 }
 
 /// What a decision to stop rests on.
@@ -291,6 +294,7 @@ impl StopDecision {
             failure: None,
             grace: None,
             cause: StopCause::Failure,
+            yields: false,
         }
     }
 
@@ -298,6 +302,16 @@ impl StopDecision {
     pub(super) fn failed(failure: Failure) -> Self {
         let reason = failure.message.clone();
         Self { failure: Some(failure), ..Self::abort(reason) }
+    }
+
+    /// The job makes room, after a save where it trains; before that there is nothing to save.
+    pub(super) fn preempted(failure: Failure, is_training: bool, grace: Option<Duration>) -> Self {
+        Self {
+            mode: if is_training { StopMode::Gracefully } else { StopMode::Abort },
+            grace: grace.filter(|_| is_training),
+            cause: StopCause::Preemption,
+            ..Self::failed(failure)
+        }
     }
 }
 

@@ -13,6 +13,7 @@ mod leaving;
 mod limit;
 mod membership;
 mod placement;
+mod preempt;
 mod queue;
 mod rendezvous;
 mod reservation;

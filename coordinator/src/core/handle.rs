@@ -8,7 +8,8 @@ use tokio::sync::{mpsc, oneshot};
 use common::ids::JobId;
 use common::status::Explanation;
 use control::coordinator::{
-    Answer, CancelMode, ConnectionId, DrainOrder, Requeue, Submission, WorkerHello, WorkerMessage,
+    Answer, CancelMode, ConnectionId, DrainOrder, PreemptOrder, Requeue, Submission, WorkerHello,
+    WorkerMessage,
 };
 use proto::v1;
 
@@ -30,6 +31,11 @@ pub(crate) enum Input {
     Requeue {
         ended: JobId,
         requeue: Requeue,
+        reply: oneshot::Sender<Answer>,
+    },
+    Preempt {
+        job_id: JobId,
+        order: PreemptOrder,
         reply: oneshot::Sender<Answer>,
     },
     Drain {
@@ -67,14 +73,17 @@ pub(crate) enum Input {
 }
 
 impl Input {
-    pub(crate) const KINDS: [&str; 8] =
-        ["submit", "cancel", "hello", "worker", "dropped", "order", "explain", "probe"];
+    pub(crate) const KINDS: [&str; 11] = [
+        "submit", "cancel", "preempt", "requeue", "drain", "hello", "worker", "dropped", "order",
+        "explain", "probe",
+    ];
 
     /// One of [`Self::KINDS`].
     pub(crate) fn kind(&self) -> &'static str {
         match self {
             Self::Submit { .. } => "submit",
             Self::Cancel { .. } => "cancel",
+            Self::Preempt { .. } => "preempt",
             Self::Requeue { .. } => "requeue",
             Self::Drain { .. } => "drain",
             Self::Hello { .. } => "hello",

@@ -64,6 +64,13 @@ impl Coordinator for Front {
         self.requeue(request.into_inner()).await
     }
 
+    async fn preempt_job(
+        &self,
+        request: Request<v1::PreemptRequest>,
+    ) -> Result<Response<v1::PreemptResponse>, Status> {
+        self.preempt(request.into_inner()).await
+    }
+
     async fn drain_worker(
         &self,
         request: Request<v1::DrainRequest>,
@@ -253,7 +260,7 @@ pub(super) fn refused(refusal: &Refusal) -> Status {
     let text = refusal.to_string();
     match refusal {
         Refusal::UnknownJob(_) | Refusal::UnknownWorker(_) => Status::not_found(text),
-        Refusal::NotEnded(..) => Status::failed_precondition(text),
+        Refusal::NotEnded(..) | Refusal::NotRunning(..) => Status::failed_precondition(text),
         Refusal::QueueFull { .. } => Status::resource_exhausted(text),
         Refusal::IdTaken => Status::internal(text),
     }

@@ -1,4 +1,4 @@
-//! The queue as clients see it: lists in pages, watches, groups, requeue, drain.
+//! The queue as clients see it: lists in pages, watches, groups, requeue, preempt, drain.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,7 +8,9 @@ use tonic::{Response, Status};
 
 use common::ids::JobId;
 use common::status::JobStatus;
-use control::coordinator::{After, Answer, Condition, DrainOrder, Group, Refusal, Requeue};
+use control::coordinator::{
+    After, Answer, Condition, DrainOrder, Group, PreemptOrder, Refusal, Requeue,
+};
 use proto::convert;
 use proto::v1;
 
@@ -67,28 +69,34 @@ impl Front {
         .await
     }
 
+    pub(super) async fn preempt(
+        &self,
+        request: v1::PreemptRequest,
+    ) -> Result<Response<v1::PreemptResponse>, Status> {
+        let job_id = self.known_job(&request.job_id)?;
+        let (reason, grace) = why_and_how_long(request.reason, request.grace_ms)?;
+        let order = PreemptOrder { reason, grace };
+        match self.core.ask(|reply| Input::Preempt { job_id, order, reply }).await? {
+            Answer::Preempted(attempt) => {
+                Ok(Response::new(v1::PreemptResponse { attempt: attempt.0 }))
+            }
+            Answer::Refused(refusal) => Err(refused(&refusal)),
+            answer => Err(unasked(&answer)),
+        }
+    }
+
     pub(super) async fn drain(
         &self,
         request: v1::DrainRequest,
     ) -> Result<Response<v1::DrainResponse>, Status> {
-        let v1::DrainRequest { worker, undo, mut reason, grace_ms } = request;
-        let grace = Duration::from_millis(grace_ms);
-        if grace > MAX_GRACE {
-            let text = format!("grace of {} s: at most 3600 s", grace.as_secs());
-            return Err(Status::invalid_argument(text));
-        }
+        let v1::DrainRequest { worker, undo, reason, grace_ms } = request;
+        let (reason, grace) = why_and_how_long(reason, grace_ms)?;
         if worker.len() > MAX_REASON {
             return Err(Status::invalid_argument(format!("worker: at most {MAX_REASON} bytes")));
         }
-        if reason.len() > MAX_REASON {
-            return Err(Status::invalid_argument(format!("reason: at most {MAX_REASON} bytes")));
-        }
-        if reason.is_empty() {
-            "by an operator".clone_into(&mut reason);
-        }
         let order = match undo {
             true => DrainOrder::Undo,
-            false => DrainOrder::Drain { reason, grace: (!grace.is_zero()).then_some(grace) },
+            false => DrainOrder::Drain { reason, grace },
         };
         match self.core.ask(|reply| Input::Drain { worker, order, reply }).await? {
             Answer::Drained(state) => {
@@ -154,6 +162,20 @@ impl Front {
         });
         Ok(receiver)
     }
+}
+
+/// What an operator says with an order that makes jobs leave; no grace: as configured.
+fn why_and_how_long(reason: String, grace_ms: u64) -> Result<(String, Option<Duration>), Status> {
+    let grace = Duration::from_millis(grace_ms);
+    if grace > MAX_GRACE {
+        let text = format!("grace of {} s: at most 3600 s", grace.as_secs());
+        return Err(Status::invalid_argument(text));
+    }
+    if reason.len() > MAX_REASON {
+        return Err(Status::invalid_argument(format!("reason: at most {MAX_REASON} bytes")));
+    }
+    let reason = if reason.is_empty() { "by an operator".to_owned() } else { reason };
+    Ok((reason, (!grace.is_zero()).then_some(grace)))
 }
 
 fn cursor(page: &str) -> Result<Cursor, Status> {

@@ -15,6 +15,7 @@ mod network_cut;
 mod nonsense;
 mod observe;
 mod power_cut;
+mod preemption;
 mod queue;
 mod run;
 mod separate_disks;

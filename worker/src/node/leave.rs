@@ -10,6 +10,7 @@ use tokio::time::{Instant, timeout_at};
 use tracing::{info, warn};
 
 use super::{Inputs, Node};
+use crate::config::Config;
 use crate::local_job::{LocalJob, Phase};
 use crate::trainer_process::Order;
 use crate::uplink::LinkEvent;
@@ -23,7 +24,8 @@ const FORCED_GOODBYE_DEADLINE: Duration = Duration::from_millis(300);
 impl Node {
     /// Trainers finish their step, save and leave, within the grace.
     pub(super) fn begin_to_leave(&mut self) {
-        let grace = self.config.stop_grace;
+        let Config { stop_grace, notice_grace, .. } = self.config;
+        let grace = if self.shutdown.is_noticed() { notice_grace } else { stop_grace };
         self.withdraw(grace);
         let living = self.jobs.values().filter(|job| job.is_alive()).count();
         if living > 0 {

@@ -6,6 +6,7 @@ use nix::unistd::Pid;
 use proto::v1::coordinator_message::Kind as Say;
 use proto::v1::worker_message::Kind as Heard;
 use proto::v1::{Empty, trainer_end};
+use service::shutdown::NOTICE;
 
 use super::coordinator::Coordinator;
 use super::script::Script;
@@ -42,6 +43,25 @@ async fn a_leaving_worker_stops_its_trainers_first_and_says_goodbye_last() {
         })
         .await;
     assert_eq!((ends, reason.as_str()), (2, "SIGTERM"));
+    worker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_notice_gives_trainers_the_longer_grace() {
+    let folders = Folders::new();
+    let mut coordinator = Coordinator::start().await;
+    let worker = Worker::start(folders.config(&coordinator.address));
+    coordinator.hello().await;
+    coordinator.say(Say::Start(folders.start(Script::Obey, 1, 1)));
+    meet(&mut coordinator, 1, 1).await;
+    worker.shutdown.request(NOTICE);
+    let withdrawing = coordinator
+        .wait("a withdrawal", |heard| match heard {
+            Heard::Withdrawing(withdrawing) => Some(withdrawing),
+            _ => None,
+        })
+        .await;
+    assert_eq!((withdrawing.reason.as_str(), withdrawing.grace_ms), (NOTICE, 50_000));
     worker.stop().await;
 }
 

@@ -60,6 +60,7 @@ impl Folders {
             state_dir: self.path("state"),
             trainer,
             stop_grace: Duration::from_secs(5),
+            notice_grace: Duration::from_secs(50),
             pin_cores: true,
         }
     }
