@@ -79,6 +79,11 @@ pub enum Error {
     #[error("neither batch-size nor micro-batch-size is given")]
     Nothing,
     #[error(
+        "an elastic job keeps its batch-size in every world; give it, or resources.max-ranks, \
+         which micro-batch-size {} ({}) is multiplied by", .0.value, .0.origin
+    )]
+    Unbounded(Sourced<u64>),
+    #[error(
         "batch-size {} ({}) is smaller than the world of {world} ranks: \
          use at most {} ranks or a batch-size of at least {world}",
         .batch_size.value, .batch_size.origin, .batch_size.value
@@ -143,6 +148,56 @@ pub fn plan(batch: &Batch, world: u32) -> Result<BatchPlan, Error> {
         },
     };
     Ok(BatchPlan { world, batch_size: t, micro_batch_size: m, gradient_accumulation: g, note })
+}
+
+/// The batch of a job whose world may change, made such that every world sees the same global
+/// batches and no rank more samples at once than in the `largest`: T and m are that world's, and g
+/// follows from each world. Without a largest world T must be given.
+pub fn pin(batch: &Batch, largest: Option<u32>) -> Result<Batch, Error> {
+    let Some(largest) = largest else {
+        return match (&batch.batch_size, &batch.micro_batch_size) {
+            (None, Some(micro)) => Err(Error::Unbounded(micro.clone())),
+            _ => Ok(batch.clone()),
+        };
+    };
+    check_positive(batch, largest)?;
+    let g = batch.gradient_accumulation.as_ref();
+    let batch_size = match (&batch.batch_size, &batch.micro_batch_size) {
+        (Some(t), _) => t.clone(),
+        (None, Some(m)) => {
+            let total = infer_total(m, g, largest)?;
+            from_largest(total.value, "micro-batch-size", g)
+        }
+        (None, None) => return Err(g.cloned().map_or(Error::Nothing, Error::AccumulationAlone)),
+    };
+    let micro_batch_size = batch.micro_batch_size.clone().unwrap_or_else(|| {
+        let micro = infer_micro(&batch_size, g, u64::from(largest));
+        from_largest(micro.value, "batch-size", g)
+    });
+    Ok(Batch {
+        batch_size: Some(batch_size),
+        micro_batch_size: Some(micro_batch_size),
+        gradient_accumulation: None,
+        mismatch: batch.mismatch,
+    })
+}
+
+fn from_largest(value: u64, from: &str, accumulation: Option<&Sourced<u64>>) -> Sourced<u64> {
+    let and = if accumulation.is_some() { ", gradient-accumulation" } else { "" };
+    let origin = format!("inferred from {from}{and} and resources.max-ranks");
+    Sourced { value, origin }
+}
+
+/// Larger worlds are no jobs'.
+const MAX_WORLD: u32 = 1 << 16;
+
+/// Worlds of at least `least` and at most `most` ranks for which the batch can be cut as its rules
+/// ask, ascending.
+pub fn worlds(batch: &Batch, least: u32, most: Option<u32>) -> impl Iterator<Item = u32> + '_ {
+    // No rank goes without samples.
+    let total = batch.batch_size.as_ref().map(|t| u32::try_from(t.value).unwrap_or(u32::MAX));
+    let most = most.unwrap_or(MAX_WORLD).min(total.unwrap_or(MAX_WORLD)).min(MAX_WORLD);
+    (least..=most).filter(move |world| plan(batch, *world).is_ok())
 }
 
 fn check_positive(batch: &Batch, world: u32) -> Result<(), Error> {

@@ -286,7 +286,14 @@ fn sections(root: &Section<'_>, context: &Context<'_>) -> Option<JobSpec> {
     // their mistakes are told together with the missing kind.
     let data = data::read(root, context);
     let model = model::read(root, context, data.as_ref().map(|(kind, _)| *kind));
-    let training = training::read(root, context, data.as_ref().map(|(kind, data)| (*kind, data)));
+    let mut training =
+        training::read(root, context, data.as_ref().map(|(kind, data)| (*kind, data)));
+    if resources.is_elastic() {
+        match batch::pin(&training.batch, resources.max_ranks) {
+            Ok(pinned) => training.batch = pinned,
+            Err(error) => context.missing("training", error.to_string()),
+        }
+    }
     let (_, data) = data?;
     Some(JobSpec {
         job,
@@ -304,12 +311,15 @@ fn sections(root: &Section<'_>, context: &Context<'_>) -> Option<JobSpec> {
 
 /// What only the whole job can tell.
 fn cross_check(spec: &JobSpec, context: &Context<'_>) {
-    let world = spec.resources.world_size;
+    let resources = &spec.resources;
+    let smallest = resources.smallest_world();
     // Without a world, one rank: what is impossible for one is impossible for all.
-    if let Err(error) = batch::plan(&spec.training.batch, world.unwrap_or(1)) {
+    let mut possible = batch::worlds(&spec.training.batch, smallest, resources.largest_world());
+    let is_possible = resources.is_elastic() && possible.next().is_some();
+    if !is_possible && let Err(error) = batch::plan(&spec.training.batch, smallest) {
         context.missing("training", error.to_string());
     }
-    for warning in length::warnings(spec, world) {
+    for warning in length::warnings(spec, resources.world_size) {
         context.report.warn(warning);
     }
     let kernel = match &spec.model {

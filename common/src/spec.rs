@@ -76,9 +76,15 @@ impl Job {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct Resources {
-    /// None: all idle slots at placement.
+    /// None: all idle slots at placement, as far as the next two allow.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub world_size: Option<u32>,
+    /// An attempt starts with no fewer ranks.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub min_ranks: Option<u32>,
+    /// An attempt has no more ranks; None: no bound.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_ranks: Option<u32>,
     /// At most this many workers take part; None: no bound.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub workers: Option<u32>,
@@ -86,6 +92,22 @@ pub struct Resources {
     /// Slots (cores) that one rank takes.
     pub threads_per_rank: u32,
     pub transport: Transport,
+}
+
+impl Resources {
+    /// Whether the world may change from attempt to attempt while the global batch stays.
+    pub fn is_elastic(&self) -> bool {
+        self.world_size.is_none() && (self.min_ranks.is_some() || self.max_ranks.is_some())
+    }
+
+    pub fn smallest_world(&self) -> u32 {
+        self.world_size.or(self.min_ranks).unwrap_or(1)
+    }
+
+    /// None: as large as what is idle.
+    pub fn largest_world(&self) -> Option<u32> {
+        self.world_size.or(self.max_ranks)
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]

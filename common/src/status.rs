@@ -155,7 +155,7 @@ pub struct AttemptStatus {
     pub reason: String,
     pub started_at: UnixMillis,
     pub ended_at: Option<UnixMillis>,
-    /// Of one that broke off: `application`, `infrastructure`, `preemption` or `hopeless`.
+    /// Of one that broke off: `application`, `infrastructure`, `preemption`, `growth` or `hopeless`.
     #[serde(default)]
     pub class: String,
     /// Whether the job started again after it, and why.

@@ -50,6 +50,11 @@ pub mod optional_duration {
     }
 }
 
+/// `1m 30s`, as job files write it.
+pub fn display_duration(duration: std::time::Duration) -> String {
+    humantime::format_duration(duration).to_string()
+}
+
 /// `1536` as `1.5 KiB`, for people.
 pub fn display_bytes(bytes: u64) -> String {
     const UNITS: [&str; 5] = ["B", "KiB", "MiB", "GiB", "TiB"];

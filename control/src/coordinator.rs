@@ -18,6 +18,7 @@ mod exclude;
 mod explain;
 mod floor;
 mod goodput;
+mod grow;
 mod guilt;
 mod hang;
 mod leaving;
@@ -38,6 +39,7 @@ mod submit;
 mod tick;
 mod trainers;
 mod view;
+mod worlds;
 
 #[cfg(test)]
 mod tests;

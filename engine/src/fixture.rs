@@ -132,6 +132,8 @@ fn job(name: &str, file: &File, initial: PathBuf) -> spec::JobSpec {
         },
         resources: spec::Resources {
             world_size: None,
+            min_ranks: None,
+            max_ranks: None,
             workers: None,
             device: spec::Device::Cpu,
             threads_per_rank: 1,

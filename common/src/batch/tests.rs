@@ -3,6 +3,8 @@ use proptest::prelude::*;
 
 use super::*;
 
+mod elastic;
+
 fn sourced(value: u64, origin: &str) -> Sourced<u64> {
     Sourced { value, origin: origin.to_owned() }
 }

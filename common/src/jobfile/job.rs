@@ -143,7 +143,7 @@ fn collective_timeout(
 
 pub(super) fn read_resources(root: &Section<'_>) -> Resources {
     let section = root.sub("resources");
-    let world_size = section.integer("world-size", RANKS);
+    let [world_size, min_ranks, max_ranks] = read_world(&section);
     let workers = section.integer("workers", RANKS);
     let devices = &[("auto", Device::Auto), ("cpu", Device::Cpu)];
     let device = section.choice("device", devices, &["cuda", "gpu", "rocm", "mps"]);
@@ -154,28 +154,60 @@ pub(super) fn read_resources(root: &Section<'_>) -> Resources {
         ("tcp", Transport::Tcp),
     ];
     let transport = section.choice("transport", transports, &["nccl", "gloo", "rdma"]);
-    section.not_yet(
-        &["min-ranks", "max-ranks"],
-        "a world that changes while the job runs; use `world-size`",
-    );
     section.not_yet(&["memory", "nodes", "partition", "gpus-per-worker"], "placement by it");
     let resources = Resources {
-        world_size: section.settle_optional(
-            "world-size",
-            world_size,
-            "default: all idle slots at placement",
-        ),
+        world_size,
+        min_ranks,
+        max_ranks,
         workers: section.settle_optional("workers", workers, "default: no bound"),
         device: section.settle("device", device, (Device::Auto, DEFAULT)),
         threads_per_rank: section.settle("threads-per-rank", threads, (1, DEFAULT)),
         transport: section.settle("transport", transport, (Transport::Auto, DEFAULT)),
     };
-    if let (Some(world), Some(workers)) = (resources.world_size, resources.workers)
+    if let (Some(world), Some(workers)) = (resources.largest_world(), resources.workers)
         && workers > world
     {
-        let message = format!("more workers than the {world} ranks of resources.world-size");
+        let key = if resources.is_elastic() { "max-ranks" } else { "world-size" };
+        let message = format!("more workers than the {world} ranks of resources.{key}");
         section.refuse("workers", message);
     }
     section.refuse_unknown(SYNONYMS);
     resources
+}
+
+/// `world-size`, `min-ranks` and `max-ranks`: either the first or the others. A world from the
+/// command line wins over bounds in the file.
+fn read_world(section: &Section<'_>) -> [Option<u32>; 3] {
+    let world: Option<Found<u32>> = section.integer("world-size", RANKS);
+    let mut bounds: [Option<Found<u32>>; 2] =
+        ["min-ranks", "max-ranks"].map(|key| section.integer(key, RANKS));
+    let written = || bounds.iter().flatten();
+    let is_elastic = written().next().is_some();
+    if let Some(world) = world.as_ref().filter(|_| is_elastic) {
+        let wins = world.place.is_command_line() && !written().any(|b| b.place.is_command_line());
+        if !wins {
+            let message = "min-ranks and max-ranks are for a job without it; give either";
+            section.refuse("world-size", message);
+        }
+        bounds = [None, None];
+    }
+    let is_elastic = bounds.iter().any(Option::is_some);
+    let [least, most] = bounds;
+    if let (Some(least), Some(most)) = (&least, &most)
+        && least.value > most.value
+    {
+        section.refuse("min-ranks", format!("more than resources.max-ranks, {}", most.value));
+    }
+    let (nothing, no_min, no_max) = match (is_elastic, &world) {
+        (true, _) => ("min-ranks and max-ranks decide", "default: 1", "default: no bound"),
+        (false, Some(_)) => ("", "the world is fixed", "the world is fixed"),
+        (false, None) => {
+            ("default: all idle slots at placement", "default: 1", "default: no bound")
+        }
+    };
+    [
+        section.settle_optional("world-size", world, nothing),
+        section.settle_optional("min-ranks", least, no_min),
+        section.settle_optional("max-ranks", most, no_max),
+    ]
 }

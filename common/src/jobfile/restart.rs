@@ -31,6 +31,7 @@ pub(super) fn read(root: &Section<'_>) -> Restart {
         without_progress: number("without-progress", COUNT, usual.without_progress),
         backoff: wait(&section, "backoff", usual.backoff),
         max_backoff: wait(&section, "max-backoff", usual.max_backoff),
+        grow_after: wait(&section, "grow-after", usual.grow_after),
     };
     if restart.max_backoff < restart.backoff {
         let shortest = humantime::format_duration(restart.backoff);

@@ -6,6 +6,7 @@ use expect_test::{Expect, expect};
 use super::*;
 
 mod diagnostics;
+mod elastic;
 mod examples;
 mod explained;
 mod mistakes;

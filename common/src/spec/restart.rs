@@ -30,6 +30,9 @@ pub struct Restart {
     /// No wait is longer.
     #[serde(with = "units::duration")]
     pub max_backoff: Duration,
+    /// An elastic job trains at least this long before it is stopped to go on with more ranks.
+    #[serde(with = "units::duration")]
+    pub grow_after: Duration,
 }
 
 impl Restart {
@@ -49,6 +52,7 @@ impl Restart {
         without_progress: 3,
         backoff: Duration::from_secs(1),
         max_backoff: Duration::from_secs(60),
+        grow_after: Duration::from_secs(60),
     };
 }
 

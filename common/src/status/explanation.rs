@@ -35,6 +35,8 @@ pub struct Answer {
 pub enum Question {
     Pending,
     Restarted,
+    /// Of an elastic job.
+    World,
     Slow,
     Stopped,
 }
@@ -44,6 +46,7 @@ impl Question {
         match self {
             Self::Pending => "why pending",
             Self::Restarted => "why restarted",
+            Self::World => "why this world",
             Self::Slow => "why slow",
             Self::Stopped => "why stopped",
         }

@@ -49,6 +49,9 @@ pub enum WaitReason {
 pub struct SlotShortage {
     /// None: any number of ranks would do.
     pub ranks: Option<u32>,
+    /// More ranks would do too: of an elastic job.
+    #[serde(default)]
+    pub or_more: bool,
     pub slots_per_rank: u32,
     pub max_workers: Option<u32>,
     pub device: Device,
@@ -92,6 +95,7 @@ impl fmt::Display for WaitReason {
 impl fmt::Display for SlotShortage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.ranks {
+            Some(world) if self.or_more => write!(f, "needs at least {}", count(world, "rank"))?,
             Some(world) => write!(f, "needs {}", count(world, "rank"))?,
             None => f.write_str("needs at least 1 rank")?,
         }

@@ -72,6 +72,7 @@ impl Machine {
                 generation,
                 at: now.unix,
             });
+            self.may_grow_later(job_id, now);
             return;
         }
         let is_gathering = matches!(live.phase, Phase::Gathering { .. });

@@ -35,6 +35,9 @@ impl Machine {
                 format!("attempt {} followed attempt {}: {why}", next.attempt, before.attempt),
             );
         }
+        if let Some(why) = self.why_world(job_id) {
+            answer(Question::World, why);
+        }
         if row.state.is_final() || row.state == JobState::Cancelling {
             answer(Question::Stopped, row.reason.clone());
         }

@@ -12,6 +12,7 @@ use crate::coordinator::Machine;
 use crate::coordinator::board::Drained;
 use crate::coordinator::event::Now;
 use crate::coordinator::exclude::place_with_care;
+use crate::coordinator::ledger::Attempt;
 use crate::coordinator::live::{LiveAttempt, LiveWorker, Standing};
 use crate::coordinator::placement::{Offer, Verdict, Wish};
 use crate::coordinator::record::Placement;
@@ -103,6 +104,21 @@ impl Floor {
             Verdict::Place(places) => Look::Place(places),
             Verdict::Busy(_) => Look::Blocked,
             Verdict::TooLarge(_) => Look::Passed,
+        }
+    }
+
+    /// Where a running attempt could have more ranks than it has: on its own slots and on those
+    /// that nobody waits for.
+    pub(super) fn larger(&self, wish: &Wish, attempt: &Attempt) -> Option<Vec<Placement>> {
+        let mut offers = self.left.clone();
+        for (_, rank) in attempt.unfinished() {
+            let offer = &mut offers[*self.index.get(&rank.worker.uuid)?];
+            offer.idle.extend(&rank.slots);
+            offer.idle.sort_unstable();
+        }
+        match place_with_care(wish, &offers) {
+            Verdict::Place(places) if places.len() > attempt.ranks.len() => Some(places),
+            _ => None,
         }
     }
 
@@ -202,7 +218,7 @@ impl Floor {
                 continue;
             }
             // Where the home alone can hold it, nothing else is waited for.
-            let world = wish.world.unwrap_or(1);
+            let world = wish.worlds.smallest();
             let alone = home.as_ref().filter(|home| home.slots / wish.threads >= world);
             let is_of_use = |o: &Offer| alone.is_none_or(|home| home.id == o.id);
             let left = self.left.iter_mut();
@@ -314,7 +330,7 @@ fn spare_slots(offer: &Offer, threads: u32) -> u32 {
 }
 
 /// When an attempt ends, as far as it has said.
-fn time_left(live: &LiveAttempt, now: Now) -> Option<Duration> {
+pub(super) fn time_left(live: &LiveAttempt, now: Now) -> Option<Duration> {
     if let Some(stop) = &live.stop {
         return Some(stop.until.saturating_sub(now.uptime));
     }

@@ -87,8 +87,11 @@ fn judge(attempt: &Attempt, weakest: Evidence) -> Option<Judgement<'_>> {
     };
     let by_decision = |failure| Some(Judgement { failure, end: None, cause });
     match (first, decided) {
-        // A cause that was there before we decided to stop outranks the decision.
-        (Some((Evidence::Cause, end, rank, placed)), _) if !end.is_after_stop => {
+        // A cause that was there before we decided to stop outranks the decision; and whatever
+        // breaks while a job is stopped for its own good.
+        (Some((Evidence::Cause, end, rank, placed)), _)
+            if !end.is_after_stop || cause == StopCause::Growth =>
+        {
             by_end(*rank, placed, *end)
         }
         // One that came after it is told beside it.

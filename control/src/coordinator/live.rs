@@ -12,6 +12,7 @@ use common::status::{self, UnixMillis};
 
 use crate::coordinator::board::Board;
 use crate::coordinator::event::{ConnectionId, Peer, RankKey};
+use crate::coordinator::grow::Growth;
 use crate::coordinator::hang::Watch;
 use crate::coordinator::line::{Line, Turn};
 use crate::coordinator::record::StopMode;
@@ -120,6 +121,12 @@ pub(super) struct LiveAttempt {
     pub(super) watch: Watch,
     /// When the job's time is over.
     pub(super) limit_at: Option<Duration>,
+    /// Of an elastic job: since when it trains, as far as this process knows.
+    pub(super) training_since: Option<Duration>,
+    /// When it is looked at for more ranks.
+    pub(super) grow_at: Option<Duration>,
+    /// More ranks would fit, and why it does not have them; None: no more fit.
+    pub(super) growth: Option<Growth>,
 }
 
 #[derive(Debug, Clone, Default)]
@@ -163,6 +170,9 @@ impl LiveAttempt {
             progress_at: None,
             watch: Watch::default(),
             limit_at: None,
+            training_since: None,
+            grow_at: None,
+            growth: None,
         }
     }
 
@@ -181,7 +191,7 @@ impl LiveAttempt {
             Phase::Gathering { until } | Phase::Connecting { until } => Some(until),
             Phase::Training => self.watch.deadline(),
         };
-        earliest(earliest(phase, self.witness_until), self.limit_at)
+        earliest(earliest(earliest(phase, self.witness_until), self.limit_at), self.grow_at)
     }
 }
 

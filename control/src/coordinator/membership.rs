@@ -70,6 +70,9 @@ impl Machine {
             rank.is_running = attempt.running_at.is_some() || attempt.ranks[index].end.is_some();
         }
         self.live.attempts.insert(job_id.clone(), live);
+        if attempt.running_at.is_some() {
+            self.may_grow_later(job_id, now);
+        }
         for (_, placed) in attempt.unfinished() {
             self.expect_worker(placed.worker, &placed.worker_name, now);
         }

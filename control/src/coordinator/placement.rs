@@ -13,6 +13,7 @@ use common::status::SlotShortage;
 
 use crate::coordinator::ledger::Job;
 use crate::coordinator::record::Placement;
+use crate::coordinator::worlds::Worlds;
 
 /// What one live worker has.
 #[derive(Debug, Clone, PartialEq)]
@@ -34,13 +35,10 @@ pub(super) struct Offer {
 /// served first, and one verdict holds for all.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Wish {
-    /// None: any number of ranks.
-    pub(super) world: Option<u32>,
+    pub(super) worlds: Worlds,
     pub(super) threads: u32,
     pub(super) max_workers: Option<u32>,
     pub(super) device: Device,
-    /// A world that the job does not name is no larger: it must cut the batch.
-    pub(super) max_world: u32,
     /// Of its group.
     pub(super) limit: Option<(String, u32)>,
     /// The worker that has the checkpoint, by name: while it is known, rank 0 runs there or waits.
@@ -61,18 +59,11 @@ impl Wish {
         let avoid = job.attempt().and_then(|attempt| attempt.over.as_ref()?.implicates);
         let limit = submission.group.as_ref().and_then(|g| Some((g.name.clone(), g.max_running?)));
         let resources = &spec.resources;
-        let world = resources.world_size;
-        let batch_size = spec.training.batch.batch_size.as_ref().map(|sourced| sourced.value);
-        let max_world = match (world, batch_size) {
-            (None, Some(total)) => u32::try_from(total).unwrap_or(u32::MAX),
-            _ => u32::MAX,
-        };
         Self {
-            world,
+            worlds: Worlds::of(spec),
             threads: resources.threads_per_rank.max(1),
             max_workers: resources.workers,
             device: resources.device,
-            max_world,
             limit,
             home,
             avoid,
@@ -165,8 +156,7 @@ fn place_in_group(wish: &Wish, offers: &[&Offer], home: Option<&Offer>) -> Verdi
     let max_workers = wish.max_workers.map_or(usize::MAX, |max| max as usize);
     let idle_ranks = |o: &Offer| o.idle.len() as u32 / threads;
     let fits_now = room(offers, max_workers, home, idle_ranks);
-    let world = wish.world.unwrap_or_else(|| fits_now.min(wish.max_world).max(1));
-    if fits_now >= world {
+    if let Some(world) = wish.worlds.largest(fits_now) {
         let capacities = capacities(offers, max_workers, home, idle_ranks);
         return Verdict::Place(match home {
             Some(_) => give(offers, in_order(&capacities, world), threads),
@@ -174,8 +164,10 @@ fn place_in_group(wish: &Wish, offers: &[&Offer], home: Option<&Offer>) -> Verdi
         });
     }
     let fits_idle = room(offers, max_workers, home, |o| o.slots / threads);
+    let (smallest, is_fixed) = (wish.worlds.smallest(), wish.worlds.is_fixed());
     let shortage = SlotShortage {
-        ranks: wish.world,
+        ranks: (is_fixed || smallest > 1).then_some(smallest),
+        or_more: !is_fixed,
         slots_per_rank: threads,
         max_workers: wish.max_workers,
         device: wish.device,
@@ -187,7 +179,10 @@ fn place_in_group(wish: &Wish, offers: &[&Offer], home: Option<&Offer>) -> Verdi
         drained: 0,
         home: home.map(|home| home.name.to_string()),
     };
-    if fits_idle < world { Verdict::TooLarge(shortage) } else { Verdict::Busy(shortage) }
+    match wish.worlds.largest(fits_idle) {
+        None => Verdict::TooLarge(shortage),
+        Some(_) => Verdict::Busy(shortage),
+    }
 }
 
 /// Ranks that fit on at most `max_workers`, of which the home is one; without room there it is none.

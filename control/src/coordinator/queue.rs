@@ -14,6 +14,7 @@ use crate::coordinator::Machine;
 use crate::coordinator::board::{Blocker, Board, Queued};
 use crate::coordinator::event::{Chance, Now};
 use crate::coordinator::floor::{Floor, Look, Start};
+use crate::coordinator::grow;
 use crate::coordinator::ledger::Job;
 use crate::coordinator::line::Turn;
 use crate::coordinator::live::{LiveAttempt, Phase};
@@ -38,13 +39,14 @@ impl Machine {
     pub(super) fn enqueue(&mut self, job_id: &JobId, now: Now) {
         let Some(job) = self.ledger.jobs.get(job_id) else { return };
         let spec = &job.submission.spec;
+        let (turn, wish) = (Turn::of(job), Wish::of(job));
         // A batch that cannot be cut for the world that the job names will never be.
-        let checked = spec.resources.world_size.map(|world| check_batch(job, world));
+        let is_named = spec.resources.world_size.is_some() || spec.resources.is_elastic();
+        let checked = is_named.then(|| check_batch(job, wish.worlds.smallest()));
         if let Some(Err(mistake)) = checked {
             self.refuse_to_start(job_id, &mistake, now);
             return;
         }
-        let (turn, wish) = (Turn::of(job), Wish::of(job));
         if !self.holds_back(job_id, now) {
             self.live.line.insert(job_id.clone(), turn, wish);
         }
@@ -82,6 +84,7 @@ impl Machine {
                 Look::Passed => {}
             }
         }
+        self.grow(&mut floor, now);
         self.live.promises.retain(|turn, _| blockers.iter().any(|b| b.turn == *turn));
         self.live.estimate_at = now.uptime + ESTIMATE_EVERY;
         self.live.trusted_at = self.next_trusted(now);
@@ -199,7 +202,8 @@ impl Machine {
         let last = job.attempt();
         let attempt = AttemptId(last.map_or(1, |a| a.attempt.0 + 1));
         let generation = Generation(last.map_or(1, |a| a.generation.0 + 1));
-        let reason = format!("{}{}", describe_places(&places), continues(job, &places));
+        let of = grow::share(&job.submission.spec, places.len() as u32);
+        let reason = format!("{}{of}{}", describe_places(&places), continues(job, &places));
         let world = places.len();
         self.record(Record::AttemptStarted {
             job_id: job_id.clone(),

@@ -283,6 +283,8 @@ pub enum StopCause {
     Preemption,
     /// It held its slots as long as it may.
     TimeLimit,
+    /// The job is to go on with more ranks.
+    Growth,
 }
 
 impl StopDecision {

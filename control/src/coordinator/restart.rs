@@ -35,6 +35,8 @@ pub enum Class {
     Infrastructure,
     /// It was asked to make room.
     Preemption,
+    /// It was stopped to go on with more ranks.
+    Growth,
     /// It would only happen again: a wrong configuration, bad data, numbers that are not finite,
     /// too little memory, a time limit.
     Hopeless,
@@ -46,8 +48,16 @@ impl fmt::Display for Class {
             Self::Application => "application",
             Self::Infrastructure => "infrastructure",
             Self::Preemption => "preemption",
+            Self::Growth => "growth",
             Self::Hopeless => "hopeless",
         })
+    }
+}
+
+impl Class {
+    /// Whether something went wrong.
+    fn is_fault(self) -> bool {
+        !matches!(self, Self::Preemption | Self::Growth)
     }
 }
 
@@ -94,6 +104,7 @@ pub(super) fn decide(policy: &Restart, history: &[Past<'_>], chance: f64) -> Dec
             return Decision::plain_stop(format!("{} would only repeat itself", last.signature));
         }
         Class::Preemption => return after_preemption(policy, history),
+        Class::Growth => return Decision::restart(Duration::ZERO, "more ranks cost no budget"),
         Class::Application | Class::Infrastructure => {}
     }
     let (budget, kind) = match last.class {
@@ -164,9 +175,9 @@ fn stagnates(policy: &Restart, history: &[Past<'_>]) -> Option<Decision> {
         .then(|| Decision::stop(format!("{} without a newer checkpoint", attempts(idle))))
 }
 
-/// Attempts that were not preempted, newest first.
+/// Attempts that something went wrong with, newest first.
 fn faults<'h, 'a>(history: &'h [Past<'a>]) -> impl Iterator<Item = &'h Past<'a>> {
-    history.iter().rev().filter(|past| past.class != Class::Preemption)
+    history.iter().rev().filter(|past| past.class.is_fault())
 }
 
 /// Of those, the newest ones in a row that left no newer checkpoint.
@@ -175,7 +186,7 @@ fn idle_attempts<'h, 'a>(history: &'h [Past<'a>]) -> impl Iterator<Item = &'h Pa
     newest_first
         .take_while(|index| gain(history, *index) == 0)
         .map(|index| &history[index])
-        .filter(|past| past.class != Class::Preemption)
+        .filter(|past| past.class.is_fault())
 }
 
 fn idle(history: &[Past<'_>]) -> u32 {
@@ -231,6 +242,7 @@ pub(super) fn classify(judgement: &Judgement<'_>) -> (Class, String) {
             (StopCause::TimeLimit, _) => {
                 (Class::Hopeless, "running into its time limit".to_owned())
             }
+            (StopCause::Growth, _) => (Class::Growth, "grown".to_owned()),
             (StopCause::Failure, Some(kind)) => of_kind(kind),
             (StopCause::Failure, None) => (Class::Infrastructure, "stopped".to_owned()),
         },

@@ -4,6 +4,7 @@ mod cancel;
 mod decide;
 mod dependency;
 mod drain;
+mod elastic;
 mod explain;
 mod failure;
 mod goodput;

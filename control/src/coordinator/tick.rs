@@ -84,6 +84,7 @@ impl Machine {
             Phase::Gathering { until } | Phase::Connecting { until } => Some(until),
             Phase::Training => None,
         };
+        let is_time_to_grow = is_over(live.grow_at);
         if is_over(live.witness_until) {
             // The real cause did not show up in time: the first witness speaks for it, unless the
             // remaining ends know better.
@@ -96,6 +97,10 @@ impl Machine {
             self.on_standstill(job_id, now);
         } else if is_over(live.limit_at) {
             self.on_limit(job_id, now);
+        }
+        if is_time_to_grow && let Some(live) = self.live.attempts.get_mut(job_id) {
+            live.grow_at = None;
+            self.out.is_schedule_due = true;
         }
     }
 

@@ -97,6 +97,12 @@ impl Machine {
             (JobState::Starting, Some(live)) if live.stop.is_none() => {
                 starting(job, live).unwrap_or_else(|| job.reason.clone())
             }
+            (JobState::Running, Some(live)) if live.stop.is_none() => match live.growth {
+                Some(growth) => {
+                    format!("{}; {}", job.reason, growth.tell(&job.submission.spec))
+                }
+                None => job.reason.clone(),
+            },
             _ => job.reason.clone(),
         }
     }

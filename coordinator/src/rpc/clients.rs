@@ -239,8 +239,13 @@ fn check_spec(spec: &JobSpec) -> Result<(), Status> {
     if job.name.is_empty() || job.name.len() > MAX_JOB_NAME {
         return refuse(format!("job.name must have 1 to {MAX_JOB_NAME} bytes"));
     }
-    if resources.world_size.is_some_and(|world| world == 0 || world > MAX_WORLD) {
-        return refuse(format!("resources.world-size must be 1 to {MAX_WORLD}"));
+    let worlds = [resources.world_size, resources.min_ranks, resources.max_ranks];
+    if worlds.into_iter().flatten().any(|world| world == 0 || world > MAX_WORLD) {
+        let keys = "resources.world-size, min-ranks and max-ranks";
+        return refuse(format!("{keys} must be 1 to {MAX_WORLD}"));
+    }
+    if resources.max_ranks.is_some_and(|most| most < resources.smallest_world()) {
+        return refuse("resources.max-ranks must be at least min-ranks".to_owned());
     }
     if resources.threads_per_rank == 0 {
         return refuse("resources.threads-per-rank must be at least 1".to_owned());

@@ -22,6 +22,8 @@ pub(crate) fn job() -> Builder {
         },
         resources: Resources {
             world_size: None,
+            min_ranks: None,
+            max_ranks: None,
             workers: None,
             device: Device::Cpu,
             threads_per_rank: 1,

@@ -83,12 +83,16 @@ pub(crate) fn plan(resources: &Resources, asked: Asked, cores: u32) -> Result<Pl
         let each = if workers > 1 { " each" } else { "" };
         format!("{workers} worker{} with {slots} slot{}{each}", plural(&workers), plural(&slots))
     };
-    let (slots, choice) = match (resources.world_size, slots) {
+    if let Some(slots) = slots {
+        let room = workers.saturating_mul(slots / threads.max(1));
+        let least = resources.world_size.or(resources.min_ranks);
+        if let Some(world) = least.filter(|least| room < *least) {
+            return Err(Error::TooSmall { world, threads, workers, slots, room });
+        }
+    }
+    let (slots, choice) = match (resources.largest_world(), slots) {
         (Some(world), Some(slots)) => {
-            let room = workers.saturating_mul(slots / threads.max(1));
-            if room < world {
-                return Err(Error::TooSmall { world, threads, workers, slots, room });
-            }
+            let world = world.min(workers.saturating_mul(slots / threads.max(1)));
             (Slots::Exactly(slots), format!("{world} ranks on {} (--slots)", cluster(slots)))
         }
         (Some(world), None) => {
@@ -110,11 +114,11 @@ pub(crate) fn plan(resources: &Resources, asked: Asked, cores: u32) -> Result<Pl
             (Slots::Exactly(slots), format!("all of {}: {why}", cluster(slots)))
         }
     };
-    let ranks = match (resources.world_size, slots) {
-        (Some(world), _) => world,
-        (None, Slots::Exactly(slots)) => workers.saturating_mul(slots / threads.max(1)),
-        (None, Slots::Auto) => 0,
+    let room = match slots {
+        Slots::Exactly(slots) => workers.saturating_mul(slots / threads.max(1)),
+        Slots::Auto => 0,
     };
+    let ranks = resources.largest_world().map_or(room, |world| world.min(room));
     let choice = choice + &crowding(ranks, workers, threads, cores);
     Ok(Plan { workers, slots, choice })
 }

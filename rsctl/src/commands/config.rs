@@ -141,7 +141,7 @@ fn explain(args: &ExplainArgs) -> Outcome {
         return memory(&loaded.spec, args.json);
     }
     let (mut rows, mut notes) = (loaded.explain, loaded.spec.notes);
-    if let Some(world) = loaded.spec.resources.world_size {
+    if let Some(world) = loaded.spec.resources.largest_world() {
         let plan = batch::plan(&loaded.spec.training.batch, world)
             .map_err(|error| Failure::new(ExitCode::BadConfiguration, error))?;
         rows.extend(plan_rows(&plan));
@@ -175,7 +175,8 @@ struct RankNeeds {
 }
 
 fn memory(spec: &JobSpec, as_json: bool) -> Outcome {
-    let world = spec.resources.world_size.unwrap_or(1);
+    // Of an elastic job the smallest world, whose ranks hold most.
+    let world = spec.resources.smallest_world();
     let wrong = |error| Failure::new(ExitCode::BadConfiguration, error);
     let plan = batch::plan(&spec.training.batch, world).map_err(|error| wrong(error.into()))?;
     let sizes = Sizes::of(spec).ok_or_else(|| {

@@ -9,6 +9,7 @@ mod chaos_demo;
 mod checkpoints;
 mod contracts;
 mod detection;
+mod elastic;
 mod kills;
 mod monitors;
 mod network_cut;

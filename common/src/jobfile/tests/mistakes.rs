@@ -77,8 +77,7 @@ fn mistakes_of_other_sections_are_told_beside_an_unknown_kind() {
 fn keys_of_later_versions_are_refused_by_name() {
     job(r#"
 [resources]
-min-ranks = 1
-max-ranks = 4
+memory = "4GiB"
 device = "cuda"
 [model]
 kind = "transformer"
@@ -96,15 +95,14 @@ precision = "fp8"
 optimizer = "muon"
 "#)
     .check(&expect![[r#"
-        job.toml:3: resources.min-ranks = 1: not supported yet: a world that changes while the job runs; use `world-size`
-        job.toml:4: resources.max-ranks = 4: not supported yet: a world that changes while the job runs; use `world-size`
-        job.toml:5: resources.device = "cuda": not supported yet; this version has `auto` or `cpu`
-        job.toml:7: model.kind = "transformer": not supported yet; this version has `lstm`, `gru` or `cnn`
-        job.toml:10: data.kind = "mnist": not supported yet; this version has `sine`, `synthetic-timeseries`, `csv` or `digits`
-        job.toml:14: checkpoint.dir = "s3://bucket/ckpt": not supported yet: s3:// ; this version has folders and file://
-        job.toml:16: monitor.wandb = true: not supported yet: this monitor
-        job.toml:18: training.precision = "fp8": not supported yet; this version has `fp32`, `bf16` or `fp16`
-        job.toml:19: training.optimizer = "muon": not supported yet; this version has `adam`, `adamw`, `sgd`, `adagrad`, `rmsprop`, `lion`, `lamb` or `nadam`
+        job.toml:3: resources.memory = "4GiB": not supported yet: placement by it
+        job.toml:4: resources.device = "cuda": not supported yet; this version has `auto` or `cpu`
+        job.toml:6: model.kind = "transformer": not supported yet; this version has `lstm`, `gru` or `cnn`
+        job.toml:9: data.kind = "mnist": not supported yet; this version has `sine`, `synthetic-timeseries`, `csv` or `digits`
+        job.toml:13: checkpoint.dir = "s3://bucket/ckpt": not supported yet: s3:// ; this version has folders and file://
+        job.toml:15: monitor.wandb = true: not supported yet: this monitor
+        job.toml:17: training.precision = "fp8": not supported yet; this version has `fp32`, `bf16` or `fp16`
+        job.toml:18: training.optimizer = "muon": not supported yet; this version has `adam`, `adamw`, `sgd`, `adagrad`, `rmsprop`, `lion`, `lamb` or `nadam`
     "#]]);
 }
 

@@ -17,6 +17,8 @@ fn sine_has_the_defaults_of_the_basic_lstm_example() {
             job.collective-timeout = "10m"  # default
             job.hang-timeout = "30s"  # default
             resources.world-size = -  # default: all idle slots at placement
+            resources.min-ranks = -  # default: 1
+            resources.max-ranks = -  # default: no bound
             resources.workers = -  # default: no bound
             resources.device = "auto"  # default
             resources.threads-per-rank = 1  # default
@@ -97,6 +99,7 @@ fn sine_has_the_defaults_of_the_basic_lstm_example() {
             restart.without-progress = 3  # default
             restart.backoff = "1s"  # default
             restart.max-backoff = "1m"  # default
+            restart.grow-after = "1m"  # default
         "#]],
     );
 }

@@ -5,7 +5,9 @@ use std::time::Duration;
 use common::spec::Restart;
 
 use crate::coordinator::past::Past;
-use crate::coordinator::restart::Class::{self, Application, Hopeless, Infrastructure, Preemption};
+use crate::coordinator::restart::Class::{
+    self, Application, Growth, Hopeless, Infrastructure, Preemption,
+};
 use crate::coordinator::restart::{Action, decide};
 
 const HOUR: u64 = 60 * 60 * 1000;
@@ -16,6 +18,7 @@ fn past(class: Class, step: u64, saved: u64) -> Past<'static> {
         Application => "exit code 3",
         Infrastructure => "signal 9",
         Preemption => "preempted",
+        Growth => "grown",
         Hopeless => "a number that is not finite",
     };
     Past {
@@ -42,6 +45,7 @@ fn a_first_fault_restarts_at_once() {
     );
     check(&[past(Application, 7, 0)], "restarts at once: application failure 1 of 3");
     check(&[past(Preemption, 7, 7)], "restarts at once: a preemption costs no budget");
+    check(&[past(Growth, 7, 7)], "restarts at once: more ranks cost no budget");
 }
 
 #[test]

@@ -286,6 +286,9 @@ impl Sim {
         } else if trainer.is_running && !self.is_calm && self.dice.one_in(15) {
             change(|trainer| trainer.is_stuck = true);
         } else if trainer.is_running && key.rank.0 == 0 && self.dice.one_in(3) {
+            let RankKey { job_id, generation, .. } = key;
+            self.say(name, WorkerMessage::Progress { job_id, generation, live: Live::default() });
+        } else if trainer.is_running && key.rank.0 == 0 && self.dice.one_in(3) {
             let job = key.job_id.as_str();
             let step = self.world.machine.checkpoints(&key.job_id).map_or(0, <[_]>::len) as u64;
             // Some jobs save on the own disk of rank 0's worker.
@@ -438,7 +441,7 @@ impl Sim {
         let jobs = &self.world.machine.ledger().jobs;
         for name in &self.jobs {
             let Some(job) = jobs.get(&id(name)) else { continue };
-            let asked = job.submission.spec.resources.world_size.unwrap_or(1);
+            let asked = job.submission.spec.resources.smallest_world();
             // It waits for one that does not fit.
             let is_open =
                 |after: &After| jobs.get(&after.job_id).is_some_and(|job| !job.state.is_final());

@@ -7,6 +7,8 @@ use super::*;
 fn resources(world_size: Option<u32>, threads_per_rank: u32) -> Resources {
     Resources {
         world_size,
+        min_ranks: None,
+        max_ranks: None,
         workers: None,
         device: Device::Auto,
         threads_per_rank,
@@ -33,6 +35,21 @@ fn without_a_world_all_of_the_machine_is_taken() {
     check(&resources(None, 1), 3, None, Slots::Exactly(2));
     check(&resources(None, 1), 8, None, Slots::Exactly(1));
     check(&resources(None, 1), 1, Some(3), Slots::Exactly(3));
+}
+
+#[test]
+fn an_elastic_job_gets_room_for_its_most_and_needs_room_for_its_least() {
+    let elastic = |least, most| Resources {
+        min_ranks: least,
+        max_ranks: most,
+        ..resources(None, 1)
+    };
+    check(&elastic(Some(2), Some(3)), 3, None, Slots::Exactly(1));
+    check(&elastic(Some(2), Some(4)), 2, Some(1), Slots::Exactly(1));
+    check(&elastic(Some(2), None), 2, None, Slots::Exactly(4));
+    let asked = Asked { workers: 1, slots: Some(1) };
+    let error = plan(&elastic(Some(2), Some(4)), asked, 8).unwrap_err();
+    assert_eq!(error, Error::TooSmall { world: 2, threads: 1, workers: 1, slots: 1, room: 1 });
 }
 
 #[test]

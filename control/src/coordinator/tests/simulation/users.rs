@@ -1,9 +1,12 @@
 //! What people do to the simulated cluster.
 
+use std::time::Duration;
+
 use super::super::world::{id, restarting, spec};
 use super::Sim;
 use crate::coordinator::{
-    After, Answer, CancelMode, Condition, DrainOrder, Effect, Event, Group, Requeue, Ticket,
+    After, Answer, CancelMode, Condition, DrainOrder, Effect, Event, Group, PreemptOrder, Requeue,
+    Ticket,
 };
 
 /// So many that the bound on remembered jobs is not always far.
@@ -17,6 +20,9 @@ impl Sim {
             let name = self.jobs[self.dice.below(self.jobs.len())].clone();
             if self.jobs.len() < MAX_JOBS && self.dice.one_in(4) {
                 return self.requeue(&name);
+            }
+            if self.dice.one_in(2) {
+                return self.preempt(&name);
             }
             let mode = if self.dice.one_in(2) { CancelMode::Save } else { CancelMode::Now };
             let effects = self.world.cancel(&name, mode);
@@ -33,6 +39,11 @@ impl Sim {
         // Most jobs start again.
         let mut spec =
             if self.dice.one_in(4) { spec(&name, world) } else { restarting(&name, world) };
+        if world.is_none() && self.dice.one_in(2) {
+            spec.resources.min_ranks = Some(1 + self.dice.below(3) as u32);
+            spec.resources.max_ranks = Some(3);
+            spec.restart.grow_after = Duration::from_millis(500);
+        }
         spec.job.priority = self.dice.below(3) as i32;
         let group = self.dice.one_in(3).then(|| Group {
             name: "group".to_owned(),
@@ -47,6 +58,12 @@ impl Sim {
         let effects = self.world.submit_with(spec, group, after);
         self.route(effects);
         self.jobs.push(name);
+    }
+
+    fn preempt(&mut self, name: &str) {
+        let ticket = Ticket(self.world.number());
+        let order = PreemptOrder { reason: "room".to_owned(), grace: None };
+        self.step(Event::Preempt { ticket, job_id: id(name), order });
     }
 
     fn requeue(&mut self, ended: &str) {
