@@ -371,6 +371,7 @@ fn log_record(record: &Record) {
         Record::JobForgotten { job_id } => debug!(%job_id, "job forgotten"),
         Record::WorkerDrained { name, reason, .. } => info!(worker = name, reason, "drained"),
         Record::WorkerUndrained { name, .. } => info!(worker = name, "back in service"),
+        Record::WorkerAllowed { name, .. } => info!(worker = name, "its faults are forgiven"),
     }
 }
 

@@ -41,7 +41,10 @@ impl Machine {
                     worker.is_drained = false;
                 }
             }
-            DrainOrder::Undo => {}
+            DrainOrder::Allow if self.has_faults(name) => {
+                self.record(Record::WorkerAllowed { name: name.to_owned(), at: now.unix });
+            }
+            DrainOrder::Undo | DrainOrder::Allow => {}
         }
         self.out.is_schedule_due = true;
         self.out.workers_changed = true;
@@ -49,6 +52,10 @@ impl Machine {
         let worker = connected.and_then(|uuid| self.live.workers.get(&uuid));
         let state = |w: &LiveWorker| self.worker_state(w, held.contains_key(&w.id.uuid));
         Answer::Drained(worker.map(state))
+    }
+
+    fn has_faults(&self, name: &str) -> bool {
+        self.ledger.workers.values().any(|w| w.name == name && !w.faults.is_empty())
     }
 
     fn worker_named(&self, name: &str) -> Option<Uuid> {

@@ -120,6 +120,8 @@ pub enum DrainOrder {
         grace: Option<Duration>,
     },
     Undo,
+    /// What broke off there is forgiven: it is not excluded any more.
+    Allow,
 }
 
 /// A worker's full local truth.

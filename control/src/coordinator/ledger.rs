@@ -251,6 +251,10 @@ impl Ledger {
             Record::WorkerUndrained { name, .. } => {
                 self.drained.remove(name);
             }
+            Record::WorkerAllowed { name, .. } => {
+                let namesakes = self.workers.values_mut().filter(|w| w.name == *name);
+                namesakes.for_each(|worker| worker.faults.clear());
+            }
             _ => {
                 let job = record.job_id().and_then(|id| self.jobs.get_mut(id));
                 let Some(job) = job else { return };
@@ -382,7 +386,8 @@ impl Job {
             | Record::JobSubmitted { .. }
             | Record::JobForgotten { .. }
             | Record::WorkerDrained { .. }
-            | Record::WorkerUndrained { .. } => {}
+            | Record::WorkerUndrained { .. }
+            | Record::WorkerAllowed { .. } => {}
         }
     }
 

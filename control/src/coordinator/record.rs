@@ -121,6 +121,11 @@ pub enum Record {
         name: String,
         at: UnixMillis,
     },
+    /// What broke off on the worker of this name is forgiven.
+    WorkerAllowed {
+        name: String,
+        at: UnixMillis,
+    },
 }
 
 /// How an attempt that broke off was judged.
@@ -152,7 +157,8 @@ impl Record {
             Self::CoordinatorStarted { .. }
             | Self::WorkerSeen { .. }
             | Self::WorkerDrained { .. }
-            | Self::WorkerUndrained { .. } => None,
+            | Self::WorkerUndrained { .. }
+            | Self::WorkerAllowed { .. } => None,
             Self::JobSubmitted { job_id, .. }
             | Self::CancelAsked { job_id, .. }
             | Self::AttemptStarted { job_id, .. }

@@ -89,14 +89,15 @@ impl Front {
         &self,
         request: v1::DrainRequest,
     ) -> Result<Response<v1::DrainResponse>, Status> {
-        let v1::DrainRequest { worker, undo, reason, grace_ms } = request;
+        let v1::DrainRequest { worker, undo, reason, grace_ms, allow } = request;
         let (reason, grace) = why_and_how_long(reason, grace_ms)?;
         if worker.len() > MAX_REASON {
             return Err(Status::invalid_argument(format!("worker: at most {MAX_REASON} bytes")));
         }
-        let order = match undo {
-            true => DrainOrder::Undo,
-            false => DrainOrder::Drain { reason, grace },
+        let order = match (allow, undo) {
+            (true, _) => DrainOrder::Allow,
+            (false, true) => DrainOrder::Undo,
+            (false, false) => DrainOrder::Drain { reason, grace },
         };
         match self.core.ask(|reply| Input::Drain { worker, order, reply }).await? {
             Answer::Drained(state) => {

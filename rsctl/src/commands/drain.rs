@@ -53,6 +53,7 @@ pub(crate) async fn execute(args: Args) -> Outcome {
         undo: args.undo,
         reason: args.reason.unwrap_or_default(),
         grace_ms: args.grace.map_or(0, |grace| grace.as_millis() as u64),
+        allow: false,
     };
     let mut state = coordinator.drain(request).await?;
     if args.wait {

@@ -9,7 +9,7 @@ use common::spec::Restart;
 use common::status::{FailureKind, JobState, TrainerEnd, TrainerFailure, WaitReason};
 
 use super::world::{KILLED, World, check, failed, id, restarting, state_of};
-use crate::coordinator::{CancelMode, Event, Withdrawal, WorkerMessage};
+use crate::coordinator::{CancelMode, DrainOrder, Event, Withdrawal, WorkerMessage};
 
 /// Two ranks on two workers, training, with the usual budgets.
 fn training() -> World {
@@ -414,6 +414,30 @@ fn a_checkpoint_that_is_reported_late_moves_the_job_that_waits() {
     w.new_life("c");
     w.join("c", 1);
     assert_eq!(w.places("job"), ["c", "b"], "rank 0 is where the checkpoint lies");
+}
+
+#[test]
+fn an_excluded_worker_can_be_allowed_again() {
+    let mut w = World::new(&[("a", 1), ("b", 1)]);
+    for job in ["first", "second"] {
+        w.submit(restarting(job, Some(1)));
+        w.train(job);
+        w.end(job, 0, KILLED);
+        w.train(job);
+        w.end(job, 0, TrainerEnd::Finished);
+    }
+    assert_eq!(state_of(&w, "a"), "excluded");
+    w.take();
+    w.drain("a", DrainOrder::Allow);
+    assert_eq!(w.take(), "persist allowed(a)\nanswer Drained(Some(\"ready\"))\n");
+    w.submit(restarting("third", Some(1)));
+    assert_eq!(w.places("third"), ["a"]);
+    // There is nothing left to forgive.
+    w.drain("a", DrainOrder::Allow);
+    assert_eq!(w.take().lines().filter(|line| line.contains("allowed")).count(), 0);
+    w.restart();
+    w.join("a", 1);
+    assert_eq!(state_of(&w, "a"), "ready");
 }
 
 #[test]

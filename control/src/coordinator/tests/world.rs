@@ -559,5 +559,6 @@ fn tell_record(record: &Record) -> String {
         Record::JobForgotten { .. } => "forgotten".to_owned(),
         Record::WorkerDrained { name, .. } => format!("drained({name})"),
         Record::WorkerUndrained { name, .. } => format!("undrained({name})"),
+        Record::WorkerAllowed { name, .. } => format!("allowed({name})"),
     }
 }
