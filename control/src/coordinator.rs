@@ -52,7 +52,7 @@ use common::ids::JobId;
 use common::status::JobState;
 
 pub use self::board::{Board, Queued};
-pub use self::config::Config;
+pub use self::config::{Config, HEARTBEATS_PER_LEASE};
 pub use self::effect::{Answer, Effect, RankTable, Refusal, StartOrder, StopOrder};
 pub use self::event::{
     Chance, ConnectionId, DrainOrder, EndReport, Event, Now, Peer, PreemptOrder, RankKey,

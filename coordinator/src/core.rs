@@ -78,7 +78,7 @@ impl Core {
         let (sender, inputs) = mpsc::channel(QUEUE);
         let views = Arc::new(Views::default());
         let machine = Machine::new(parts.config, parts.ledger);
-        let links = Links::new(machine.config().lease);
+        let links = Links::new();
         let core = Self {
             machine,
             store: parts.store,

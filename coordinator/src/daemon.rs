@@ -20,7 +20,7 @@ use crate::core::{self, Core, Parts};
 use crate::metrics::Metrics;
 use crate::rpc::{Front, Info};
 use crate::settings::Settings;
-use crate::store::{self, Recovery, Writer};
+use crate::store::{self, EventLog, Recovery, Writer};
 use crate::vitals::Vitals;
 
 /// Why the coordinator could not start, or had to stop.
@@ -93,12 +93,20 @@ impl std::fmt::Debug for Coordinator {
 impl Coordinator {
     /// Locks the data folder, listens, opens the store and replays it.
     pub async fn build(settings: &Settings) -> Result<Self, Error> {
+        Self::build_on(settings, |log| log).await
+    }
+
+    /// The same, with the store's log behind another one.
+    pub(crate) async fn build_on(
+        settings: &Settings,
+        disk: impl FnOnce(Box<dyn EventLog>) -> Box<dyn EventLog>,
+    ) -> Result<Self, Error> {
         let folder = settings.data_dir.clone();
         let lock = FolderLock::acquire(&folder, "data folder", "--data-dir")?;
         let listener = service::transport::bind(&settings.listen).await?;
         let files = |source| Error::Files { folder: folder.clone(), source };
         let address = listener.local_addr().map_err(files)?;
-        let (ledger, store) = open_store(folder.clone()).await?;
+        let (ledger, store) = open_store(folder.clone(), disk).await?;
         let archive = Archive::start(&folder).map_err(files)?;
         let blobs = Blobs::open(&folder).map_err(files)?;
         let config = settings.control_config();
@@ -172,7 +180,10 @@ fn stopped(error: &store::Error) -> Error {
 }
 
 /// Opens and replays; blocking work, so on a thread of its own.
-async fn open_store(data_dir: PathBuf) -> Result<(control::coordinator::Ledger, Writer), Error> {
+async fn open_store(
+    data_dir: PathBuf,
+    disk: impl FnOnce(Box<dyn EventLog>) -> Box<dyn EventLog>,
+) -> Result<(control::coordinator::Ledger, Writer), Error> {
     let folder = data_dir.clone();
     let failed = move |source: Box<dyn std::error::Error + Send + Sync>, hint: Option<&str>| {
         Error::Store { folder: folder.clone(), source, hint: hint.map(str::to_owned) }
@@ -190,7 +201,7 @@ async fn open_store(data_dir: PathBuf) -> Result<(control::coordinator::Ledger, 
     let ledger = codec::replay(opened.snapshot.as_deref(), &opened.events)
         .map_err(|error| failed(error.into(), Some("was it written by a newer version?")))?;
     info!(jobs = ledger.jobs.len(), events = opened.events.len(), "store replayed");
-    let writer = Writer::start(opened.log).map_err(|error| failed(error.into(), None))?;
+    let writer = Writer::start(disk(opened.log)).map_err(|error| failed(error.into(), None))?;
     Ok((ledger, writer))
 }
 

@@ -22,12 +22,13 @@ use std::io;
 use std::path::PathBuf;
 
 pub(crate) use self::guard::open;
-use self::snapshot::{Place, Written};
+pub(crate) use self::snapshot::{Place, Written};
 pub(crate) use self::writer::Writer;
 
 /// The version of the format that this build writes. It reads every older one. 2: jobs in groups and
 /// after others, workers out of service; a build that does not know those would start jobs too early.
-pub(crate) const FORMAT_VERSION: u16 = 2;
+/// 3: elastic jobs, time limits, workers that are allowed again.
+pub(crate) const FORMAT_VERSION: u16 = 3;
 
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {

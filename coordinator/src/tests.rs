@@ -13,3 +13,4 @@ mod nonsense;
 mod queue;
 mod restart;
 mod settings;
+mod slow_disk;

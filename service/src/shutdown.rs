@@ -13,9 +13,6 @@ use crate::tasks;
 /// After a second signal the process leaves within this time, whatever still hangs.
 const FORCED_EXIT_AFTER: Duration = Duration::from_secs(2);
 
-/// The reason of an end that was announced: the node is about to be taken away.
-pub const NOTICE: &str = "SIGUSR1";
-
 /// Why the process ends.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Reason {
@@ -37,6 +34,7 @@ struct Inner {
     forced: CancellationToken,
     /// Guards the first reason given; held for an assignment only.
     reason: Mutex<Option<Reason>>,
+    announced: CancellationToken,
 }
 
 impl Shutdown {
@@ -73,15 +71,23 @@ impl Shutdown {
         let on_notice = self.clone();
         tasks::spawn(tasks::Kind::Finish, "notices", async move {
             while notice.recv().await.is_some() {
-                on_notice.request(NOTICE);
+                on_notice.announce("SIGUSR1");
             }
         });
         Ok(())
     }
 
-    /// Whether the end was announced.
-    pub fn is_noticed(&self) -> bool {
-        matches!(self.reason(), Some(Reason::Requested(why)) if why == NOTICE)
+    /// The node is about to be taken away: as [`Self::request`], with more time to leave in.
+    pub fn announce(&self, why: impl Into<String>) {
+        if !self.is_requested() {
+            self.inner.announced.cancel();
+        }
+        self.request(why);
+    }
+
+    /// Whether the end was announced before it was asked for.
+    pub fn is_announced(&self) -> bool {
+        self.inner.announced.is_cancelled()
     }
 
     /// Asks for a clean end; the first reason stays.

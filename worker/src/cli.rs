@@ -86,6 +86,11 @@ struct Flags {
     #[arg(long, value_name = "PATH")]
     #[serde(skip_serializing_if = "Option::is_none")]
     trainer: Option<PathBuf>,
+    /// When this node is taken away, in seconds since 1970: trainers save and leave in time [default:
+    /// the end of SLURM's allocation].
+    #[arg(long, value_name = "SECONDS")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ends_at: Option<u64>,
     /// How log lines look.
     #[arg(long, value_enum)]
     #[serde(skip_serializing_if = "Option::is_none")]

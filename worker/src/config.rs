@@ -6,7 +6,7 @@ use std::net::{IpAddr, TcpListener};
 use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::str::FromStr;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use common::exit::ExitCode;
 use common::units;
@@ -25,6 +25,9 @@ const MAX_SLOTS: u32 = 4096;
 /// Where coordinators listen.
 const DEFAULT_PORT: u16 = 29500;
 
+/// Where SLURM tells when its allocation ends.
+const SLURM_END: &str = "SLURM_JOB_END_TIME";
+
 /// The keys of the configuration file, of `RUSTSPEED_*` and of the flags.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
@@ -38,9 +41,11 @@ pub struct Settings {
     /// How long trainers may take to stop cleanly when the worker leaves.
     #[serde(with = "units::duration")]
     pub stop_grace: Duration,
-    /// As `stop-grace`, after a notice that the node goes away (SIGUSR1).
+    /// As `stop-grace`, after a notice that the node goes away (SIGUSR1, `ends-at`).
     #[serde(with = "units::duration")]
     pub notice_grace: Duration,
+    /// When the node is taken away, in seconds since 1970. Without it, when SLURM's allocation ends.
+    pub ends_at: Option<u64>,
     /// Ranks stay on cores of their own, where there are enough.
     pub pin_cores: bool,
     pub log_format: LogFormat,
@@ -58,6 +63,7 @@ impl Default for Settings {
             trainer: None,
             stop_grace: Duration::from_secs(10),
             notice_grace: Duration::from_secs(60),
+            ends_at: None,
             pin_cores: true,
             log_format: LogFormat::default(),
             log_filter: "info".to_owned(),
@@ -137,6 +143,8 @@ pub struct Config {
     pub trainer: PathBuf,
     pub stop_grace: Duration,
     pub notice_grace: Duration,
+    /// When the node is taken away, if that is known.
+    pub ends_at: Option<SystemTime>,
     pub pin_cores: bool,
 }
 
@@ -207,6 +215,19 @@ impl Settings {
             Some(trainer)
         });
         let trainer = trainer.map(|path| std::path::absolute(&path).unwrap_or(path));
+        let ends_at = self.ends_at.and_then(|seconds| match moment(seconds) {
+            Some(at) if at > SystemTime::now() => Some(at),
+            _ => {
+                let problem = format!("`{seconds}` must be seconds since 1970, in the future");
+                mistakes.push(Mistake("ends-at", problem));
+                None
+            }
+        });
+        let ends_at = ends_at.or_else(|| {
+            let seconds = std::env::var(SLURM_END).ok()?.parse().ok()?;
+            reasons.insert("ends-at", format!("`{seconds}`, {SLURM_END}"));
+            moment(seconds).filter(|at| *at > SystemTime::now())
+        });
         if state_dir.is_none() {
             mistakes.push(Mistake("state-dir", "no HOME to derive it from; set it".to_owned()));
         }
@@ -222,6 +243,7 @@ impl Settings {
                     trainer,
                     stop_grace,
                     notice_grace,
+                    ends_at,
                     pin_cores,
                 };
                 Ok((config, reasons))
@@ -229,6 +251,10 @@ impl Settings {
             _ => Err(Failure::new(ExitCode::BadConfiguration, Mistakes(mistakes))),
         }
     }
+}
+
+fn moment(seconds: u64) -> Option<SystemTime> {
+    SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(seconds))
 }
 
 fn name_problem(name: &str) -> Option<String> {

@@ -11,6 +11,7 @@ mod cores;
 mod files;
 mod identity;
 mod inventory;
+mod lifetime;
 mod local_job;
 mod memory;
 mod node;

@@ -7,6 +7,7 @@ mod reports;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -24,6 +25,7 @@ use tracing::{info, warn};
 
 use crate::config::Config;
 use crate::cores::Cores;
+use crate::lifetime;
 use crate::local_job::LocalJob;
 use crate::outcomes::Outcomes;
 use crate::prepare::{self, Prepared};
@@ -151,11 +153,14 @@ impl Node {
 
     async fn run(mut self, mut inputs: Inputs) -> Result<ExitCode, Failure> {
         let shutdown = self.shutdown.clone();
+        let Config { ends_at, notice_grace, .. } = self.config;
+        let mut end = pin!(lifetime::nearly_over(ends_at, notice_grace));
         let mut heartbeat = ticker(HEARTBEAT);
         let mut is_killed = false;
         while !self.is_done() {
             tokio::select! {
                 () = shutdown.requested(), if !self.is_leaving => self.begin_to_leave(),
+                () = &mut end, if !shutdown.is_requested() => shutdown.announce(lifetime::REASON),
                 () = shutdown.forced(), if !is_killed => {
                     is_killed = true;
                     self.kill_all();
@@ -225,8 +230,10 @@ impl Node {
     }
 }
 
+/// Begins anywhere within the interval: workers that were welcomed at once do not beat at once.
 fn ticker(interval: Duration) -> tokio::time::Interval {
-    let mut ticker = tokio::time::interval(interval);
+    let first = tokio::time::Instant::now() + interval.mul_f64(rand::random::<f64>());
+    let mut ticker = tokio::time::interval_at(first, interval);
     // After a stall one heartbeat says as much as ten.
     ticker.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     ticker

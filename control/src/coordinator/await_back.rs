@@ -94,6 +94,7 @@ impl Machine {
             is_drained,
             last_heard: now.uptime,
             last_heard_unix: now.unix,
+            lease: self.config.lease,
             deadline,
             pinged_at: None,
             stragglers: Default::default(),

@@ -4,11 +4,17 @@ use std::time::Duration;
 
 use crate::coordinator::record::{StopDecision, StopMode};
 
+/// Heartbeats per lease: four may be lost.
+pub const HEARTBEATS_PER_LEASE: u32 = 5;
+
 /// Deadlines and bounds.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
     /// A worker that was silent for this long is lost.
     pub lease: Duration,
+    /// Heartbeats a second of all workers together. Those that join when more would be needed get
+    /// leases that are as much longer, as Nomad's clients do.
+    pub max_heartbeat_rate: u32,
     /// From the start of an attempt until every trainer listens.
     pub rendezvous_timeout: Duration,
     /// From the rank table until every trainer is connected. Longer than the trainers' own connect
@@ -38,6 +44,13 @@ pub struct Config {
 }
 
 impl Config {
+    /// The lease of one of so many workers.
+    pub(super) fn lease_among(&self, workers: usize) -> Duration {
+        let workers = u32::try_from(workers).unwrap_or(u32::MAX);
+        let heartbeats = workers.saturating_mul(HEARTBEATS_PER_LEASE);
+        self.lease.max(Duration::from_secs(heartbeats.into()) / self.max_heartbeat_rate.max(1))
+    }
+
     /// How long a stop may take before trainers are killed.
     pub fn grace(&self, stop: &StopDecision) -> Duration {
         stop.grace.unwrap_or(match stop.mode {
@@ -51,6 +64,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             lease: Duration::from_secs(5),
+            max_heartbeat_rate: 1_000,
             rendezvous_timeout: Duration::from_secs(30),
             connect_timeout: Duration::from_secs(60),
             cancel_grace: Duration::from_secs(10),

@@ -30,6 +30,7 @@ pub enum Effect {
     /// Accepts a hello.
     Welcome {
         to: ConnectionId,
+        lease: Duration,
     },
     /// Rejects a hello; the stream ends.
     Refuse {

@@ -140,7 +140,8 @@ impl Machine {
     /// Nobody has got anything done for the limit, or a suspicion has waited for its stacks.
     pub(super) fn on_standstill(&mut self, job_id: &JobId, now: Now) {
         // A worker that is out of reach may have ranks that only seem to stand still.
-        let since = now.uptime.saturating_sub(self.config.lease);
+        let lease = self.config.lease_among(self.live.workers.len());
+        let since = now.uptime.saturating_sub(lease);
         let Some(attempt) = self.open_attempt(job_id) else { return };
         let unfinished: Vec<u32> = attempt.unfinished().map(|(rank, _)| rank).collect();
         let Some(live) = self.live.attempts.get_mut(job_id) else { return };

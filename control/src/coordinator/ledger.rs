@@ -84,7 +84,9 @@ impl WorkerIdentity {
     pub fn excluded_until(&self, now: UnixMillis) -> Option<UnixMillis> {
         let oldest = self.faults.iter().rev().nth(FAULTS - 1)?;
         let until = oldest.at.saturating_add(FAULTS_WITHIN_MILLIS);
-        (until > now).then_some(until)
+        // Faults far in the future are of a clock that was set back since.
+        let is_near = until.saturating_sub(now) <= 2 * FAULTS_WITHIN_MILLIS;
+        (until > now && is_near).then_some(until)
     }
 }
 

@@ -67,6 +67,8 @@ pub(super) struct LiveWorker {
     pub(super) is_drained: bool,
     pub(super) last_heard: Duration,
     pub(super) last_heard_unix: UnixMillis,
+    /// How long it may be silent.
+    pub(super) lease: Duration,
     /// End of the lease; of a lost or departed worker: when it is forgotten.
     pub(super) deadline: Duration,
     /// Another worker wants this name: when this one was asked for a sign of life.

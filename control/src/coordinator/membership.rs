@@ -95,7 +95,8 @@ impl Machine {
         }
         let WorkerHello { running, unacknowledged, withdrawing, .. } =
             self.attach(from, *hello, now);
-        self.effect(Effect::Welcome { to: from });
+        let lease = self.live.workers.get(&id.uuid).map_or(self.config.lease, |w| w.lease);
+        self.effect(Effect::Welcome { to: from, lease });
         // Before the ends: it says why they came.
         if let Some(withdrawal) = withdrawing {
             self.on_withdrawing(&id.uuid, withdrawal, now);
@@ -159,6 +160,9 @@ impl Machine {
         }
         self.live.connections.insert(from, uuid);
         let is_drained = self.ledger.drained.contains_key(&hello.name);
+        let is_other = |w: &&LiveWorker| w.standing == Standing::Ready && w.id.uuid != uuid;
+        let others = self.live.workers.values().filter(is_other).count();
+        let lease = self.config.lease_among(others + 1);
         let worker = LiveWorker {
             id: hello.id,
             name: mem::take(&mut hello.name),
@@ -174,7 +178,8 @@ impl Machine {
             is_drained,
             last_heard: now.uptime,
             last_heard_unix: now.unix,
-            deadline: now.uptime + self.config.lease,
+            lease,
+            deadline: now.uptime + lease,
             pinged_at: None,
             stragglers: Default::default(),
             awaited_by: Default::default(),

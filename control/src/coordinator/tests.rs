@@ -1,6 +1,7 @@
 //! Decision tests: events in, effects out, and after every step the invariants.
 
 mod cancel;
+mod clock;
 mod decide;
 mod dependency;
 mod drain;

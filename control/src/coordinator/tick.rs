@@ -33,9 +33,8 @@ impl Machine {
         let Some(due) = self.live.wake_at else { return };
         let slept = now.uptime.saturating_sub(due);
         if slept > SLEPT {
-            let heard_by = now.uptime + self.config.lease;
             for worker in self.live.workers.values_mut() {
-                worker.deadline = worker.deadline.max(heard_by);
+                worker.deadline = worker.deadline.max(now.uptime + worker.lease);
             }
         }
     }

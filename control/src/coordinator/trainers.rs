@@ -212,13 +212,12 @@ impl Machine {
     }
 
     fn renew_lease(&mut self, uuid: &Uuid, now: Now) {
-        let lease = self.config.lease;
         if let Some(worker) = self.live.workers.get_mut(uuid)
             && worker.standing == Standing::Ready
         {
             worker.last_heard = now.uptime;
             worker.last_heard_unix = now.unix;
-            worker.deadline = now.uptime + lease;
+            worker.deadline = now.uptime + worker.lease;
         }
     }
 }

@@ -2,22 +2,20 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Duration;
 
 use tokio::sync::mpsc;
 use tracing::{info, warn};
 
 use common::ids::Incarnation;
-use control::coordinator::{ConnectionId, Effect, RankTable, StartOrder};
+use control::coordinator::{
+    ConnectionId, Effect, HEARTBEATS_PER_LEASE, RankTable, StartOrder,
+};
 use proto::v1;
 
 use crate::door;
 
 /// Messages that may wait for one worker. A stream that is this far behind is dead.
 pub(crate) const QUEUE: usize = 1024;
-
-/// Heartbeats per lease: four may be lost.
-const HEARTBEATS_PER_LEASE: u32 = 5;
 
 /// Where messages to one worker go.
 pub(crate) type Link = mpsc::Sender<Outgoing>;
@@ -44,12 +42,11 @@ impl Outgoing {
 pub(super) struct Links {
     open: HashMap<ConnectionId, (String, Link)>,
     incarnation: Incarnation,
-    lease: Duration,
 }
 
 impl Links {
-    pub(super) fn new(lease: Duration) -> Self {
-        Self { open: HashMap::new(), incarnation: Incarnation(0), lease }
+    pub(super) fn new() -> Self {
+        Self { open: HashMap::new(), incarnation: Incarnation(0) }
     }
 
     pub(super) fn set_incarnation(&mut self, incarnation: Incarnation) {
@@ -73,9 +70,9 @@ impl Links {
     pub(super) fn send(&mut self, effect: Effect) {
         let mut is_last = false;
         let (to, message) = match effect {
-            Effect::Welcome { to } => {
-                let heartbeat = self.lease / HEARTBEATS_PER_LEASE;
-                (to, Outgoing::Message(door::welcome(self.incarnation, self.lease, heartbeat)))
+            Effect::Welcome { to, lease } => {
+                let heartbeat = lease / HEARTBEATS_PER_LEASE;
+                (to, Outgoing::Message(door::welcome(self.incarnation, lease, heartbeat)))
             }
             Effect::Refuse { to, reason, is_retryable } => {
                 if let Some((worker, _)) = self.open.get(&to) {

@@ -50,6 +50,10 @@ impl Cluster {
 
     pub(super) async fn start_in(folder: TempDir) -> Self {
         let coordinator = Coordinator::build(&settings(folder.path())).await.unwrap();
+        Self::run(folder, coordinator)
+    }
+
+    pub(super) fn run(folder: TempDir, coordinator: Coordinator) -> Self {
         let address = coordinator.address().to_string();
         let shutdown = Shutdown::new();
         let stop = shutdown.clone();

@@ -25,7 +25,7 @@ impl Node {
     /// Trainers finish their step, save and leave, within the grace.
     pub(super) fn begin_to_leave(&mut self) {
         let Config { stop_grace, notice_grace, .. } = self.config;
-        let grace = if self.shutdown.is_noticed() { notice_grace } else { stop_grace };
+        let grace = if self.shutdown.is_announced() { notice_grace } else { stop_grace };
         self.withdraw(grace);
         let living = self.jobs.values().filter(|job| job.is_alive()).count();
         if living > 0 {

@@ -1,4 +1,4 @@
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use nix::errno::Errno;
 use nix::sys::signal::kill;
@@ -6,11 +6,13 @@ use nix::unistd::Pid;
 use proto::v1::coordinator_message::Kind as Say;
 use proto::v1::worker_message::Kind as Heard;
 use proto::v1::{Empty, trainer_end};
-use service::shutdown::NOTICE;
+
+use common::exit::ExitCode;
 
 use super::coordinator::Coordinator;
 use super::script::Script;
 use super::setup::{Folders, Worker, meet};
+use crate::config::Config;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_leaving_worker_stops_its_trainers_first_and_says_goodbye_last() {
@@ -54,15 +56,39 @@ async fn a_notice_gives_trainers_the_longer_grace() {
     coordinator.hello().await;
     coordinator.say(Say::Start(folders.start(Script::Obey, 1, 1)));
     meet(&mut coordinator, 1, 1).await;
-    worker.shutdown.request(NOTICE);
+    worker.shutdown.announce("SIGUSR1");
     let withdrawing = coordinator
         .wait("a withdrawal", |heard| match heard {
             Heard::Withdrawing(withdrawing) => Some(withdrawing),
             _ => None,
         })
         .await;
-    assert_eq!((withdrawing.reason.as_str(), withdrawing.grace_ms), (NOTICE, 50_000));
+    assert_eq!((withdrawing.reason.as_str(), withdrawing.grace_ms), ("SIGUSR1", 50_000));
     worker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_is_lent_is_left_in_time() {
+    let folders = Folders::new();
+    let mut coordinator = Coordinator::start().await;
+    let lent_for = Duration::from_secs(4);
+    let ends_at = SystemTime::now() + lent_for;
+    let config = Config { ends_at: Some(ends_at), ..folders.config(&coordinator.address) };
+    let (worker, started) = (Worker::start(config), Instant::now());
+    coordinator.hello().await;
+    coordinator.say(Say::Start(folders.start(Script::Obey, 1, 1)));
+    meet(&mut coordinator, 1, 1).await;
+    let withdrawing = coordinator
+        .wait("a withdrawal", |heard| match heard {
+            Heard::Withdrawing(withdrawing) => Some(withdrawing),
+            _ => None,
+        })
+        .await;
+    assert!(started.elapsed() > lent_for / 2, "{:?}", started.elapsed());
+    assert_eq!(withdrawing.reason, crate::lifetime::REASON);
+    assert_eq!(withdrawing.grace_ms, 50_000);
+    assert_eq!(worker.end().await.unwrap(), ExitCode::Done);
+    assert!(SystemTime::now() < ends_at, "all of it in time");
 }
 
 #[tokio::test(flavor = "multi_thread")]

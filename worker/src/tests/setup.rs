@@ -61,6 +61,7 @@ impl Folders {
             trainer,
             stop_grace: Duration::from_secs(5),
             notice_grace: Duration::from_secs(50),
+            ends_at: None,
             pin_cores: true,
         }
     }

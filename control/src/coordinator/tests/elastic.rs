@@ -35,7 +35,7 @@ fn lose_c(w: &mut World) {
 }
 
 fn world_why(w: &World) -> String {
-    let now = crate::coordinator::Now { uptime: w.now, unix: w.now.as_millis() as u64 };
+    let now = w.moment();
     let explained = w.machine.explain(&id("job"), now).unwrap();
     let answer = explained.answers.into_iter().find(|a| a.question == Question::World);
     answer.map(|answer| answer.text).unwrap_or_default()

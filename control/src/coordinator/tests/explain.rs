@@ -19,7 +19,7 @@ fn training() -> World {
 }
 
 fn explain(w: &World, job: &str) -> Explanation {
-    let now = Now { uptime: w.now, unix: w.now.as_millis() as u64 };
+    let now = w.moment();
     w.machine.explain(&id(job), now).unwrap()
 }
 

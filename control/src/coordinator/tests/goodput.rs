@@ -17,7 +17,7 @@ fn progress(w: &mut World, from: Option<u64>, step: u64) {
 }
 
 fn split(w: &World) -> TimeSplit {
-    let now = Now { uptime: w.now, unix: w.now.as_millis() as u64 };
+    let now = w.moment();
     w.machine.status(&id("job"), now).unwrap().time.unwrap()
 }
 

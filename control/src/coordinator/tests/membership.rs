@@ -77,6 +77,23 @@ fn a_name_whose_holder_is_silent_is_free_when_its_lease_ends() {
 }
 
 #[test]
+fn leases_are_longer_where_all_heartbeats_would_be_too_many() {
+    let mut w = World::new(&[]);
+    let names: Vec<String> = (1..=200).map(|number| format!("w{number}")).collect();
+    names.iter().for_each(|name| drop(w.join(name, 1)));
+    w.take();
+    w.tick_after(Duration::from_secs(5));
+    assert_eq!(state_of(&w, "w100"), "lost", "five heartbeats each: a hundred a second");
+    assert_eq!(state_of(&w, "w200"), "ready");
+    w.tick_after(Duration::from_secs(5));
+    assert_eq!(state_of(&w, "w200"), "lost");
+    // It is one of few again.
+    w.join("w200", 1);
+    w.tick_after(Duration::from_secs(5));
+    assert_eq!(state_of(&w, "w200"), "lost");
+}
+
+#[test]
 fn a_message_from_a_replaced_stream_changes_nothing() {
     let mut w = World::new(&[("a", 1)]);
     w.submit(spec("job", Some(1)));

@@ -26,15 +26,17 @@ pub(super) struct World {
     pub(super) now: Duration,
     /// What a store would hold: records that went through JSON.
     shadow: Ledger,
+    /// By how many milliseconds the machine's clock was set forward (or back).
+    pub(super) clock: i64,
     connections: BTreeMap<String, ConnectionId>,
     incarnations: BTreeMap<String, u64>,
     next_number: u64,
     log: String,
 }
 
-/// The real numbers, and few enough jobs that the bound on them is tested.
+/// The real numbers, and bounds that tests can reach.
 fn config() -> Config {
-    Config { max_final_jobs: 20, ..Config::default() }
+    Config { max_final_jobs: 20, max_heartbeat_rate: 100, ..Config::default() }
 }
 
 struct FixedChance;
@@ -117,6 +119,7 @@ impl World {
             machine: Machine::new(config(), Ledger::default()),
             now: Duration::from_secs(1000),
             shadow: Ledger::default(),
+            clock: 0,
             connections: BTreeMap::new(),
             incarnations: BTreeMap::new(),
             next_number: 0,
@@ -132,7 +135,7 @@ impl World {
 
     pub(super) fn step(&mut self, event: Event) -> Vec<Effect> {
         let finals = self.finals();
-        let now = Now { uptime: self.now, unix: self.now.as_millis() as u64 };
+        let now = self.moment();
         let effects = self.machine.step(event, now, &mut FixedChance);
         for (index, effect) in effects.iter().enumerate() {
             if let Effect::Persist(records) = effect {
@@ -213,6 +216,12 @@ impl World {
     /// What was done since the last call.
     pub(super) fn take(&mut self) -> String {
         std::mem::take(&mut self.log)
+    }
+
+    /// Now, as the machine's two clocks tell it.
+    pub(super) fn moment(&self) -> Now {
+        let unix = self.now.as_millis() as u64;
+        Now { uptime: self.now, unix: unix.saturating_add_signed(self.clock) }
     }
 
     pub(super) fn pass(&mut self, time: Duration) {
@@ -432,7 +441,7 @@ impl World {
     }
 
     pub(super) fn status(&self, job: &str) -> JobStatus {
-        let now = Now { uptime: self.now, unix: self.now.as_millis() as u64 };
+        let now = self.moment();
         self.machine.status(&id(job), now).unwrap()
     }
 
@@ -453,7 +462,7 @@ impl World {
             }
             Effect::Changed { .. } => return,
             Effect::Answer { answer, .. } => format!("answer {answer:?}"),
-            Effect::Welcome { to } => format!("-> {}: welcome", self.worker_at(*to)),
+            Effect::Welcome { to, .. } => format!("-> {}: welcome", self.worker_at(*to)),
             Effect::Refuse { to, reason, is_retryable } => {
                 let come_back = if *is_retryable { "come back" } else { "for good" };
                 format!("-> {}: refused ({come_back}): {reason}", self.worker_at(*to))
