@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::units;
 
 /// Budgets by the kind of what happened. A failure that would only repeat itself has none: a wrong
-/// configuration, bad data, numbers that are not finite, too little memory.
+/// configuration, bad data, numbers that are not finite.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
 pub struct Restart {

@@ -38,7 +38,7 @@ pub enum Class {
     /// It was stopped to go on with more ranks.
     Growth,
     /// It would only happen again: a wrong configuration, bad data, numbers that are not finite,
-    /// too little memory, a time limit.
+    /// a time limit.
     Hopeless,
 }
 

@@ -95,7 +95,12 @@ pub(crate) fn plan(resources: &Resources, asked: Asked, cores: u32) -> Result<Pl
             let world = world.min(workers.saturating_mul(slots / threads.max(1)));
             (Slots::Exactly(slots), format!("{world} ranks on {} (--slots)", cluster(slots)))
         }
-        (Some(world), None) => {
+        (Some(most), None) => {
+            // More ranks than cores only where the job insists on them.
+            let world = match resources.world_size {
+                Some(world) => world,
+                None => most.min(cores / threads.max(1)).max(resources.min_ranks.unwrap_or(1)),
+            };
             let slots = ranks_per_worker(world, workers).saturating_mul(threads);
             (Slots::Exactly(slots), format!("{world} ranks on {}", cluster(slots)))
         }

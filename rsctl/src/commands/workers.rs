@@ -11,8 +11,8 @@ use crate::{clock, render};
 /// List workers and their slots
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-A worker on which attempts broke off twice within 24 hours is `excluded`: it is used only where nothing
-else is left, until a day has passed or --allow forgives it.
+A worker at whose fault two jobs broke off within 24 hours is `excluded`: a job goes there only where the
+others could never hold it, until a day has passed or --allow forgives it.
 
 Examples:
   rsctl workers

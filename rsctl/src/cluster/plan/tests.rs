@@ -47,6 +47,8 @@ fn an_elastic_job_gets_room_for_its_most_and_needs_room_for_its_least() {
     check(&elastic(Some(2), Some(3)), 3, None, Slots::Exactly(1));
     check(&elastic(Some(2), Some(4)), 2, Some(1), Slots::Exactly(1));
     check(&elastic(Some(2), None), 2, None, Slots::Exactly(4));
+    check(&elastic(Some(2), Some(64)), 1, None, Slots::Exactly(8));
+    check(&elastic(Some(12), Some(64)), 1, None, Slots::Exactly(12));
     let asked = Asked { workers: 1, slots: Some(1) };
     let error = plan(&elastic(Some(2), Some(4)), asked, 8).unwrap_err();
     assert_eq!(error, Error::TooSmall { world: 2, threads: 1, workers: 1, slots: 1, room: 1 });
