@@ -101,31 +101,10 @@ pub enum Error {
 /// rule that T and m stay and g = ⌈T/(m·W)⌉ (or refuses, as `batch.mismatch` says). An m that
 /// nobody gave is rounded up, so that g stays as asked.
 pub fn plan(batch: &Batch, world: u32) -> Result<BatchPlan, Error> {
-    check_positive(batch, world)?;
-    let w = u64::from(world);
-    let (t, m) = match (&batch.batch_size, &batch.micro_batch_size) {
-        (Some(t), Some(m)) => (t.clone(), m.clone()),
-        (Some(t), None) => (t.clone(), infer_micro(t, batch.gradient_accumulation.as_ref(), w)),
-        (None, Some(m)) => {
-            (infer_total(m, batch.gradient_accumulation.as_ref(), world)?, m.clone())
-        }
-        (None, None) => {
-            return Err(batch
-                .gradient_accumulation
-                .clone()
-                .map_or(Error::Nothing, Error::AccumulationAlone));
-        }
-    };
-    if t.value < w {
-        return Err(Error::TooFewSamples { batch_size: t, world });
-    }
-    // Saturated it is more than any T, and one micro-step is right for that too.
-    let taken = m.value.saturating_mul(w);
-    let needed = t.value.div_ceil(taken);
-    let exact = taken.checked_mul(needed) == Some(t.value);
+    let Cut { t, m, needed, is_exact } = cut(batch, world)?;
     let asked = batch.gradient_accumulation.as_ref();
     let as_asked = asked.is_none_or(|g| g.value == needed);
-    let note = (!exact || !as_asked).then_some(Mismatch { t: &t, m: &m, asked, world });
+    let note = (!is_exact || !as_asked).then_some(Mismatch { t: &t, m: &m, asked, world });
     if let (Some(mismatch), BatchMismatch::Error) = (&note, batch.mismatch) {
         return Err(Error::Mismatch {
             mismatch: mismatch.to_string(),
@@ -150,6 +129,50 @@ pub fn plan(batch: &Batch, world: u32) -> Result<BatchPlan, Error> {
     Ok(BatchPlan { world, batch_size: t, micro_batch_size: m, gradient_accumulation: g, note })
 }
 
+/// Whether [`plan`] has an answer; without its words, because many worlds are asked.
+fn is_possible(batch: &Batch, world: u32) -> bool {
+    let asked = batch.gradient_accumulation.as_ref().map(|g| g.value);
+    cut(batch, world).is_ok_and(|Cut { needed, is_exact, .. }| {
+        let is_as_asked = is_exact && asked.is_none_or(|g| g == needed);
+        is_as_asked || batch.mismatch != BatchMismatch::Error
+    })
+}
+
+/// T, m and the micro-steps that they need.
+struct Cut {
+    t: Sourced<u64>,
+    m: Sourced<u64>,
+    needed: u64,
+    /// T is m times the world times the micro-steps.
+    is_exact: bool,
+}
+
+fn cut(batch: &Batch, world: u32) -> Result<Cut, Error> {
+    check_positive(batch, world)?;
+    let w = u64::from(world);
+    let (t, m) = match (&batch.batch_size, &batch.micro_batch_size) {
+        (Some(t), Some(m)) => (t.clone(), m.clone()),
+        (Some(t), None) => (t.clone(), infer_micro(t, batch.gradient_accumulation.as_ref(), w)),
+        (None, Some(m)) => {
+            (infer_total(m, batch.gradient_accumulation.as_ref(), world)?, m.clone())
+        }
+        (None, None) => {
+            return Err(batch
+                .gradient_accumulation
+                .clone()
+                .map_or(Error::Nothing, Error::AccumulationAlone));
+        }
+    };
+    if t.value < w {
+        return Err(Error::TooFewSamples { batch_size: t, world });
+    }
+    // Saturated it is more than any T, and one micro-step is right for that too.
+    let taken = m.value.saturating_mul(w);
+    let needed = t.value.div_ceil(taken);
+    let is_exact = taken.checked_mul(needed) == Some(t.value);
+    Ok(Cut { t, m, needed, is_exact })
+}
+
 /// The batch of a job whose world may change, made such that every world sees the same global
 /// batches and no rank more samples at once than in the `largest`: T and m are that world's, and g
 /// follows from each world. Without a largest world T must be given.
@@ -161,6 +184,10 @@ pub fn pin(batch: &Batch, largest: Option<u32>) -> Result<Batch, Error> {
         };
     };
     check_positive(batch, largest)?;
+    if batch.mismatch == BatchMismatch::Error && batch.gradient_accumulation.is_some() {
+        // It counts for the largest world, and is dropped below.
+        plan(batch, largest)?;
+    }
     let g = batch.gradient_accumulation.as_ref();
     let batch_size = match (&batch.batch_size, &batch.micro_batch_size) {
         (Some(t), _) => t.clone(),
@@ -197,7 +224,7 @@ pub fn worlds(batch: &Batch, least: u32, most: Option<u32>) -> impl Iterator<Ite
     // No rank goes without samples.
     let total = batch.batch_size.as_ref().map(|t| u32::try_from(t.value).unwrap_or(u32::MAX));
     let most = most.unwrap_or(MAX_WORLD).min(total.unwrap_or(MAX_WORLD)).min(MAX_WORLD);
-    (least..=most).filter(move |world| plan(batch, *world).is_ok())
+    (least..=most).filter(move |world| is_possible(batch, *world))
 }
 
 fn check_positive(batch: &Batch, world: u32) -> Result<(), Error> {

@@ -1,5 +1,9 @@
 //! Sizes and times as people write them: `512MiB`, `30s`.
 
+/// No setting is longer: what is added to a moment gives a moment.
+pub const MAX_DURATION: std::time::Duration =
+    std::time::Duration::from_secs(10 * 366 * 24 * 60 * 60);
+
 /// `#[serde(with = "units::duration")]`: `30s`, `5m`, `250ms`; a bare number means seconds.
 pub mod duration {
     use std::time::Duration;

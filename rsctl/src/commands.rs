@@ -20,6 +20,8 @@ pub(crate) mod submit;
 pub(crate) mod watch;
 pub(crate) mod workers;
 
+use std::time::Duration;
+
 use common::exit::ExitCode;
 use service::exit::Failure;
 
@@ -51,6 +53,11 @@ pub(crate) async fn execute(command: Command) -> Outcome {
         Command::Init(args) => init::execute(&args),
         Command::Completions(args) => completions::execute(&args),
     }
+}
+
+/// As a request has it: 0 is the default, so what is shorter than a millisecond is one.
+pub(crate) fn grace_ms(grace: Option<Duration>) -> u64 {
+    grace.map_or(0, |grace| u64::try_from(grace.as_millis()).unwrap_or(u64::MAX).max(1))
 }
 
 async fn connect(master: &MasterArgs) -> Result<Coordinator, Failure> {

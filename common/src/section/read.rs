@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::{Dialect, Found, Section, nearest};
 use crate::tree::{Node, Value, number};
+use crate::units;
 
 /// What an integer may be, and what it usually is.
 #[derive(Debug, Clone, Copy)]
@@ -239,10 +240,11 @@ impl<'a> Section<'a> {
                 .and_then(|seconds| Duration::try_from_secs_f64(seconds).ok()),
             _ => None,
         };
-        let value = value.filter(|duration| !duration.is_zero());
+        let is_sane = |time: &Duration| !time.is_zero() && *time <= units::MAX_DURATION;
+        let value = value.filter(is_sane);
         if value.is_none() {
-            let expected = "expected a time above 0 such as `30s`, `5m`, `250ms`, \
-                            or a number of seconds";
+            let expected = "expected a time above 0 and up to ten years, such as `30s`, `5m`, \
+                            `250ms`, or a number of seconds";
             self.mistake(key, node, expected);
         }
         value.map(|value| self.found(key, node, value))

@@ -14,7 +14,7 @@ use crate::coordinator::event::{Now, RankKey};
 use crate::coordinator::guilt::{self, Evidence};
 use crate::coordinator::ledger::{Attempt, Job, PlacedRank};
 use crate::coordinator::live::{LiveStop, Phase};
-use crate::coordinator::record::{CancelMode, Record, StopDecision, StopMode};
+use crate::coordinator::record::{CancelMode, Record, StopCause, StopDecision, StopMode};
 use crate::coordinator::submit::Ending;
 
 impl Machine {
@@ -121,11 +121,17 @@ impl Machine {
         workers
     }
 
-    /// Stops an attempt everywhere. A graceful stop can still become an abort, never the reverse.
+    /// Stops an attempt everywhere. A graceful stop can still become an abort, never the reverse; one
+    /// for the job's own good gives way to any other.
     pub(super) fn stop_attempt(&mut self, job_id: &JobId, stop: StopDecision, now: Now) {
+        let first = self.open_attempt(job_id).and_then(|attempt| attempt.stop.as_ref());
+        let gives_way = first.is_some_and(|first| first.cause == StopCause::Growth)
+            && stop.cause != StopCause::Growth;
         let Some(live) = self.live.attempts.get_mut(job_id) else { return };
-        let is_told =
-            live.stop.is_some_and(|told| told.mode == stop.mode || told.mode == StopMode::Abort);
+        let is_told = live.stop.is_some_and(|told| {
+            told.mode == StopMode::Abort || (told.mode == stop.mode && !gives_way)
+        });
+        live.grows_to.clear();
         if is_told {
             return;
         }

@@ -32,7 +32,7 @@ pub(super) fn place_with_care(wish: &Wish, offers: &[Offer]) -> Verdict {
         let others: Vec<Offer> = trusted.iter().filter(is_other).cloned().collect();
         // A first fault is no reason to go on with fewer ranks.
         let verdict = place(wish, &others);
-        if verdict.ranks() > 0 && verdict.ranks() >= all.ranks() {
+        if verdict.ranks() > 0 && (wish.is_repeated || verdict.ranks() >= all.ranks()) {
             return verdict;
         }
     }

@@ -14,10 +14,12 @@ use common::status::Failure;
 use common::units::{count, display_duration};
 
 use crate::coordinator::Machine;
+use crate::coordinator::board::Blocker;
 use crate::coordinator::event::Now;
 use crate::coordinator::floor::{Floor, time_left};
 use crate::coordinator::ledger::Attempt;
-use crate::coordinator::live::{LiveAttempt, Phase};
+use crate::coordinator::line::Turn;
+use crate::coordinator::live::{LiveAttempt, LiveWorker, Phase};
 use crate::coordinator::placement::Wish;
 use crate::coordinator::record::{Placement, StopCause, StopDecision, StopMode};
 use crate::coordinator::worlds::Worlds;
@@ -57,18 +59,24 @@ impl Machine {
     /// None: its world is what it is.
     fn grow_after(&self, job_id: &JobId) -> Option<Duration> {
         let spec = &self.ledger.jobs.get(job_id)?.submission.spec;
-        spec.resources.is_elastic().then(|| spec.restart.grow_after.min(MAX_GROW_AFTER))
+        // Nothing would mend what breaks on the way.
+        let is_final = spec.restart.infrastructure == 0;
+        let grows = spec.resources.is_elastic() && !is_final;
+        grows.then(|| spec.restart.grow_after.min(MAX_GROW_AFTER))
     }
 
     /// Lets elastic jobs have what the queue has left over.
-    pub(super) fn grow(&mut self, floor: &mut Floor, now: Now) {
+    pub(super) fn grow(&mut self, floor: &mut Floor, blockers: &[Blocker], now: Now) {
         let trains = |live: &LiveAttempt| live.phase == Phase::Training && live.stop.is_none();
         let training = self.live.attempts.iter().filter(|(_, live)| trains(live));
         let elastic: Vec<(JobId, Duration)> = training
             .filter_map(|(job_id, _)| Some((job_id.clone(), self.grow_after(job_id)?)))
             .collect();
+        if elastic.is_empty() || !self.is_settled() {
+            return;
+        }
         for (job_id, after) in elastic {
-            let places = self.larger(&job_id, floor);
+            let places = self.larger(&job_id, floor, blockers);
             let ranks = places.as_ref().map(|places| places.len() as u32);
             let growth = ranks.and_then(|ranks| self.hindrance(&job_id, ranks, after, now));
             match places {
@@ -81,19 +89,46 @@ impl Machine {
         }
     }
 
+    /// No attempt is between its first end and its last. The slots of one that is are idle for a
+    /// moment only; its last end makes the next decision.
+    fn is_settled(&self) -> bool {
+        self.live.attempts.iter().all(|(job_id, live)| {
+            let attempt = self.open_attempt(job_id);
+            live.stop.is_none()
+                && attempt.is_some_and(|a| a.ranks.iter().all(|rank| rank.end.is_none()))
+        })
+    }
+
+    /// Slots that jobs on their way to more ranks were promised.
+    pub(super) fn promised_to_grow(&self) -> Vec<Placement> {
+        let growing = self.live.attempts.values().filter(|live| live.stop.is_some());
+        growing.flat_map(|live| live.grows_to.iter().cloned()).collect()
+    }
+
     /// Where it could have more ranks than it has.
-    fn larger(&self, job_id: &JobId, floor: &Floor) -> Option<Vec<Placement>> {
+    fn larger(
+        &self,
+        job_id: &JobId,
+        floor: &Floor,
+        blockers: &[Blocker],
+    ) -> Option<Vec<Placement>> {
         let job = self.ledger.jobs.get(job_id)?;
         let attempt = job.open_attempt()?;
-        // What cannot be told to stop does not grow.
-        let is_here = attempt
-            .unfinished()
-            .all(|(_, rank)| self.live.connection_of(&rank.worker.uuid).is_some());
+        // What cannot be told to stop, or cannot come back to where it is, does not grow.
+        let is_here = attempt.unfinished().all(|(_, rank)| {
+            let worker = self.live.workers.get(&rank.worker.uuid);
+            worker.is_some_and(LiveWorker::is_placeable)
+        });
         if !is_here || floor.is_empty() {
             return None;
         }
         let wish = Wish::of(job);
         if wish.worlds.goal() == Some(attempt.ranks.len() as u32) {
+            return None;
+        }
+        // A job whose turn is earlier would take what it leaves.
+        let turn = Turn::of(job);
+        if blockers.iter().any(|other| other.turn < turn && other.wish.competes(&wish)) {
             return None;
         }
         floor.larger(&wish, attempt)
@@ -136,6 +171,9 @@ impl Machine {
             ..StopDecision::failed(failure)
         };
         self.stop_attempt(job_id, stop, now);
+        if let Some(live) = self.live.attempts.get_mut(job_id) {
+            live.grows_to = places.to_vec();
+        }
     }
 
     fn tell_growth(&mut self, job_id: &JobId, growth: Option<Growth>) {

@@ -113,6 +113,9 @@ pub struct Job {
     /// What the budgets need to know of those before them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub older: Vec<OldAttempt>,
+    /// For how many milliseconds those had held their slots that are remembered in part or not at all.
+    #[serde(default)]
+    pub older_took: UnixMillis,
     pub notes: Vec<String>,
     /// What was decided, in sentences; see `decisions`.
     #[serde(default)]
@@ -293,6 +296,7 @@ impl Ledger {
             cancel: None,
             attempts: Vec::new(),
             older: Vec::new(),
+            older_took: 0,
             notes: Vec::new(),
             decisions: Vec::new(),
             checkpoints: Vec::new(),
@@ -376,8 +380,12 @@ impl Job {
             Record::StopDecided { generation, stop, at, .. } => {
                 let Some(attempt) = self.current(*generation) else { return };
                 attempt.stopped_at.get_or_insert(*at);
-                // A graceful stop that became an abort keeps the cause that was decided first.
-                let first = attempt.stop.take().filter(|first| first.failure.is_some());
+                // A graceful stop that became an abort keeps the cause that was decided first; growth
+                // gives way to any other.
+                let is_cause = |first: &StopDecision| {
+                    first.failure.is_some() && first.cause != StopCause::Growth
+                };
+                let first = attempt.stop.take().filter(is_cause);
                 let StopDecision { failure, cause, .. } = first.unwrap_or_else(|| stop.clone());
                 attempt.stop = Some(StopDecision { failure, cause, ..stop.clone() });
                 self.reason.clone_from(&stop.reason);
@@ -425,7 +433,10 @@ impl Job {
             over: None,
         });
         if self.attempts.len() > MAX_ATTEMPTS {
-            self.older.extend(OldAttempt::of(&self.attempts.remove(0)));
+            let oldest = self.attempts.remove(0);
+            let ended_at = oldest.ended_at.unwrap_or(oldest.started_at);
+            self.older_took += ended_at.saturating_sub(oldest.started_at);
+            self.older.extend(OldAttempt::of(&oldest));
         }
         if self.older.len() > MAX_OLDER {
             self.older.remove(0);

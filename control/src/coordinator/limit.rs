@@ -9,6 +9,9 @@ use crate::coordinator::Machine;
 use crate::coordinator::event::Now;
 use crate::coordinator::record::{StopCause, StopDecision, StopMode};
 
+/// No limit is longer, or its sum with the uptime would be no moment.
+const MAX_LIMIT: Duration = Duration::from_secs(10 * 366 * 24 * 60 * 60);
+
 impl Machine {
     /// When the job's open attempt has to stop; None: it may go on for ever.
     pub(super) fn limit_at(&self, job_id: &JobId, now: Now) -> Option<Duration> {
@@ -18,8 +21,8 @@ impl Machine {
             .attempts
             .iter()
             .map(|attempt| attempt.ended_at.unwrap_or(now.unix).saturating_sub(attempt.started_at));
-        let used = Duration::from_millis(took.sum());
-        Some(now.uptime + limit.saturating_sub(used))
+        let used = Duration::from_millis(job.older_took + took.sum::<u64>());
+        Some(now.uptime + limit.min(MAX_LIMIT).saturating_sub(used))
     }
 
     /// The time is over: it saves and leaves, and does not start again.

@@ -15,7 +15,7 @@ use crate::coordinator::event::{ConnectionId, Peer, RankKey};
 use crate::coordinator::grow::Growth;
 use crate::coordinator::hang::Watch;
 use crate::coordinator::line::{Line, Turn};
-use crate::coordinator::record::StopMode;
+use crate::coordinator::record::{Placement, StopMode};
 
 #[derive(Debug, Default)]
 pub(super) struct Live {
@@ -129,6 +129,8 @@ pub(super) struct LiveAttempt {
     pub(super) grow_at: Option<Duration>,
     /// More ranks would fit, and why it does not have them; None: no more fit.
     pub(super) growth: Option<Growth>,
+    /// The slots for which it is being stopped.
+    pub(super) grows_to: Vec<Placement>,
 }
 
 #[derive(Debug, Clone, Default)]
@@ -175,6 +177,7 @@ impl LiveAttempt {
             training_since: None,
             grow_at: None,
             growth: None,
+            grows_to: Vec::new(),
         }
     }
 

@@ -43,8 +43,10 @@ pub(super) struct Wish {
     pub(super) limit: Option<(String, u32)>,
     /// The worker that has the checkpoint, by name: while it is known, rank 0 runs there or waits.
     pub(super) home: Option<String>,
-    /// The worker that broke the last attempt off.
+    /// The worker that broke the last attempt off, or the last two that something broke off.
     pub(super) avoid: Option<Uuid>,
+    /// It were two: fewer ranks are better than a third time.
+    pub(super) is_repeated: bool,
 }
 
 impl Wish {
@@ -56,7 +58,12 @@ impl Wish {
             Some(whole) => whole.worker.clone(),
             None => submission.origin.as_ref().and_then(|origin| origin.holder.clone()),
         };
-        let avoid = job.attempt().and_then(|attempt| attempt.over.as_ref()?.implicates);
+        let overs = job.attempts.iter().rev().filter_map(|attempt| attempt.over.as_deref());
+        let mut blamed = overs.filter(|over| over.class.is_fault()).map(|over| over.implicates);
+        let (last, before) = (blamed.next().flatten(), blamed.next().flatten());
+        let is_repeated = last.is_some() && last == before;
+        let just_now = || job.attempt().and_then(|attempt| attempt.over.as_ref()?.implicates);
+        let avoid = if is_repeated { last } else { just_now() };
         let limit = submission.group.as_ref().and_then(|g| Some((g.name.clone(), g.max_running?)));
         let resources = &spec.resources;
         Self {
@@ -67,6 +74,7 @@ impl Wish {
             limit,
             home,
             avoid,
+            is_repeated,
         }
     }
 

@@ -8,7 +8,7 @@ use common::status::Failure;
 use crate::coordinator::Machine;
 use crate::coordinator::effect::{Answer, Effect, Refusal};
 use crate::coordinator::event::{Now, PreemptOrder, Ticket};
-use crate::coordinator::record::StopDecision;
+use crate::coordinator::record::{StopCause, StopDecision};
 
 impl Machine {
     pub(super) fn on_preempt(
@@ -30,8 +30,8 @@ impl Machine {
             return Answer::Refused(Refusal::NotRunning(job_id.clone(), job.state));
         };
         let (number, is_training) = (attempt.attempt, attempt.running_at.is_some());
-        // One that is stopping leaves already, and its first reason stays.
-        if attempt.stop.is_none() {
+        // One that is stopping leaves already, and its first reason stays; one that grows comes back.
+        if attempt.stop.as_ref().is_none_or(|stop| stop.cause == StopCause::Growth) {
             let PreemptOrder { reason, grace } = order;
             let message = format!("preempted: {reason}");
             let failure =

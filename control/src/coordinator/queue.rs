@@ -57,6 +57,7 @@ impl Machine {
     pub(super) fn schedule(&mut self, now: Now, chance: &mut dyn Chance) {
         self.end_rests(now);
         let mut floor = self.floor(now);
+        floor.take(&self.promised_to_grow(), None);
         let mut blockers: Vec<Blocker> = Vec::new();
         let (mut last, mut looks) = (None, 0);
         while looks < MAX_LOOKS {
@@ -84,7 +85,7 @@ impl Machine {
                 Look::Passed => {}
             }
         }
-        self.grow(&mut floor, now);
+        self.grow(&mut floor, &blockers, now);
         self.live.promises.retain(|turn, _| blockers.iter().any(|b| b.turn == *turn));
         self.live.estimate_at = now.uptime + ESTIMATE_EVERY;
         self.live.trusted_at = self.next_trusted(now);

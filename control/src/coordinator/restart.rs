@@ -56,7 +56,7 @@ impl fmt::Display for Class {
 
 impl Class {
     /// Whether something went wrong.
-    fn is_fault(self) -> bool {
+    pub(super) fn is_fault(self) -> bool {
         !matches!(self, Self::Preemption | Self::Growth)
     }
 }

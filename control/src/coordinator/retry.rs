@@ -7,12 +7,12 @@ use std::time::Duration;
 use uuid::Uuid;
 
 use common::ids::JobId;
-use common::status::{FailureKind, TrainerEnd, UnixMillis, WaitReason};
+use common::status::{Failure, FailureKind, TrainerEnd, UnixMillis, WaitReason};
 
 use crate::coordinator::Machine;
 use crate::coordinator::event::Now;
 use crate::coordinator::guilt::{self, Judgement};
-use crate::coordinator::ledger::Attempt;
+use crate::coordinator::ledger::{Attempt, Job};
 use crate::coordinator::live::{LiveAttempt, LiveWorker, Standing};
 use crate::coordinator::past::Past;
 use crate::coordinator::record::{Over, Record, Token};
@@ -29,7 +29,10 @@ impl Machine {
         let Some((failure, judgement)) = ending.failure.clone().zip(judgement) else {
             return self.end_job(job_id, ending, now);
         };
-        let (class, signature) = classify(&judgement);
+        let (mut class, signature) = classify(&judgement);
+        if is_of_the_worker(job, &failure, &judgement) {
+            class = Class::Infrastructure;
+        }
         let (step, max_steps) = self.reported(job_id, job);
         let live = self.live.attempts.get(job_id);
         let mut over = Over {
@@ -50,7 +53,14 @@ impl Machine {
         let decision = decide(policy, &history, chance(attempt.token));
         drop(history);
         over.decision = decision.reason;
+        let is_late = self.limit_at(job_id, now).is_some_and(|at| at <= now.uptime);
         match decision.action {
+            Action::Restart(_) if is_late => {
+                over.decision = "not restarted: its time limit is over".to_owned();
+                ending.reason = format!("{}; {}", ending.reason, over.decision);
+                ending.over = Some(Box::new(over));
+                self.end_job(job_id, ending, now);
+            }
             Action::Restart(wait) => {
                 let generation = attempt.generation;
                 self.live.attempts.remove(job_id);
@@ -115,6 +125,13 @@ impl Machine {
             }
         }
     }
+}
+
+/// A worker that refuses what has run elsewhere lacks something itself: a file of the data, a folder.
+fn is_of_the_worker(job: &Job, failure: &Failure, judgement: &Judgement<'_>) -> bool {
+    let has_run = job.attempts.iter().any(|attempt| attempt.ready_at.is_some());
+    let is_refusal = failure.kind == Some(FailureKind::Configuration) && judgement.end.is_none();
+    has_run && is_refusal && failure.worker.is_some()
 }
 
 /// Uniform in 0..1, of the attempt's own dice: a replay decides the same.

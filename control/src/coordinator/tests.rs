@@ -9,6 +9,7 @@ mod elastic;
 mod explain;
 mod failure;
 mod goodput;
+mod growth;
 mod hang;
 mod home;
 mod leaving;

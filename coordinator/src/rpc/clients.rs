@@ -7,6 +7,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use common::spec::JobSpec;
 use common::status::JobStatus;
+use common::units;
 use control::coordinator::{Answer, CancelMode, Refusal, Submission};
 use proto::convert;
 use proto::v1;
@@ -253,7 +254,18 @@ fn check_spec(spec: &JobSpec) -> Result<(), Status> {
     if resources.workers == Some(0) {
         return refuse("resources.workers must be at least 1".to_owned());
     }
-    Ok(())
+    let times = [
+        ("job.time-limit", job.time_limit.unwrap_or_default()),
+        ("job.hang-timeout", job.hang_timeout),
+        ("job.collective-timeout", job.collective_timeout),
+        ("restart.backoff", spec.restart.backoff),
+        ("restart.max-backoff", spec.restart.max_backoff),
+        ("restart.grow-after", spec.restart.grow_after),
+    ];
+    match times.iter().find(|(_, time)| *time > units::MAX_DURATION) {
+        Some((key, _)) => refuse(format!("{key} must be at most ten years")),
+        None => Ok(()),
+    }
 }
 
 /// A bug of ours: the loop answered another question.

@@ -140,8 +140,9 @@ fn explain(args: &ExplainArgs) -> Outcome {
     if args.memory {
         return memory(&loaded.spec, args.json);
     }
+    let world = largest_world(&loaded.spec);
     let (mut rows, mut notes) = (loaded.explain, loaded.spec.notes);
-    if let Some(world) = loaded.spec.resources.largest_world() {
+    if let Some(world) = world {
         let plan = batch::plan(&loaded.spec.training.batch, world)
             .map_err(|error| Failure::new(ExitCode::BadConfiguration, error))?;
         rows.extend(plan_rows(&plan));
@@ -164,6 +165,26 @@ fn explain(args: &ExplainArgs) -> Outcome {
     Ok(ExitCode::Done)
 }
 
+/// The one that the job names; of an elastic job the largest for which its batch can be cut.
+fn largest_world(spec: &JobSpec) -> Option<u32> {
+    let (resources, asked) = (&spec.resources, &spec.training.batch);
+    let most = resources.largest_world()?;
+    match resources.is_elastic() {
+        true => batch::worlds(asked, resources.smallest_world(), Some(most)).last(),
+        false => Some(most),
+    }
+}
+
+/// The one that the job names; of an elastic job the smallest, whose ranks hold most.
+fn smallest_world(spec: &JobSpec) -> u32 {
+    let (resources, asked) = (&spec.resources, &spec.training.batch);
+    let least = resources.smallest_world();
+    match resources.is_elastic() {
+        true => batch::worlds(asked, least, resources.largest_world()).next().unwrap_or(least),
+        false => least,
+    }
+}
+
 /// What one rank will hold.
 #[derive(Debug, Serialize)]
 struct RankNeeds {
@@ -175,8 +196,7 @@ struct RankNeeds {
 }
 
 fn memory(spec: &JobSpec, as_json: bool) -> Outcome {
-    // Of an elastic job the smallest world, whose ranks hold most.
-    let world = spec.resources.smallest_world();
+    let world = smallest_world(spec);
     let wrong = |error| Failure::new(ExitCode::BadConfiguration, error);
     let plan = batch::plan(&spec.training.batch, world).map_err(|error| wrong(error.into()))?;
     let sizes = Sizes::of(spec).ok_or_else(|| {

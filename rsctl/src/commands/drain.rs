@@ -6,7 +6,7 @@ use common::exit::ExitCode;
 use proto::v1;
 use service::exit::Failure;
 
-use crate::commands::{Outcome, connect};
+use crate::commands::{Outcome, connect, grace_ms};
 use crate::coordinator::Coordinator;
 use crate::master::MasterArgs;
 use crate::render;
@@ -52,7 +52,7 @@ pub(crate) async fn execute(args: Args) -> Outcome {
         worker: args.node.clone(),
         undo: args.undo,
         reason: args.reason.unwrap_or_default(),
-        grace_ms: args.grace.map_or(0, |grace| grace.as_millis() as u64),
+        grace_ms: grace_ms(args.grace),
         allow: false,
     };
     let mut state = coordinator.drain(request).await?;

@@ -8,7 +8,7 @@ use common::status::JobStatus;
 use proto::v1;
 use service::exit::Failure;
 
-use crate::commands::{Outcome, connect};
+use crate::commands::{Outcome, connect, grace_ms};
 use crate::coordinator::Coordinator;
 use crate::master::MasterArgs;
 use crate::{job, render};
@@ -20,7 +20,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(200);
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Jobs of its priority that wait by then go first. It costs the job's budget for preemptions
-(restart.preemption, without a bound by default); no step is lost.
+(restart.preemption, without a bound by default). No step is lost of what is saved in time.
 
 Examples:
   rsctl preempt co2-lstm-x7k2p9
@@ -50,7 +50,7 @@ pub(crate) async fn execute(args: Args) -> Outcome {
     let request = v1::PreemptRequest {
         job_id: id.to_string(),
         reason: args.reason.unwrap_or_default(),
-        grace_ms: args.grace.map_or(0, |grace| grace.as_millis() as u64),
+        grace_ms: grace_ms(args.grace),
     };
     let attempt = coordinator.preempt(request).await?;
     let status = match args.wait {

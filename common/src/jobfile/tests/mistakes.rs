@@ -201,7 +201,7 @@ validate-every-steps = 10
 batch-mismatch = "errors"
 "#)
     .check(&expect![[r#"
-        job.toml:3: job.collective-timeout = "soon": expected a time above 0 such as `30s`, `5m`, `250ms`, or a number of seconds
+        job.toml:3: job.collective-timeout = "soon": expected a time above 0 and up to ten years, such as `30s`, `5m`, `250ms`, or a number of seconds
         job.toml:4: job.env.BAD = []: expected text
         job.toml:4: job.env.A=B: expected the name and text of an environment variable
         job.toml:5: job.output-dir = "": expected text, found nothing in the quotes

@@ -8,9 +8,9 @@ use common::status::{FailureKind, JobState, Question, TrainerEnd};
 use super::world::{KILLED, World, failed, id, restarting, with_batch};
 use crate::coordinator::{Class, DrainOrder};
 
-const GROW_AFTER: Duration = Duration::from_secs(20);
+pub(super) const GROW_AFTER: Duration = Duration::from_secs(20);
 
-fn elastic(name: &str, least: u32, most: u32) -> JobSpec {
+pub(super) fn elastic(name: &str, least: u32, most: u32) -> JobSpec {
     let mut spec = with_batch(restarting(name, None), 48);
     spec.resources.min_ranks = Some(least);
     spec.resources.max_ranks = Some(most);
@@ -18,7 +18,7 @@ fn elastic(name: &str, least: u32, most: u32) -> JobSpec {
     spec
 }
 
-fn running(least: u32, most: u32) -> World {
+pub(super) fn running(least: u32, most: u32) -> World {
     let mut w = World::new(&[("a", 1), ("b", 1), ("c", 1)]);
     w.submit(elastic("job", least, most));
     w.train("job");
@@ -26,7 +26,7 @@ fn running(least: u32, most: u32) -> World {
 }
 
 /// Worker c is killed and does not come back.
-fn lose_c(w: &mut World) {
+pub(super) fn lose_c(w: &mut World) {
     w.drop_stream("c");
     for rank in 0..2 {
         w.end("job", rank, failed(FailureKind::Communication, "rank 2 vanished"));
@@ -41,11 +41,11 @@ fn world_why(w: &World) -> String {
     answer.map(|answer| answer.text).unwrap_or_default()
 }
 
-fn class(w: &World, attempt: usize) -> Class {
+pub(super) fn class(w: &World, attempt: usize) -> Class {
     w.machine.ledger().jobs[&id("job")].attempts[attempt].over.as_ref().unwrap().class
 }
 
-fn stop_all(w: &mut World) {
+pub(super) fn stop_all(w: &mut World) {
     let ranks = w.places("job").len() as u32;
     (0..ranks).for_each(|rank| w.end("job", rank, TrainerEnd::Stopped));
 }

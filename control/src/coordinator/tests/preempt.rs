@@ -5,7 +5,7 @@ use common::status::{JobState, TrainerEnd};
 use super::world::{KILLED, World, id, restarting, spec};
 use crate::coordinator::{Answer, Class, Effect, Event, PreemptOrder, Refusal, Ticket};
 
-fn preempt(w: &mut World, job: &str) -> Answer {
+pub(super) fn preempt(w: &mut World, job: &str) -> Answer {
     let grace = Some(Duration::from_secs(25));
     let order = PreemptOrder { reason: "maintenance".to_owned(), grace };
     let ticket = Ticket(w.number());
