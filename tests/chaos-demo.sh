@@ -10,7 +10,7 @@ root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 bin=${RUSTSPEED_BIN_DIR:-${CARGO_TARGET_DIR:-$root/target}/debug}
 readonly steps=3000 every=100
 # No wait of this script is longer.
-readonly patience_ms=45000
+readonly patience_ms=120000
 
 folder=$(mktemp -d "${TMPDIR:-/tmp}/rustspeed-chaos-XXXXXX")
 declare -A daemons=()

@@ -64,6 +64,8 @@ pub(crate) struct Core {
 pub(crate) struct Parts {
     pub(crate) config: control::coordinator::Config,
     pub(crate) ledger: Ledger,
+    /// Events that were replayed onto the last snapshot: lives that end uncleanly must not pile them up.
+    pub(crate) replayed: usize,
     pub(crate) store: Writer,
     pub(crate) archive: Archive,
     pub(crate) blobs: Blobs,
@@ -92,7 +94,7 @@ impl Core {
             inputs,
             answers: HashMap::new(),
             next_ticket: 0,
-            events_since_snapshot: 0,
+            events_since_snapshot: parts.replayed,
             snapshot: None,
             chance: SystemChance,
         };

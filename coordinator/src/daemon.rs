@@ -106,7 +106,7 @@ impl Coordinator {
         let listener = service::transport::bind(&settings.listen).await?;
         let files = |source| Error::Files { folder: folder.clone(), source };
         let address = listener.local_addr().map_err(files)?;
-        let (ledger, store) = open_store(folder.clone(), disk).await?;
+        let (ledger, replayed, store) = open_store(folder.clone(), disk).await?;
         let archive = Archive::start(&folder).map_err(files)?;
         let blobs = Blobs::open(&folder).map_err(files)?;
         let config = settings.control_config();
@@ -114,6 +114,7 @@ impl Coordinator {
         let parts = Parts {
             config,
             ledger,
+            replayed,
             store,
             archive: archive.clone(),
             blobs: blobs.clone(),
@@ -183,7 +184,7 @@ fn stopped(error: &store::Error) -> Error {
 async fn open_store(
     data_dir: PathBuf,
     disk: impl FnOnce(Box<dyn EventLog>) -> Box<dyn EventLog>,
-) -> Result<(control::coordinator::Ledger, Writer), Error> {
+) -> Result<(control::coordinator::Ledger, usize, Writer), Error> {
     let folder = data_dir.clone();
     let failed = move |source: Box<dyn std::error::Error + Send + Sync>, hint: Option<&str>| {
         Error::Store { folder: folder.clone(), source, hint: hint.map(str::to_owned) }
@@ -201,8 +202,9 @@ async fn open_store(
     let ledger = codec::replay(opened.snapshot.as_deref(), &opened.events)
         .map_err(|error| failed(error.into(), Some("was it written by a newer version?")))?;
     info!(jobs = ledger.jobs.len(), events = opened.events.len(), "store replayed");
+    let replayed = opened.events.len();
     let writer = Writer::start(disk(opened.log)).map_err(|error| failed(error.into(), None))?;
-    Ok((ledger, writer))
+    Ok((ledger, replayed, writer))
 }
 
 fn tell_recovery(recovery: &Recovery) {

@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::wait::report;
+use crate::wait::skipped;
 
 /// Unmounted when dropped.
 #[derive(Debug)]
@@ -20,7 +20,7 @@ impl Mount {
         match made.and_then(|()| Self::of(image, at)) {
             Ok(mount) => Some(mount),
             Err(why) => {
-                report(&format!("SKIPPED: an ext4 image cannot be mounted: {why}"));
+                skipped(&format!("an ext4 image cannot be mounted: {why}"));
                 None
             }
         }

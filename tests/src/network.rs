@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use nix::sched::{CloneFlags, setns};
 
-use crate::wait::report;
+use crate::wait::skipped;
 
 /// Tests of one process must not share names.
 static MADE: AtomicU32 = AtomicU32::new(0);
@@ -32,15 +32,17 @@ impl Network {
         let name = |side| format!("rustspeed-{}-{number}-{side}", std::process::id());
         let network = Self { here: name("here"), there: name("there") };
         for namespace in [&network.here, &network.there] {
+            // Of a killed run whose pid this process has now; mostly there is none.
+            let _ = ip(&["netns", "del", namespace]);
             if let Err(why) = ip(&["netns", "add", namespace]) {
-                report(&format!("SKIPPED: a network namespace cannot be made: {why}"));
+                skipped(&format!("a network namespace cannot be made: {why}"));
                 return None;
             }
             ip(&["-n", namespace, "link", "set", "lo", "up"]).expect("raise our own loopback");
         }
         for cable in 0..cables {
             if let Err(why) = network.lay(cable) {
-                report(&format!("SKIPPED: a veth pair cannot be made: {why}"));
+                skipped(&format!("a veth pair cannot be made: {why}"));
                 return None;
             }
         }

@@ -87,11 +87,14 @@ pub fn processes_with(needle: &str) -> Vec<u32> {
     found
 }
 
-/// Whether a process stands still by SIGSTOP.
+/// Whether a process stands still by SIGSTOP, with all its threads.
 pub fn is_stopped(pid: u32) -> bool {
-    let stat = fs_err::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    let state = stat.rsplit(')').next().and_then(|rest| rest.split_whitespace().next());
-    state == Some("T")
+    let Ok(threads) = fs_err::read_dir(format!("/proc/{pid}/task")) else { return false };
+    threads.flatten().all(|thread| {
+        let stat = fs_err::read_to_string(thread.path().join("stat")).unwrap_or_default();
+        let state = stat.rsplit(')').next().and_then(|rest| rest.split_whitespace().next());
+        state == Some("T")
+    })
 }
 
 /// Pids of all processes whose working folder lies below `folder`: a trainer's is its run's.

@@ -231,9 +231,8 @@ impl Ledger {
     /// After a snapshot was read: what it does not hold.
     pub(super) fn complete(&mut self) {
         let jobs = self.jobs.iter();
-        self.requests = jobs
-            .map(|(job_id, job)| (job.submission.request_id.clone(), job_id.clone()))
-            .collect();
+        self.requests =
+            jobs.map(|(job_id, job)| (job.submission.request_id.clone(), job_id.clone())).collect();
     }
 
     /// Applies one record. Never fails; what does not fit changes nothing.

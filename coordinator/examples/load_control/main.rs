@@ -19,6 +19,8 @@ mod worker;
 use std::error::Error;
 use std::path::PathBuf;
 
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+
 type Outcome<T> = Result<T, Box<dyn Error + Send + Sync>>;
 
 /// Beyond this it would measure the machine's limits on open files.
@@ -36,6 +38,7 @@ fn main() -> Outcome<()> {
     if !(2..=MAX_WORKERS).contains(&workers) || !(64..=MAX_JOBS).contains(&jobs) {
         return Err(format!("2 to {MAX_WORKERS} workers, 64 to {MAX_JOBS} jobs: {usage}").into());
     }
+    raise_file_limit(workers)?;
     let decisions = decide::measure();
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
@@ -43,4 +46,14 @@ fn main() -> Outcome<()> {
     measured.insert("decide".to_owned(), decisions);
     println!("{}", serde_json::Value::Object(measured));
     Ok(())
+}
+
+/// A control and a bulk connection of each worker, and some.
+fn raise_file_limit(workers: usize) -> Outcome<()> {
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    let needed = 2 * workers as u64 + 500;
+    if hard < needed {
+        return Err(format!("{needed} open files are needed, the hard limit is {hard}").into());
+    }
+    Ok(setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?)
 }

@@ -8,15 +8,26 @@ use crate::Outcome;
 
 const DECISIONS: &str = "rustspeed_control_decision_seconds";
 
-/// Time per decision since the process began, as far as a histogram tells it.
-pub(crate) async fn decisions(address: &str) -> Outcome<Value> {
+/// Decisions by their time since the process began: bounds in seconds, and cumulative counts.
+pub(crate) type Buckets = Vec<(f64, f64)>;
+
+pub(crate) async fn buckets(address: &str) -> Outcome<Buckets> {
     let text = scrape(address).await?;
-    let mut buckets: Vec<(f64, f64)> = Vec::new();
+    let mut buckets = Buckets::new();
     for line in text.lines().filter_map(|line| line.strip_prefix(DECISIONS)) {
         let Some(rest) = line.strip_prefix("_bucket{le=\"") else { continue };
         let (bound, count) = rest.split_once("\"}").ok_or("a bucket without an end")?;
         let bound = if bound == "+Inf" { f64::INFINITY } else { bound.parse()? };
         buckets.push((bound, count.trim().parse()?));
+    }
+    Ok(buckets)
+}
+
+/// Time per decision since `before`, as far as a histogram tells it.
+pub(crate) async fn decisions(address: &str, before: &Buckets) -> Outcome<Value> {
+    let mut buckets = buckets(address).await?;
+    for ((_, count), (_, earlier)) in buckets.iter_mut().zip(before) {
+        *count -= earlier;
     }
     let all = buckets.last().ok_or("no histogram of decisions")?.1;
     // The bound below which so many of them are; the true value is at most that.

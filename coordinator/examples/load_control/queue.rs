@@ -29,11 +29,12 @@ pub(crate) async fn measure(
     let world = cluster.too_large();
     let submits = submits(&cluster.coordinator, jobs, world).await?;
     measured.insert("submits".to_owned(), submits);
+    let before = pulse::buckets(&cluster.coordinator.address).await?;
     let mut client = phases::connect(&cluster.coordinator.address).await?;
     let urgent = phases::starts(&mut client, URGENT, 5).await?;
     measured.insert("deep_start".to_owned(), urgent);
     measured.insert("deep_join".to_owned(), cluster.join(LATE).await?);
-    let decisions = pulse::decisions(&cluster.coordinator.address).await?;
+    let decisions = pulse::decisions(&cluster.coordinator.address, &before).await?;
     measured.insert("deep_decisions".to_owned(), decisions);
     measured.insert("deep_rss_mib".to_owned(), json!(cluster.coordinator.resident_mib()?));
     measured.insert("deep_restart".to_owned(), cluster.restart().await?);

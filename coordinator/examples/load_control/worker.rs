@@ -56,8 +56,9 @@ impl Worker {
     pub(crate) async fn run(self) {
         let mut trainers: BTreeMap<(String, u32), Trainer> = BTreeMap::new();
         let mut wait = BACKOFF.0;
+        // Tries that fail are a part of the join.
+        let mut began = Instant::now();
         while !self.news.is_closed() {
-            let began = Instant::now();
             let opened = self.open(&trainers).await;
             if let Ok((stream, outbox, heartbeat)) = opened {
                 wait = BACKOFF.0;
@@ -65,6 +66,7 @@ impl Worker {
                 let _ = self.news.send(News::Joined { took: began.elapsed() });
                 // The stream broke: that is what the loop is for.
                 let _ = self.serve(stream, outbox, heartbeat, &mut trainers).await;
+                began = Instant::now();
             }
             // Spread, as the real worker's jitter spreads them.
             let part = 0.5 + (self.number % 97) as f64 / 97.0 / 2.0;

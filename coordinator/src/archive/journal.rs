@@ -99,7 +99,8 @@ impl Journal {
         *newest = mark.sequence.max(*newest);
         if self.marks.len() > MAX_LIVES {
             // The oldest life of some worker; its spool is long gone.
-            let oldest = self.marks.keys().min_by_key(|(_, incarnation)| *incarnation).cloned();
+            let others = self.marks.keys().filter(|life| **life != mark.life);
+            let oldest = others.min_by_key(|(_, incarnation)| *incarnation).cloned();
             if let Some(oldest) = oldest {
                 self.marks.remove(&oldest);
             }

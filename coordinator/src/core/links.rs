@@ -7,9 +7,7 @@ use tokio::sync::mpsc;
 use tracing::{info, warn};
 
 use common::ids::Incarnation;
-use control::coordinator::{
-    ConnectionId, Effect, HEARTBEATS_PER_LEASE, RankTable, StartOrder,
-};
+use control::coordinator::{ConnectionId, Effect, HEARTBEATS_PER_LEASE, RankTable, StartOrder};
 use proto::v1;
 
 use crate::door;

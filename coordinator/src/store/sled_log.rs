@@ -65,7 +65,16 @@ impl SledLog {
         service::files::sync_folder(folder)?;
         let watermark = Watermark::open(folder)?;
         snapshot::remove_partial(folder)?;
-        Ok(Self { folder: folder.to_owned(), db, events, snap, file, watermark, last: 0, prunable: 0 })
+        Ok(Self {
+            folder: folder.to_owned(),
+            db,
+            events,
+            snap,
+            file,
+            watermark,
+            last: 0,
+            prunable: 0,
+        })
     }
 
     pub(super) fn events(&self) -> &Tree {

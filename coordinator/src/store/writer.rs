@@ -27,11 +27,23 @@ type Reply = oneshot::Sender<Result<(), Error>>;
 type Encode = Box<dyn FnOnce() -> Vec<u8> + Send>;
 
 enum Request {
-    Append { payloads: Vec<Vec<u8>>, reply: Reply },
-    Snapshot { encode: Encode, back: SyncSender<Request>, reply: Reply },
+    Append {
+        payloads: Vec<Vec<u8>>,
+        reply: Reply,
+    },
+    Snapshot {
+        encode: Encode,
+        back: SyncSender<Request>,
+        reply: Reply,
+    },
     /// What became of it.
-    Written { written: io::Result<Written>, reply: Reply },
-    Close { reply: Reply },
+    Written {
+        written: io::Result<Written>,
+        reply: Reply,
+    },
+    Close {
+        reply: Reply,
+    },
 }
 
 /// A handle on the writing thread. Dropping it without [`Writer::close`] is an unclean stop.

@@ -155,7 +155,7 @@ fn a_full_disk_while_saving_is_said_and_older_checkpoints_stay() {
         .expect("run unshare");
     let said = String::from_utf8_lossy(&done.stderr).into_owned();
     if said.contains("Operation not permitted") {
-        tests::wait::report("SKIPPED: mounting needs root");
+        tests::wait::skipped("mounting needs root");
         return;
     }
     assert_eq!(done.status.code(), Some(1), "{said}");

@@ -115,7 +115,7 @@ impl Drop for Limited {
 #[test]
 fn a_kill_for_lack_of_memory_is_told_with_the_kernels_evidence() {
     let Some(limited) = Limited::new(400 << 20) else {
-        tests::wait::report("SKIPPED: no cgroup of version 1 with a memory limit can be made here");
+        tests::wait::skipped("no cgroup of version 1 with a memory limit can be made here");
         return;
     };
     let mut cluster = Cluster::start(&[]);

@@ -14,7 +14,7 @@ use rand_chacha::ChaCha8Rng;
 use serde_json::Value;
 use tests::cluster::{Cluster, Serving};
 use tests::job::TinyJob;
-use tests::wait::{report, wait_for};
+use tests::wait::{report, skipped, wait_for};
 
 /// Bytes that are no HTTP/2, a connection each.
 const GARBAGE_CONNECTIONS: usize = 2_000;
@@ -36,7 +36,7 @@ fn may_open_many_files() -> bool {
     let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
     let needed = IDLE as u64 + OTHER_FILES;
     if hard < needed {
-        report(&format!("SKIPPED: {needed} open files are needed, the hard limit is {hard}"));
+        skipped(&format!("{needed} open files are needed, the hard limit is {hard}"));
         return false;
     }
     if soft < needed {

@@ -29,8 +29,7 @@ fn a_preempted_job_and_one_whose_node_is_announced_to_go_lose_no_step() {
     let mut cluster = Cluster::start(&[1, 1, 1]);
     let id = cluster.submit(&cluster.write("job.toml", &long_job().toml()));
     cluster.wait_for_step(&id, 20);
-    let arguments =
-        ["preempt", &id, "--grace", "30s", "--reason", "a test", "--wait", "--json"];
+    let arguments = ["preempt", &id, "--grace", "30s", "--reason", "a test", "--wait", "--json"];
     let answer = cluster.rsctl().call(&arguments).expect_code(0).json();
     assert_eq!((&answer["job_id"], &answer["attempt"]), (&Value::from(id.as_str()), &1.into()));
     let second = wait_for_attempt(&cluster, &id, 2);

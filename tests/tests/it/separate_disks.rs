@@ -5,13 +5,13 @@ use std::process::Command;
 
 use tests::cluster::Cluster;
 use tests::job::TinyJob;
-use tests::wait::report;
+use tests::wait::skipped;
 
 /// Starts the worker with a private tmpfs over `hidden`; None where mounting is not permitted.
 fn worker_with_own_disk(cluster: &Cluster, name: &str, hidden: &str) -> Option<Command> {
     let permitted = Command::new("unshare").args(["-m", "true"]).status().ok()?.success();
     if !permitted {
-        report("SKIPPED: mount namespaces need root");
+        skipped("mount namespaces need root");
         return None;
     }
     let worker = cluster.worker_command(name, 1);

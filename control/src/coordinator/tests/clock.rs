@@ -36,7 +36,10 @@ fn a_clock_that_is_set_ends_no_lease_and_no_job() {
         w.end("job", 1, TrainerEnd::Finished);
         assert_eq!(w.state("job"), JobState::Succeeded, "{jump}");
         let split = w.machine.status(&id("job"), w.moment()).unwrap().time.unwrap();
-        assert!(split.productive_seconds.is_finite() && split.productive_seconds >= 0.0, "{split:?}");
+        assert!(
+            split.productive_seconds.is_finite() && split.productive_seconds >= 0.0,
+            "{split:?}"
+        );
     }
 }
 

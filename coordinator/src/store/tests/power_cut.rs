@@ -1,6 +1,7 @@
 //! A power cut: what the page cache holds is gone. An ext4 image on a loop device is copied as it
 //! is while the writer stands still, and the copy is mounted and opened.
 
+use std::io::Write as _;
 use std::path::Path;
 use std::process::Command;
 
@@ -42,9 +43,10 @@ fn what_was_acknowledged_survives_a_power_cut() {
     let is_made = run(Command::new("mkfs.ext4").arg("-q").arg(&image));
     let live = is_made.then(|| Mount::new(&image, &folder.path().join("live"))).flatten();
     let Some(live) = live else {
-        eprintln!(
-            "SKIPPED what_was_acknowledged_survives_a_power_cut: needs root and loop devices"
-        );
+        // Past the test runner, which hides what a passing test prints.
+        let said =
+            b"SKIPPED what_was_acknowledged_survives_a_power_cut: needs root, loop devices\n";
+        std::io::stderr().write_all(said).unwrap();
         return;
     };
     let (mut child, mut stdout) = start(&live.0.join("store"));

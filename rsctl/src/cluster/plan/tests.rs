@@ -39,11 +39,8 @@ fn without_a_world_all_of_the_machine_is_taken() {
 
 #[test]
 fn an_elastic_job_gets_room_for_its_most_and_needs_room_for_its_least() {
-    let elastic = |least, most| Resources {
-        min_ranks: least,
-        max_ranks: most,
-        ..resources(None, 1)
-    };
+    let elastic =
+        |least, most| Resources { min_ranks: least, max_ranks: most, ..resources(None, 1) };
     check(&elastic(Some(2), Some(3)), 3, None, Slots::Exactly(1));
     check(&elastic(Some(2), Some(4)), 2, Some(1), Slots::Exactly(1));
     check(&elastic(Some(2), None), 2, None, Slots::Exactly(4));

@@ -95,8 +95,8 @@ pub(super) fn plan(seed: u64, count: usize, most_faults: usize) -> Vec<Round> {
 }
 
 impl Scene {
-    /// Returns how many blows hit something.
-    pub(super) fn play(&mut self, round: &Round) -> usize {
+    /// Returns how many blows hit something, and whether an attempt broke off by them.
+    pub(super) fn play(&mut self, round: &Round) -> (usize, bool) {
         self.cluster.wait_until_connected(WORKERS);
         let id = self.cluster.submit(&self.job);
         self.acknowledged.push(id.clone());
@@ -114,7 +114,7 @@ impl Scene {
         checks::no_trainer_is_left(&self.cluster);
         checks::only_whole_checkpoints_are_left(&self.cluster, &done);
         checks::all_are_there(&self.cluster, &self.acknowledged);
-        hits
+        (hits, done["attempt"].as_u64() > Some(1))
     }
 
     /// False: there was nothing to hit.
