@@ -3,6 +3,7 @@
 
 mod end;
 pub mod explanation;
+mod gpus;
 mod waiting;
 
 use std::cmp::Ordering;
@@ -16,6 +17,7 @@ use crate::ids::{AttemptId, Generation, JobId, Rank};
 pub use self::explanation::{
     Answer, AttemptCause, Decision, Explanation, GuiltyRank, Question, RankPace, WorkerLack,
 };
+pub use self::gpus::{Gpu, Gpus};
 pub use self::waiting::{SlotShortage, WaitReason, Waiting};
 
 /// Milliseconds since the Unix epoch; daemons stamp it, each by its own clock. `control` compares and
@@ -457,4 +459,7 @@ pub struct WorkerRow {
     /// What its trainers compute with; empty before the first has said so.
     #[serde(default)]
     pub libtorch: String,
+    /// What its node has; `device` says what it offers.
+    #[serde(default)]
+    pub gpus: Gpus,
 }

@@ -10,6 +10,12 @@ use tch::TchError;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
+    /// Every rank is asked the same, so all of them refuse.
+    #[error(
+        "resources.device = \"cuda\": CUDA training is not built yet; this version computes on CPUs \
+         (`auto` or `cpu`)"
+    )]
+    NoCuda,
     #[error(transparent)]
     Freeze(#[from] crate::freeze::Error),
     #[error(transparent)]
@@ -130,7 +136,7 @@ impl Error {
 
     fn kind(&self) -> FailureKind {
         match self {
-            Self::Freeze(_) => FailureKind::Configuration,
+            Self::NoCuda | Self::Freeze(_) => FailureKind::Configuration,
             Self::Model(error) if error.is_configuration() => FailureKind::Configuration,
             Self::Communication { .. } => FailureKind::Communication,
             Self::Precision(_) | Self::NotFinite { .. } => FailureKind::NotFinite,

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use common::memory::Sizes;
 use common::position::Phase;
-use common::spec::{Checkpoint, JobSpec, Validate};
+use common::spec::{Checkpoint, Device, JobSpec, Validate};
 use common::status::{RankMemory, Summary};
 use tch::Kind;
 
@@ -32,6 +32,9 @@ pub(crate) fn run(context: RankContext) -> Result<Outcome, Error> {
     let threads = context.spec.resources.threads_per_rank;
     tch::set_num_threads(i32::try_from(threads).unwrap_or(i32::MAX));
     let (spec, world) = (context.spec.clone(), context.world);
+    if spec.resources.device == Device::Cuda {
+        return Err(Error::NoCuda);
+    }
     run_prepared(context).map_err(|error| memory::explain(error, &spec, world))
 }
 

@@ -4,6 +4,7 @@
 //! `TryFrom<v1::X> for X` and `From<X> for v1::X` for whole messages; functions for single fields
 //! that several messages carry (`job_id`, `worker_id`, `token`, `spec`, `summary`, ...).
 
+mod gpus;
 mod position;
 mod status;
 #[cfg(test)]

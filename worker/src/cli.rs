@@ -11,6 +11,7 @@ use service::shutdown::Shutdown;
 use service::telemetry::{self, LogConfig, LogFormat};
 
 use crate::config::{Settings, Slots};
+use crate::libtorch::Wish;
 use crate::node;
 
 const EXAMPLES: &str = "\
@@ -18,6 +19,7 @@ Examples:
   worker join --master 192.168.1.100:29500             offer every core of this machine
   worker join --master 192.168.1.100:29500 --slots 2   offer two
   RUSTSPEED_MASTER=head:29500 worker join --log-format json
+  worker join --master 192.168.1.100 --libtorch /opt/torch/lib   run trainers on that one
   worker join --config worker.toml --print-config      show what would be used, and why
 
 Settings come from defaults, then --config, then RUSTSPEED_* (RUSTSPEED_STATE_DIR), then flags.";
@@ -91,6 +93,11 @@ struct Flags {
     #[arg(long, value_name = "SECONDS")]
     #[serde(skip_serializing_if = "Option::is_none")]
     ends_at: Option<u64>,
+    /// The libtorch 2.11.0 that trainers run on: a folder that it is in, or `auto` for the trainer's
+    /// own, else the PyTorch of `python3`, else what `make setup` installed [default: auto].
+    #[arg(long, value_name = "DIR|auto")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    libtorch: Option<Wish>,
     /// How log lines look.
     #[arg(long, value_enum)]
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -15,6 +15,7 @@ use service::exit::Failure;
 use service::telemetry::LogFormat;
 
 use crate::inventory;
+use crate::libtorch::{Libtorch, Wish};
 
 /// Names appear in tables, logs and the rank table.
 const MAX_NAME_LEN: usize = 64;
@@ -38,6 +39,7 @@ pub struct Settings {
     pub advertise: Option<String>,
     pub state_dir: Option<PathBuf>,
     pub trainer: Option<PathBuf>,
+    pub libtorch: Wish,
     /// How long trainers may take to stop cleanly when the worker leaves.
     #[serde(with = "units::duration")]
     pub stop_grace: Duration,
@@ -61,6 +63,7 @@ impl Default for Settings {
             advertise: None,
             state_dir: None,
             trainer: None,
+            libtorch: Wish::Auto,
             stop_grace: Duration::from_secs(10),
             notice_grace: Duration::from_secs(60),
             ends_at: None,
@@ -141,6 +144,7 @@ pub struct Config {
     pub state_dir: PathBuf,
     /// The `trainer` binary.
     pub trainer: PathBuf,
+    pub libtorch: Libtorch,
     pub stop_grace: Duration,
     pub notice_grace: Duration,
     /// When the node is taken away, if that is known.
@@ -209,12 +213,7 @@ impl Settings {
         });
         // Trainers run in folders of their own and read uploaded inputs below it.
         let state_dir = state_dir.map(|dir| std::path::absolute(&dir).unwrap_or(dir));
-        let trainer = self.trainer.clone().or_else(|| {
-            let trainer = std::env::current_exe().ok()?.parent()?.join("trainer");
-            reasons.insert("trainer", format!("`{}`, beside this binary", trainer.display()));
-            Some(trainer)
-        });
-        let trainer = trainer.map(|path| std::path::absolute(&path).unwrap_or(path));
+        let program = self.program(&mut mistakes, &mut reasons);
         let ends_at = self.ends_at.and_then(|seconds| match moment(seconds) {
             Some(at) if at > SystemTime::now() => Some(at),
             _ => {
@@ -231,8 +230,8 @@ impl Settings {
         if state_dir.is_none() {
             mistakes.push(Mistake("state-dir", "no HOME to derive it from; set it".to_owned()));
         }
-        match (mistakes.is_empty(), state_dir, trainer) {
-            (true, Some(state_dir), Some(trainer)) => {
+        match (mistakes.is_empty(), state_dir, program) {
+            (true, Some(state_dir), Some((trainer, libtorch))) => {
                 let Self { stop_grace, notice_grace, pin_cores, .. } = *self;
                 let config = Config {
                     master,
@@ -241,6 +240,7 @@ impl Settings {
                     advertise,
                     state_dir,
                     trainer,
+                    libtorch,
                     stop_grace,
                     notice_grace,
                     ends_at,
@@ -250,6 +250,27 @@ impl Settings {
             }
             _ => Err(Failure::new(ExitCode::BadConfiguration, Mistakes(mistakes))),
         }
+    }
+
+    /// The trainer and what it runs on.
+    fn program(
+        &self,
+        mistakes: &mut Vec<Mistake>,
+        reasons: &mut Reasons,
+    ) -> Option<(PathBuf, Libtorch)> {
+        let trainer = self.trainer.clone().or_else(|| {
+            let trainer = std::env::current_exe().ok()?.parent()?.join("trainer");
+            reasons.insert("trainer", format!("`{}`, beside this binary", trainer.display()));
+            Some(trainer)
+        })?;
+        let trainer = std::path::absolute(&trainer).unwrap_or(trainer);
+        let libtorch = Libtorch::resolve(&self.libtorch, &trainer)
+            .map_err(|problem| mistakes.push(Mistake("libtorch", problem)))
+            .ok()?;
+        if self.libtorch == Wish::Auto {
+            reasons.insert("libtorch", libtorch.to_string());
+        }
+        Some((trainer, libtorch))
     }
 }
 

@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use common::exit::ExitCode;
 use common::ids::WorkerId;
+use common::status::Gpus;
 use proto::v1::{TrainerEnded, Withdrawing, WorkerHello, WorkerMessage, worker_message::Kind};
 use service::exit::Failure;
 use service::lock::FolderLock;
@@ -25,6 +26,7 @@ use tracing::{info, warn};
 
 use crate::config::Config;
 use crate::cores::Cores;
+use crate::libtorch::{self, Libtorch};
 use crate::lifetime;
 use crate::local_job::LocalJob;
 use crate::outcomes::Outcomes;
@@ -34,7 +36,7 @@ use crate::spawner::Spawner;
 use crate::spool::{Bounds, Key, Spool};
 use crate::trainer_process::{News, Tools};
 use crate::uplink::{self, LinkEvent};
-use crate::{identity, inventory};
+use crate::{gpus, identity, inventory, libtorch};
 
 /// Events that wait for the loop; producers wait when it is full, and only trainers' metrics and
 /// progress are so many.
@@ -57,6 +59,8 @@ pub(crate) async fn run(config: Config, shutdown: Shutdown) -> Result<ExitCode, 
 pub(crate) struct Node {
     config: Config,
     id: WorkerId,
+    /// What this node has; what it offers are its cores.
+    gpus: Gpus,
     /// Where trainers of this node listen: as configured, or this machine's address towards the
     /// coordinator.
     advertise: IpAddr,
@@ -106,9 +110,7 @@ impl Node {
             logs: LogWriter::start().map_err(|e| failed(e.into()))?,
             spool: Arc::new(spool.map_err(|e| failed(e.into()))?),
         };
-        if !config.trainer.is_file() {
-            warn!(path = %config.trainer.display(), "no trainer program: jobs cannot start here");
-        }
+        let gpus = look_around(&config);
         let (told, told_inbox) = mpsc::channel(EVENTS);
         let (prepared, prepared_inbox) = mpsc::channel(EVENTS);
         let (link_events, links) = mpsc::channel(EVENTS);
@@ -133,6 +135,7 @@ impl Node {
             },
             config,
             id,
+            gpus,
             shutdown,
             tools,
             outcomes,
@@ -226,8 +229,26 @@ impl Node {
             unacknowledged: self.ends.values().cloned().collect(),
             withdrawing: self.withdrawing.clone(),
             libtorch: self.libtorch.clone(),
+            gpus: Some(self.gpus.clone().into()),
         }
     }
+}
+
+/// Says at once what will keep jobs from starting here, or from what somebody may expect.
+fn look_around(config: &Config) -> Gpus {
+    if !config.trainer.is_file() {
+        warn!(path = %config.trainer.display(), "no trainer program: jobs cannot start here");
+    }
+    match &config.libtorch {
+        Libtorch::Linked => {}
+        Libtorch::Installed(_) => info!("trainers run on libtorch {}", config.libtorch),
+        Libtorch::Missing(why) => warn!(why, "no libtorch: jobs cannot start here"),
+    }
+    let gpus = gpus::visible();
+    if let Some(word) = gpus::word(&gpus, || libtorch::has_cuda(&config.libtorch)) {
+        warn!("{word}");
+    }
+    gpus
 }
 
 /// Begins anywhere within the interval: workers that were welcomed at once do not beat at once.

@@ -12,6 +12,7 @@ use proto::v1::StartTrainers;
 
 use crate::blobs;
 use crate::config::Config;
+use crate::libtorch::Libtorch;
 
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
@@ -22,6 +23,8 @@ pub(crate) enum Error {
     },
     #[error("worker `{worker}` has no trainer program at `{}`", .path.display())]
     NoTrainer { worker: String, path: PathBuf },
+    #[error("worker `{worker}` has no libtorch for its trainers: {why}")]
+    NoLibtorch { worker: String, why: String },
     #[error("{key} `{}` cannot be read on worker `{worker}`", .path.display())]
     Input {
         key: &'static str,
@@ -73,7 +76,10 @@ impl Error {
                     | IsADirectory
                     | ReadOnlyFilesystem
             ),
-            Self::Spec { .. } | Self::NoTrainer { .. } | Self::Upload { .. } => false,
+            Self::Spec { .. }
+            | Self::NoTrainer { .. }
+            | Self::NoLibtorch { .. }
+            | Self::Upload { .. } => false,
         }
     }
 }
@@ -92,6 +98,9 @@ pub(crate) async fn prepare(order: &StartTrainers, config: &Config) -> Result<Pr
     if !config.trainer.is_file() {
         let path = config.trainer.clone();
         return Err(Error::NoTrainer { worker: worker(), path });
+    }
+    if let Libtorch::Missing(why) = &config.libtorch {
+        return Err(Error::NoLibtorch { worker: worker(), why: why.clone() });
     }
     let job_id = proto::convert::job_id(&order.job_id).map_err(|source| Error::Spec { source })?;
     let mut spec =
@@ -218,6 +227,9 @@ const LAUNCHER_LEFTOVERS: [&str; 8] = [
     "MKL_NUM_THREADS",
 ];
 
+/// Of our own variables the one that is for trainers.
+const NCCL_LIBRARY: &str = "RUSTSPEED_NCCL_LIB";
+
 /// The worker's environment without its own and other launchers' settings, then ours, then the
 /// job's, which wins.
 fn environment(
@@ -225,7 +237,10 @@ fn environment(
     job: &BTreeMap<String, String>,
     threads_per_rank: u32,
 ) -> Vec<(OsString, OsString)> {
-    let is_kept = |key: &str| !key.starts_with("RUSTSPEED_") && !LAUNCHER_LEFTOVERS.contains(&key);
+    let is_kept = |key: &str| {
+        (key == NCCL_LIBRARY || !key.starts_with("RUSTSPEED_"))
+            && !LAUNCHER_LEFTOVERS.contains(&key)
+    };
     let mut env: BTreeMap<OsString, OsString> =
         inherited.filter(|(key, _)| key.to_str().is_some_and(is_kept)).collect();
     let threads = threads_per_rank.to_string();

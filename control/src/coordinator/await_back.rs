@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use uuid::Uuid;
 
 use common::ids::{JobId, WorkerId};
-use common::status::{TrainerEnd, UnixMillis};
+use common::status::{Gpus, TrainerEnd, UnixMillis};
 
 use crate::coordinator::Machine;
 use crate::coordinator::event::Now;
@@ -90,6 +90,7 @@ impl Machine {
             memory_bytes: 0,
             version: String::new(),
             libtorch: String::new(),
+            gpus: Gpus::default(),
             is_withdrawing: false,
             is_drained,
             last_heard: now.uptime,

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use common::ids::{Generation, JobId, Rank, WorkerId};
 use common::position::Position;
-use common::status::{CheckpointRow, Live, Summary, TrainerEnd, UnixMillis};
+use common::status::{CheckpointRow, Gpus, Live, Summary, TrainerEnd, UnixMillis};
 
 use crate::coordinator::record::{CancelMode, Submission, Token};
 
@@ -139,6 +139,8 @@ pub struct WorkerHello {
     pub hostname: String,
     /// What its trainers compute with; empty before the first has said so.
     pub libtorch: String,
+    /// What its node has, whatever it offers.
+    pub gpus: Gpus,
     /// None: it stays.
     pub withdrawing: Option<Withdrawal>,
     pub running: Vec<RunningTrainer>,

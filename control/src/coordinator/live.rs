@@ -8,7 +8,7 @@ use std::time::Duration;
 use uuid::Uuid;
 
 use common::ids::{Generation, JobId, WorkerId};
-use common::status::{self, UnixMillis};
+use common::status::{self, Gpus, UnixMillis};
 
 use crate::coordinator::board::Board;
 use crate::coordinator::event::{ConnectionId, Peer, RankKey};
@@ -61,6 +61,7 @@ pub(super) struct LiveWorker {
     pub(super) version: String,
     /// What its trainers compute with; empty before the first has said so.
     pub(super) libtorch: String,
+    pub(super) gpus: Gpus,
     /// It was told to leave: nothing new starts there.
     pub(super) is_withdrawing: bool,
     /// Taken out of service by an operator.

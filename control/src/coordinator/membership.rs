@@ -174,6 +174,7 @@ impl Machine {
             memory_bytes: hello.memory_bytes,
             version: mem::take(&mut hello.version),
             libtorch: mem::take(&mut hello.libtorch),
+            gpus: mem::take(&mut hello.gpus),
             is_withdrawing: false,
             is_drained,
             last_heard: now.uptime,

@@ -141,6 +141,7 @@ fn worker_row(worker: &LiveWorker, state: &'static str, held: Held) -> WorkerRow
         version: worker.version.clone(),
         last_seen: worker.last_heard_unix,
         libtorch: worker.libtorch.clone(),
+        gpus: worker.gpus.clone(),
     }
 }
 

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use common::ids::{Generation, JobId, Rank};
-use common::status::{CheckpointRow, Summary};
+use common::status::{CheckpointRow, Gpus, Summary};
 use control::coordinator::{
     EndReport, Peer, RankKey, RankPosition, RunningTrainer, Withdrawal, WorkerHello, WorkerMessage,
 };
@@ -22,6 +22,9 @@ const MAX_REMOVED: usize = 1000;
 
 /// No save takes longer; a worker that says so would hold its slots for ever.
 const MAX_STOP_GRACE: Duration = Duration::from_secs(3600);
+
+/// GPUs of one node that are shown.
+const MAX_GPUS: usize = 64;
 
 /// Slots of one worker; a node with more does not exist, a typing error does.
 const MAX_SLOTS: u32 = 4096;
@@ -123,6 +126,17 @@ fn running(trainer: v1::RunningTrainer) -> Result<RunningTrainer, Error> {
     })
 }
 
+fn gpus(found: v1::Gpus) -> Gpus {
+    let mut gpus = Gpus::from(found);
+    gpus.devices.truncate(MAX_GPUS);
+    gpus.source = cut(gpus.source, MAX_TEXT);
+    for gpu in &mut gpus.devices {
+        gpu.name = cut(std::mem::take(&mut gpu.name), MAX_NAME);
+        gpu.uuid = cut(std::mem::take(&mut gpu.uuid), MAX_NAME);
+    }
+    gpus
+}
+
 fn withdrawal(leaving: v1::Withdrawing) -> Withdrawal {
     let grace = Duration::from_millis(leaving.grace_ms).min(MAX_STOP_GRACE);
     Withdrawal { reason: cut(leaving.reason, MAX_TEXT), grace }
@@ -147,6 +161,7 @@ pub(crate) fn hello(hello: v1::WorkerHello) -> Result<WorkerHello, Error> {
         version: cut(hello.version, MAX_NAME),
         hostname: cut(hello.hostname, MAX_NAME),
         libtorch: cut(hello.libtorch, MAX_NAME),
+        gpus: hello.gpus.map(gpus).unwrap_or_default(),
         withdrawing: hello.withdrawing.map(withdrawal),
         running: hello.running.into_iter().map(running).collect::<Result<_, _>>()?,
         unacknowledged: hello

@@ -163,6 +163,7 @@ pub(super) fn hello(name: &str, slots: u32) -> v1::WorkerHello {
         unacknowledged: vec![],
         withdrawing: None,
         libtorch: String::new(),
+        gpus: None,
     }
 }
 

@@ -1,10 +1,10 @@
-use common::status::TrainerEnd;
+use common::status::{Gpus, TrainerEnd};
 use control::coordinator::WorkerMessage;
 use proto::v1;
 use proto::v1::worker_message::Kind;
 
-use super::cluster::message;
-use crate::door::worker_message;
+use super::cluster::{hello, message};
+use crate::door::{self, worker_message};
 
 fn ended(summary_json: &str, lines: Vec<String>) -> v1::TrainerEnded {
     v1::TrainerEnded {
@@ -36,6 +36,17 @@ fn foreign_text_is_cut_at_a_character() {
 }
 
 #[test]
+fn what_a_node_has_is_bounded_and_may_be_left_out() {
+    let bare = door::hello(hello("a", 1)).unwrap();
+    assert_eq!(bare.gpus, Gpus::default());
+    let gpu = v1::Gpu { name: "ä".repeat(500), uuid: "GPU-1".to_owned(), memory_bytes: 7 };
+    let found = v1::Gpus { devices: vec![gpu; 100], source: "x".repeat(9000) };
+    let gpus = door::hello(v1::WorkerHello { gpus: Some(found), ..hello("a", 1) }).unwrap().gpus;
+    assert_eq!((gpus.devices.len(), gpus.devices[0].memory_bytes), (64, 7));
+    assert!(gpus.devices[0].name.len() < 300 && gpus.source.len() < 4200);
+}
+
+#[test]
 fn a_tag_that_is_no_folder_name_is_refused() {
     for tag in ["", "..", "a/b", "../x", ".hidden", "a\0b"] {
         let checkpoint = v1::Checkpoint { tag: tag.to_owned(), ..Default::default() };
@@ -51,6 +62,5 @@ fn a_tag_that_is_no_folder_name_is_refused() {
 #[test]
 fn a_message_without_content_or_a_second_hello_is_refused() {
     assert!(worker_message(v1::WorkerMessage { kind: None }).is_err());
-    let hello = super::cluster::hello("a", 1);
-    assert!(worker_message(message(Kind::Hello(hello))).is_err());
+    assert!(worker_message(message(Kind::Hello(hello("a", 1)))).is_err());
 }

@@ -299,6 +299,7 @@ impl TryFrom<v1::WorkerRow> for WorkerRow {
             version: row.version,
             last_seen: row.last_seen_ms,
             libtorch: row.libtorch,
+            gpus: row.gpus.unwrap_or_default().into(),
         })
     }
 }
@@ -319,6 +320,7 @@ impl From<WorkerRow> for v1::WorkerRow {
             version: row.version,
             last_seen_ms: row.last_seen,
             libtorch: row.libtorch,
+            gpus: Some(row.gpus.into()),
         }
     }
 }

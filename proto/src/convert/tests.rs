@@ -4,9 +4,9 @@ use std::fmt::Debug;
 
 use common::ids::{AttemptId, Generation, Rank};
 use common::status::{
-    AttemptStatus, CheckpointRow, Failure, FailureKind, JobRow, JobState, JobStatus, Live,
-    MetricPoint, RankStatus, Summary, TimeSplit, TrainerEnd, TrainerFailure, WaitReason, Waiting,
-    WorkerRow,
+    AttemptStatus, CheckpointRow, Failure, FailureKind, Gpu, Gpus, JobRow, JobState, JobStatus,
+    Live, MetricPoint, RankStatus, Summary, TimeSplit, TrainerEnd, TrainerFailure, WaitReason,
+    Waiting, WorkerRow,
 };
 use prost::Message;
 
@@ -181,6 +181,14 @@ fn rows_and_points_survive_the_wire() {
         version: "0.1.0".to_owned(),
         last_seen: 77,
         libtorch: "2.11.0, AVX2".to_owned(),
+        gpus: Gpus {
+            devices: vec![Gpu {
+                name: "NVIDIA A".to_owned(),
+                uuid: "GPU-8f1a".to_owned(),
+                memory_bytes: 80 << 30,
+            }],
+            source: "NVML".to_owned(),
+        },
     });
 }
 

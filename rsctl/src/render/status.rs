@@ -38,7 +38,7 @@ pub(crate) fn jobs(rows: &[JobRow], now: UnixMillis) -> String {
     render(&JOB_COLUMNS, rows)
 }
 
-const WORKER_COLUMNS: [(&str, Align); 10] = [
+const WORKER_COLUMNS: [(&str, Align); 11] = [
     ("WORKER", Align::Left),
     ("STATE", Align::Left),
     ("HEARD", Align::Right),
@@ -47,6 +47,7 @@ const WORKER_COLUMNS: [(&str, Align); 10] = [
     ("SLOTS", Align::Right),
     ("FREE", Align::Right),
     ("MEMORY", Align::Right),
+    ("GPUS", Align::Left),
     ("LIBTORCH", Align::Left),
     ("JOBS", Align::Left),
 ];
@@ -62,6 +63,7 @@ pub(crate) fn workers(rows: &[WorkerRow], now: UnixMillis) -> String {
             row.slots.to_string(),
             row.free_slots.to_string(),
             display_bytes(row.memory_bytes),
+            row.gpus.to_string(),
             row.libtorch.clone(),
             row.jobs.iter().map(ToString::to_string).collect::<Vec<_>>().join(","),
         ]

@@ -3,7 +3,7 @@
 use expect_test::{Expect, expect};
 
 use common::exit::ExitCode;
-use common::status::{FailureKind, JobState, WorkerRow};
+use common::status::{FailureKind, Gpu, Gpus, JobState, WorkerRow};
 
 use crate::follow::exit_code;
 use crate::render::plot::{self, Scale, Size};
@@ -154,18 +154,27 @@ fn lists_read_like_this() {
         version: "0.1.0".to_owned(),
         last_seen: NOW,
         libtorch: "2.11.0, AVX512".to_owned(),
+        gpus: Gpus::default(),
+    };
+    let gpu = Gpu { name: "NVIDIA A".to_owned(), uuid: "GPU-1".to_owned(), memory_bytes: 80 << 30 };
+    let with_gpus = WorkerRow {
+        name: "node-b".to_owned(),
+        jobs: Vec::new(),
+        gpus: Gpus { devices: vec![gpu; 2], source: "NVML".to_owned() },
+        ..worker.clone()
     };
     check(
-        &status::workers(&[worker], NOW + 4_000),
+        &status::workers(&[worker, with_gpus], NOW + 4_000),
         expect![[r#"
-            WORKER  STATE  HEARD  ADDRESS   DEVICE  SLOTS  FREE    MEMORY  LIBTORCH        JOBS
-            node-a  ready     4s  10.0.0.4  cpu         8     6  16.0 GiB  2.11.0, AVX512  co2-lstm-ab12cd
+            WORKER  STATE  HEARD  ADDRESS   DEVICE  SLOTS  FREE    MEMORY  GPUS          LIBTORCH        JOBS
+            node-a  ready     4s  10.0.0.4  cpu         8     6  16.0 GiB  none          2.11.0, AVX512  co2-lstm-ab12cd
+            node-b  ready     4s  10.0.0.4  cpu         8     6  16.0 GiB  2 x NVIDIA A  2.11.0, AVX512  -
         "#]],
     );
     check(
         &status::workers(&[], NOW),
         expect![[r#"
-            WORKER  STATE  HEARD  ADDRESS  DEVICE  SLOTS  FREE  MEMORY  LIBTORCH  JOBS
+            WORKER  STATE  HEARD  ADDRESS  DEVICE  SLOTS  FREE  MEMORY  GPUS  LIBTORCH  JOBS
         "#]],
     );
 }

@@ -9,6 +9,7 @@ mod chaos_demo;
 mod checkpoints;
 mod contracts;
 mod detection;
+mod devices;
 mod elastic;
 mod kills;
 mod monitors;

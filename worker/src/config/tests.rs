@@ -27,12 +27,13 @@ fn every_mistake_is_told_at_once() {
         master: Some("no where".to_owned()),
         name: Some("a b".to_owned()),
         advertise: Some("192.0.2.1".to_owned()),
+        libtorch: Wish::Folder("/nowhere".into()),
         ..settings()
     };
     let failure = wrong.check().unwrap_err();
     assert_eq!(failure.code, ExitCode::BadConfiguration);
     let text = failure.render();
-    for key in ["`master`", "`name`", "`advertise`", "192.0.2.1", "3 mistakes"] {
+    for key in ["`master`", "`name`", "`advertise`", "192.0.2.1", "`libtorch`", "4 mistakes"] {
         assert!(text.contains(key), "{key} in:\n{text}");
     }
 }
@@ -45,6 +46,8 @@ fn derived_values_say_where_they_come_from() {
     assert_eq!(config.slots, inventory::cores());
     assert!(reasons["slots"].contains("cores"));
     assert!(config.trainer.ends_with("trainer"));
+    assert_eq!(config.libtorch, Libtorch::Linked);
+    assert!(reasons.contains_key("libtorch"));
     let given = Settings { slots: Slots::Count(NonZeroU32::MIN), ..settings() };
     let (config, reasons) = given.check().unwrap();
     assert_eq!(config.slots, NonZeroU32::MIN);

@@ -171,6 +171,8 @@ impl Node {
 
     fn start_trainers(&mut self, order: &StartTrainers, prepared: &Prepared) {
         let advertise = self.advertise.to_string();
+        let mut env = prepared.env.clone();
+        self.config.libtorch.lead(&mut env);
         let Some(job) = self.jobs.get_mut(&order.job_id) else { return };
         job.phase = Phase::Started;
         for (&rank, local) in &mut job.ranks {
@@ -179,7 +181,7 @@ impl Node {
             let claim = self.cores.claim(local.slots.len().max(1));
             let plan = Plan {
                 program: self.config.trainer.clone(),
-                env: prepared.env.clone(),
+                env: env.clone(),
                 run_dir: prepared.run_dir.clone(),
                 assignment: Assignment {
                     job_id: order.job_id.clone(),

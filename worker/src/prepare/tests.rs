@@ -11,13 +11,22 @@ fn environment_of(inherited: &[(&str, &str)], job: &[(&str, &str)]) -> BTreeMap<
 
 #[test]
 fn trainers_inherit_the_users_world_but_not_another_launchers() {
-    let inherited =
-        [("PATH", "/bin"), ("RANK", "7"), ("RUSTSPEED_MASTER", "a:1"), ("OMP_NUM_THREADS", "64")];
+    let inherited = [
+        ("PATH", "/bin"),
+        ("RANK", "7"),
+        ("RUSTSPEED_MASTER", "a:1"),
+        ("OMP_NUM_THREADS", "64"),
+        ("CUDA_VISIBLE_DEVICES", "1"),
+        ("NCCL_IB_DISABLE", "1"),
+        ("RUSTSPEED_NCCL_LIB", "/n/libnccl.so.2"),
+    ];
     let env = environment_of(&inherited, &[]);
     assert_eq!(env["PATH"], "/bin");
     assert_eq!(env["OMP_NUM_THREADS"], "3");
     assert_eq!(env["MALLOC_TOP_PAD_"], "268435456");
     assert_eq!(env["RUST_BACKTRACE"], "1");
+    assert_eq!((env["CUDA_VISIBLE_DEVICES"].as_str(), env["NCCL_IB_DISABLE"].as_str()), ("1", "1"));
+    assert_eq!(env["RUSTSPEED_NCCL_LIB"], "/n/libnccl.so.2");
     assert!(!env.contains_key("RANK") && !env.contains_key("RUSTSPEED_MASTER"));
 }
 

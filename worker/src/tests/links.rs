@@ -35,6 +35,8 @@ async fn an_end_is_told_again_until_it_is_acknowledged_also_by_the_next_life() {
     let mut coordinator = Coordinator::start().await;
     let worker = Worker::start(folders.config(&coordinator.address));
     let first_life = coordinator.hello().await;
+    let gpus = first_life.gpus.clone().expect("whatever it has, or why it has none");
+    assert!(gpus.source.contains("NVML"), "{gpus:?}");
     coordinator.say(Say::Start(folders.start(Script::Finish, 1, 1)));
     meet(&mut coordinator, 1, 1).await;
     let end = coordinator.ended().await;

@@ -20,6 +20,7 @@ use tokio::task::JoinHandle;
 use super::coordinator::Coordinator;
 use super::script::{SCRIPT, Script};
 use crate::config::Config;
+use crate::libtorch::Libtorch;
 use crate::node;
 
 pub(super) const JOB: &str = "a-1";
@@ -59,6 +60,7 @@ impl Folders {
             advertise: None,
             state_dir: self.path("state"),
             trainer,
+            libtorch: Libtorch::Linked,
             stop_grace: Duration::from_secs(5),
             notice_grace: Duration::from_secs(50),
             ends_at: None,

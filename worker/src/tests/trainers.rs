@@ -9,6 +9,8 @@ use proto::v1::{Empty, FetchOrder, StopJob, TrainerEnd, trainer_end};
 use super::coordinator::{Coordinator, eventually};
 use super::script::{LIBTORCH, Script};
 use super::setup::{Folders, JOB, SLOTS, Worker, acknowledge, csv, hand_out_table, meet, start};
+use crate::config::Config;
+use crate::libtorch::Libtorch;
 
 fn kind(end: Option<TrainerEnd>) -> trainer_end::Kind {
     end.unwrap().kind.unwrap()
@@ -202,6 +204,27 @@ async fn a_missing_input_is_told_before_anything_starts() {
         assert!(failed.message.contains(part), "{part} in {}", failed.message);
     }
     assert!(!folders.run_dir().exists());
+    worker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_libtorch_nothing_starts_and_the_reason_says_where_it_was_looked_for() {
+    let folders = Folders::new();
+    let mut coordinator = Coordinator::start().await;
+    let libtorch = Libtorch::Missing("no PyTorch 2.11.0".to_owned());
+    let config = Config { libtorch, ..folders.config(&coordinator.address) };
+    let worker = Worker::start(config);
+    coordinator.hello().await;
+    coordinator.say(Say::Start(folders.start(Script::Finish, 1, 1)));
+    let failed = coordinator
+        .wait("a refusal", |heard| match heard {
+            Heard::PrepareFailed(failed) => Some(failed),
+            _ => None,
+        })
+        .await;
+    assert!(!failed.is_configuration, "another node may have one");
+    let said = "worker `node-1` has no libtorch for its trainers: no PyTorch 2.11.0";
+    assert_eq!(failed.message, said);
     worker.stop().await;
 }
 

@@ -96,7 +96,7 @@ optimizer = "muon"
 "#)
     .check(&expect![[r#"
         job.toml:3: resources.memory = "4GiB": not supported yet: placement by it
-        job.toml:4: resources.device = "cuda": not supported yet; this version has `auto` or `cpu`
+        job.toml:4: resources.device = "cuda": CUDA training is not built yet; this version has `auto` or `cpu`
         job.toml:6: model.kind = "transformer": not supported yet; this version has `lstm`, `gru` or `cnn`
         job.toml:9: data.kind = "mnist": not supported yet; this version has `sine`, `synthetic-timeseries`, `csv` or `digits`
         job.toml:13: checkpoint.dir = "s3://bucket/ckpt": not supported yet: s3:// ; this version has folders and file://

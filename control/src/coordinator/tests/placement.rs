@@ -69,4 +69,9 @@ fn a_job_stays_on_one_kind_of_device_and_auto_prefers_gpus() {
         w.reason("cuda"),
         "needs 3 ranks of 1 slot; the cluster has 2 slots on 1 worker, room for 2 such ranks"
     );
+    let mut cores_only = World::new(&[("a", 4)]);
+    let mut cuda = spec("cuda", Some(3));
+    cuda.resources.device = Device::Cuda;
+    cores_only.submit(cuda);
+    assert_eq!(cores_only.reason("cuda"), "needs 3 ranks of 1 slot; no CUDA worker is connected");
 }

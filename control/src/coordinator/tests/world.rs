@@ -12,7 +12,8 @@ use uuid::Uuid;
 use common::ids::{Generation, Incarnation, JobId, Rank, WorkerId};
 use common::spec::{self, JobSpec};
 use common::status::{
-    CheckpointRow, FailureKind, JobState, JobStatus, Live, Summary, TrainerEnd, TrainerFailure,
+    CheckpointRow, FailureKind, Gpus, JobState, JobStatus, Live, Summary, TrainerEnd,
+    TrainerFailure,
 };
 
 use crate::coordinator::{
@@ -270,6 +271,7 @@ impl World {
             version: "0.1.0".to_owned(),
             hostname: "host".to_owned(),
             libtorch: String::new(),
+            gpus: Gpus::default(),
             withdrawing: None,
             running: Vec::new(),
             unacknowledged: Vec::new(),
