@@ -55,7 +55,7 @@ pub use self::board::{Board, Queued};
 pub use self::config::{Config, HEARTBEATS_PER_LEASE};
 pub use self::effect::{Answer, Effect, RankTable, Refusal, StartOrder, StopOrder};
 pub use self::event::{
-    Chance, ConnectionId, DrainOrder, EndReport, Event, Now, Peer, PreemptOrder, RankKey,
+    Chance, ConnectionId, DrainOrder, EndReport, Event, NcclId, Now, Peer, PreemptOrder, RankKey,
     RankPosition, Requeue, RunningTrainer, Ticket, Withdrawal, WorkerHello, WorkerMessage,
 };
 pub use self::ledger::{Attempt, Drained, Fault, Job, Ledger, PlacedRank, RankEnd, WorkerIdentity};

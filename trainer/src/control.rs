@@ -145,6 +145,7 @@ impl Session {
         self.outbox.event(Kind::Listening(Listening {
             address: listener.address().to_string(),
             unix_name: listener.unix_name().to_owned(),
+            nccl_id: identity.nccl_id(),
         }));
         let table = match self.await_table().await? {
             Some(table) => table,

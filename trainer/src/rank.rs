@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
+use collectives::nccl::{Nccl, UniqueId};
 use collectives::{AbortHandle, ConnectError, Listener, Mesh, MeshConfig, PeerAddress, Transport};
 use common::ids::{AttemptId, Generation, JobId, Rank};
 use common::position::Position;
@@ -47,6 +48,8 @@ pub(crate) enum Error {
         #[source]
         source: convert::Error,
     },
+    #[error("read the rank table: rank {rank} gives {bytes} bytes as NCCL's id, not 128")]
+    NcclId { rank: u32, bytes: usize },
     #[error("meet the other ranks")]
     Meet {
         #[source]
@@ -131,8 +134,27 @@ impl Identity {
         Listener::bind(self.advertise).map_err(|source| Error::Meet { source })
     }
 
+    /// Where the ranks of a job on GPUs can meet by NCCL: rank 0's to make. Nothing sums by NCCL yet,
+    /// so its absence is told and stops nobody.
+    pub(crate) fn nccl_id(&self) -> Vec<u8> {
+        let is_asked = self.rank == Rank(0) && self.spec.resources.device == spec::Device::Cuda;
+        let made = is_asked.then(|| Nccl::load().and_then(|nccl| nccl.unique_id()));
+        match made {
+            Some(Ok(id)) => id.as_bytes().to_vec(),
+            Some(Err(error)) => {
+                tracing::warn!(error = chain(&error), "the ranks cannot meet by NCCL");
+                Vec::new()
+            }
+            None => Vec::new(),
+        }
+    }
+
     fn mesh_config(&self, table: RankTable) -> Result<MeshConfig, Error> {
         let wrong = |source| Error::Table { source };
+        for peer in table.peers.iter().filter(|peer| !peer.nccl_id.is_empty()) {
+            let bytes = peer.nccl_id.len();
+            UniqueId::from_bytes(&peer.nccl_id).ok_or(Error::NcclId { rank: peer.rank, bytes })?;
+        }
         let peers = table
             .peers
             .into_iter()

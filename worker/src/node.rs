@@ -36,7 +36,7 @@ use crate::spawner::Spawner;
 use crate::spool::{Bounds, Key, Spool};
 use crate::trainer_process::{News, Tools};
 use crate::uplink::{self, LinkEvent};
-use crate::{gpus, identity, inventory, libtorch};
+use crate::{gpus, identity, inventory};
 
 /// Events that wait for the loop; producers wait when it is full, and only trainers' metrics and
 /// progress are so many.

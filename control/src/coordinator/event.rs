@@ -1,5 +1,6 @@
 //! What happens to the coordinator, already checked and in our own types.
 
+use std::fmt;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -184,6 +185,19 @@ pub struct Peer {
     /// Abstract unix socket; empty: not offered.
     pub unix_name: String,
     pub worker: String,
+    pub nccl_id: NcclId,
+}
+
+/// Where NCCL meets: opaque bytes that rank 0 of a job on GPUs makes, anew in each attempt. No bytes:
+/// nowhere.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct NcclId(pub Vec<u8>);
+
+impl fmt::Debug for NcclId {
+    /// As of a token: who knows it can join.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("NcclId(..)")
+    }
 }
 
 /// How a trainer ended, as its worker saw it.

@@ -5,7 +5,8 @@ use std::time::Duration;
 use common::ids::{Generation, JobId, Rank};
 use common::status::{CheckpointRow, Gpus, Summary};
 use control::coordinator::{
-    EndReport, Peer, RankKey, RankPosition, RunningTrainer, Withdrawal, WorkerHello, WorkerMessage,
+    EndReport, NcclId, Peer, RankKey, RankPosition, RunningTrainer, Withdrawal, WorkerHello,
+    WorkerMessage,
 };
 use proto::convert::{self, Error};
 use proto::v1;
@@ -13,6 +14,8 @@ use proto::v1::worker_message::Kind;
 
 /// A name, an address, a path.
 const MAX_NAME: usize = 256;
+/// NCCL's own constant.
+const NCCL_ID_BYTES: usize = 128;
 /// A reason or an error chain.
 const MAX_TEXT: usize = 4096;
 /// The last lines of one trainer that reach the store.
@@ -69,7 +72,17 @@ fn peer(peer: v1::Peer) -> Result<Peer, Error> {
         address: peer.address,
         unix_name: cut(peer.unix_name, MAX_NAME),
         worker: cut(peer.worker, MAX_NAME),
+        nccl_id: nccl_id(peer.rank, peer.nccl_id)?,
     })
+}
+
+/// Opaque here; that it is one at all is known by its length.
+fn nccl_id(rank: u32, id: Vec<u8>) -> Result<NcclId, Error> {
+    if id.is_empty() || (rank == 0 && id.len() == NCCL_ID_BYTES) {
+        return Ok(NcclId(id));
+    }
+    let found = format!("{} bytes of rank {rank}", id.len());
+    Err(wrong("peer.nccl_id", &found, "128 bytes of rank 0, or none"))
 }
 
 fn end_report(ended: v1::TrainerEnded) -> Result<EndReport, Error> {

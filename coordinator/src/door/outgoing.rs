@@ -57,6 +57,7 @@ pub(crate) fn rank_table(table: &RankTable) -> v1::CoordinatorMessage {
         address: peer.address.clone(),
         unix_name: peer.unix_name.clone(),
         worker: peer.worker.clone(),
+        nccl_id: peer.nccl_id.0.clone(),
     };
     message(Kind::RankTable(v1::RankTable {
         job_id: table.job_id.to_string(),

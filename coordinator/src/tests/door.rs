@@ -47,6 +47,25 @@ fn what_a_node_has_is_bounded_and_may_be_left_out() {
 }
 
 #[test]
+fn a_place_for_nccl_that_is_none_is_refused() {
+    let ready = |rank, bytes| {
+        let address = "127.0.0.1:4000".to_owned();
+        let peer = v1::Peer { rank, address, nccl_id: vec![1; bytes], ..Default::default() };
+        let job_id = "job-000000".to_owned();
+        worker_message(message(Kind::TrainerReady(v1::TrainerReady {
+            job_id,
+            peer: Some(peer),
+            ..Default::default()
+        })))
+    };
+    assert!(ready(0, 0).is_ok() && ready(1, 0).is_ok() && ready(0, 128).is_ok());
+    for error in [ready(0, 127), ready(0, 129), ready(1, 128)] {
+        let said = error.unwrap_err().to_string();
+        assert!(said.contains("peer.nccl_id") && said.contains("128 bytes of rank 0"), "{said}");
+    }
+}
+
+#[test]
 fn a_tag_that_is_no_folder_name_is_refused() {
     for tag in ["", "..", "a/b", "../x", ".hidden", "a\0b"] {
         let checkpoint = v1::Checkpoint { tag: tag.to_owned(), ..Default::default() };

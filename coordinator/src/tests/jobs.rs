@@ -15,6 +15,8 @@ async fn a_job_goes_from_submit_to_succeeded_and_its_watcher_sees_the_end() {
     let (table_a, table_b) = tokio::join!(a.train(&start_a), b.train(&start_b));
     assert_eq!(table_a, table_b);
     assert_eq!((table_a.peers.len(), table_a.token.len()), (2, 16));
+    let ids: Vec<_> = table_b.peers.iter().map(|peer| peer.nccl_id.as_slice()).collect();
+    assert_eq!(ids, [&[9; 128][..], &[]], "rank 0's place for NCCL reaches every node");
     let running = cluster.wait_for(&job_id, "running").await;
     assert_eq!(running.ranks.iter().map(|r| r.pid.unwrap()).collect::<Vec<_>>(), [100, 101]);
     a.end(&start_a, 0, finished()).await;

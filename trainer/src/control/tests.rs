@@ -115,13 +115,20 @@ impl Worker {
 
     /// The rank listens, so it gets a table of itself.
     async fn hand_out_table(&mut self, token: Vec<u8>) {
-        let address = self
-            .wait("listening", |kind| match kind {
-                Kind::Listening(listening) => Some(listening.address),
-                _ => None,
-            })
-            .await;
-        let own = Peer { rank: 0, address, ..Peer::default() };
+        let listening = self.listening().await;
+        self.say_table(listening, token);
+    }
+
+    async fn listening(&mut self) -> Listening {
+        self.wait("listening", |kind| match kind {
+            Kind::Listening(listening) => Some(listening),
+            _ => None,
+        })
+        .await
+    }
+
+    fn say_table(&self, Listening { address, nccl_id, .. }: Listening, token: Vec<u8>) {
+        let own = Peer { rank: 0, address, nccl_id, ..Peer::default() };
         let job_id = JOB.to_owned();
         self.say(Command::RankTable(RankTable { job_id, generation: 1, token, peers: vec![own] }));
     }
@@ -211,6 +218,32 @@ async fn a_rank_that_cannot_begin_says_why() {
     assert_eq!(failure.kind(), proto::v1::FailureKind::Configuration);
     assert!(failure.message.contains("no.such.*"), "{failure:?}");
     assert_eq!(worker.end().await.unwrap(), ExitCode::BadConfiguration);
+}
+
+/// What no job file can say, another client can: it is refused, and not trained on the CPU.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rank_of_a_job_on_gpus_offers_a_place_for_nccl_and_refuses_to_train() {
+    let on_gpus = |spec: &mut JobSpec| spec.resources.device = common::spec::Device::Cuda;
+    let failed = |kind| match kind {
+        Kind::Failed(failure) => Some(failure),
+        _ => None,
+    };
+    let mut worker = Worker::start(1, on_gpus);
+    let listening = worker.listening().await;
+    // None where NCCL is not installed.
+    assert!([0, 128].contains(&listening.nccl_id.len()), "{listening:?}");
+    worker.say_table(listening, vec![7; 16]);
+    let failure = worker.wait("the last word", failed).await;
+    assert_eq!(failure.kind(), proto::v1::FailureKind::Configuration);
+    assert!(failure.message.contains("CUDA training is not built yet"), "{failure:?}");
+    assert_eq!(worker.end().await.unwrap(), ExitCode::BadConfiguration);
+
+    let mut worker = Worker::start(1, on_gpus);
+    let listening = worker.listening().await;
+    worker.say_table(Listening { nccl_id: vec![1; 3], ..listening }, vec![7; 16]);
+    let failure = worker.wait("the last word", failed).await;
+    assert!(failure.message.contains("rank 0 gives 3 bytes as NCCL's id"), "{failure:?}");
+    assert_eq!(worker.end().await.unwrap(), ExitCode::Failed);
 }
 
 /// While it waits: a process that ends while libtorch computes must not run destructors, and a test

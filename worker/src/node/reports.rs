@@ -34,6 +34,7 @@ impl Node {
                     address: listening.address,
                     unix_name: listening.unix_name,
                     worker: self.config.name.clone(),
+                    nccl_id: listening.nccl_id,
                 };
                 local.peer = Some(peer.clone());
                 Kind::TrainerReady(TrainerReady {

@@ -26,6 +26,9 @@ pub(super) const SCRIPT: &str = "SCRIPT";
 /// What a scripted trainer says that it computes with.
 pub(super) const LIBTORCH: &str = "2.11.0, AVX2";
 
+/// Where rank 0 says that NCCL meets.
+const NCCL_ID: [u8; 128] = [5; 128];
+
 /// What a scripted trainer does once it runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Script {
@@ -83,9 +86,14 @@ async fn play(script: Script, socket: UnixStream) {
     say(Kind::Listening(Listening {
         address: format!("{}:4000{}", assignment.advertise, assignment.rank),
         unix_name: "name".to_owned(),
+        nccl_id: if assignment.rank == 0 { NCCL_ID.to_vec() } else { Vec::new() },
     }));
     match next(&mut commands).await {
-        Command::RankTable(table) => assert_eq!(table.peers.len() as u32, assignment.world),
+        Command::RankTable(table) => {
+            assert_eq!(table.peers.len() as u32, assignment.world);
+            let first = table.peers.iter().find(|peer| peer.rank == 0).unwrap();
+            assert_eq!(first.nccl_id, NCCL_ID, "through both workers, whoever is asked");
+        }
         _ => return leave(&sender, Kind::Stopped(Finished::default()), commands).await,
     }
     say(Kind::Running(Empty {}));

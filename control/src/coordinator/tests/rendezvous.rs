@@ -6,7 +6,7 @@ use common::ids::Generation;
 use common::status::{CheckpointRow, FailureKind, JobState, Live, TrainerEnd};
 
 use super::world::{World, check, id, key, peer, spec, whole};
-use crate::coordinator::WorkerMessage;
+use crate::coordinator::{NcclId, Peer, WorkerMessage};
 
 #[test]
 fn the_rank_table_goes_to_every_node_once_when_all_ranks_listen() {
@@ -29,6 +29,31 @@ fn the_rank_table_goes_to_every_node_once_when_all_ranks_listen() {
     );
     assert_eq!(w.state("job"), JobState::Running);
     assert_eq!(w.reason("job"), "2 ranks: a (0), b (1)");
+}
+
+#[test]
+fn every_node_learns_where_nccl_meets_and_an_older_attempts_place_is_forgotten() {
+    let mut w = World::new(&[("a", 1), ("b", 1)]);
+    w.submit(spec("job", Some(2)));
+    w.take();
+    w.ready("job", 1);
+    let ready = |generation: u64, id: &[u8]| {
+        let (key, libtorch) = (key("job", generation, 0), String::new());
+        let peer = Peer { nccl_id: NcclId(id.to_vec()), ..peer(0, "a") };
+        WorkerMessage::TrainerReady { key, peer, pid: 100, libtorch }
+    };
+    let now = w.generation("job");
+    w.say("a", ready(now - 1, &[1, 1]));
+    assert_eq!(w.take(), "", "a stale generation changes nothing (A4)");
+    w.say("a", ready(now, &[7, 8]));
+    check(
+        &w.take(),
+        &expect![[r#"
+            -> a: rank table job-000000.1 of 2, NCCL [[7, 8]]
+            -> b: rank table job-000000.1 of 2, NCCL [[7, 8]]
+        "#]],
+    );
+    assert_eq!(format!("{:?}", NcclId(vec![7, 8])), "NcclId(..)", "logs are read by more people");
 }
 
 #[test]

@@ -18,8 +18,8 @@ use common::status::{
 
 use crate::coordinator::{
     After, CancelMode, Chance, Config, ConnectionId, DrainOrder, Effect, EndReport, Event, Group,
-    Ledger, Machine, Now, Peer, RankKey, Record, RunningTrainer, StopMode, Submission, Ticket,
-    Token, WorkerHello, WorkerMessage,
+    Ledger, Machine, NcclId, Now, Peer, RankKey, Record, RunningTrainer, StopMode, Submission,
+    Ticket, Token, WorkerHello, WorkerMessage,
 };
 
 pub(super) struct World {
@@ -481,7 +481,10 @@ impl World {
             Effect::SendRankTable { to, table } => {
                 let (job, generation) = (&table.job_id, table.generation);
                 let to = self.worker_at(*to);
-                format!("-> {to}: rank table {job}.{generation} of {}", table.peers.len())
+                let ids = table.peers.iter().map(|peer| &peer.nccl_id.0);
+                let ids: Vec<_> = ids.filter(|id| !id.is_empty()).collect();
+                let nccl = if ids.is_empty() { String::new() } else { format!(", NCCL {ids:?}") };
+                format!("-> {to}: rank table {job}.{generation} of {}{nccl}", table.peers.len())
             }
             Effect::StopJob { to, order } => {
                 let mode = match order.mode {
@@ -547,6 +550,7 @@ pub(super) fn peer(rank: u32, worker: &str) -> Peer {
         address: format!("127.0.0.1:{}", 4000 + rank),
         unix_name: String::new(),
         worker: worker.to_owned(),
+        nccl_id: NcclId::default(),
     }
 }
 
