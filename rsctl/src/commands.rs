@@ -8,6 +8,7 @@ pub(crate) mod drain;
 mod end;
 pub(crate) mod explain;
 pub(crate) mod fetch;
+mod follow;
 pub(crate) mod init;
 pub(crate) mod jobs;
 pub(crate) mod logs;

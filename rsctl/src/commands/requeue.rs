@@ -1,12 +1,11 @@
 //! `rsctl requeue`.
 
-use common::exit::ExitCode;
 use proto::v1;
 
-use crate::commands::watch::{self, PatienceArgs};
+use crate::commands::follow::FollowArgs;
 use crate::commands::{Outcome, connect};
 use crate::master::MasterArgs;
-use crate::{job, render};
+use crate::job;
 
 /// Queue a job that has ended once more, as a new job; print its id
 #[derive(Debug, clap::Args)]
@@ -24,16 +23,10 @@ pub(crate) struct Args {
     /// Do not go on from its newest checkpoint
     #[arg(long)]
     from_start: bool,
-    /// Follow the new job to its end; exit with its result
-    #[arg(long)]
-    watch: bool,
+    #[command(flatten)]
+    follow: FollowArgs,
     #[command(flatten)]
     master: MasterArgs,
-    #[command(flatten)]
-    patience: PatienceArgs,
-    /// Print {"job_id": ...}; with --watch, then one JSON object a line
-    #[arg(long)]
-    json: bool,
 }
 
 pub(crate) async fn execute(args: Args) -> Outcome {
@@ -45,13 +38,5 @@ pub(crate) async fn execute(args: Args) -> Outcome {
         from_start: args.from_start,
     };
     let id = coordinator.requeue(request).await?;
-    match (args.json, args.watch) {
-        (true, false) => render::json(&serde_json::json!({ "job_id": id }))?,
-        (true, true) => render::json_line(&serde_json::json!({ "job_id": id }))?,
-        (false, _) => render::data(&id)?,
-    }
-    if !args.watch {
-        return Ok(ExitCode::Done);
-    }
-    watch::to_the_end(coordinator, &id, args.patience.reconnect_timeout, args.json).await
+    args.follow.follow(coordinator, &id).await
 }

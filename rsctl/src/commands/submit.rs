@@ -13,7 +13,7 @@ use proto::{convert, v1};
 use service::backoff::Backoff;
 use service::exit::Failure;
 
-use crate::commands::watch::{self, PatienceArgs};
+use crate::commands::follow::FollowArgs;
 use crate::commands::{Outcome, connect};
 use crate::coordinator::{self, Coordinator};
 use crate::job::{self, JobArgs};
@@ -65,16 +65,10 @@ pub(crate) struct Args {
     /// Start after another job: when it has succeeded (ok), or ended in any way; may repeat
     #[arg(long, value_name = "JOB[:ok|any]")]
     after: Vec<String>,
-    /// Follow the job to its end; exit with its result
-    #[arg(long)]
-    watch: bool,
+    #[command(flatten)]
+    follow: FollowArgs,
     #[command(flatten)]
     master: MasterArgs,
-    #[command(flatten)]
-    patience: PatienceArgs,
-    /// Print {"job_id": ...}; with --watch, then one JSON object a line
-    #[arg(long)]
-    json: bool,
 }
 
 pub(crate) async fn execute(args: Args) -> Outcome {
@@ -126,15 +120,7 @@ pub(crate) async fn execute(args: Args) -> Outcome {
         return tell_sweep(&args, &queueing.group, &ids);
     }
     let (id, _) = ids.swap_remove(0);
-    match (args.json, args.watch) {
-        (true, false) => render::json(&serde_json::json!({ "job_id": id }))?,
-        (true, true) => render::json_line(&serde_json::json!({ "job_id": id }))?,
-        (false, _) => render::data(&id)?,
-    }
-    if !args.watch {
-        return Ok(ExitCode::Done);
-    }
-    watch::to_the_end(coordinator, &id, args.patience.reconnect_timeout, args.json).await
+    args.follow.follow(coordinator, &id).await
 }
 
 /// A mistake that only this combination of a sweep has.
@@ -149,7 +135,7 @@ fn told_where(error: job::Error, settings: &sweep::Settings) -> Failure {
 }
 
 fn tell_sweep(args: &Args, group: &str, ids: &[(JobId, sweep::Settings)]) -> Outcome {
-    if args.json {
+    if args.follow.json {
         let job = |(id, settings): &(JobId, sweep::Settings)| {
             let set: BTreeMap<&str, &str> =
                 settings.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect();
