@@ -24,6 +24,7 @@ fn main() {
         .define("_GLIBCXX_USE_CXX11_ABI", abi.as_str())
         .include(include.join("include"))
         .include(include.join("include/torch/csrc/api/include"))
+        .file("native/device.cpp")
         .file("native/shim.cpp")
         .file("native/lstm.cpp")
         .file("native/unit.cpp")

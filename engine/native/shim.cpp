@@ -42,7 +42,8 @@ struct GradientHook final : torch::autograd::PostAccumulateGradHook {
 
   void operator()(const at::Tensor& leaf) override {
     at::Tensor& gradient = leaf.mutable_grad();
-    const at::Tensor dense = gradient.contiguous();
+    // Of a GPU: as a copy on the host, which is there when this returns.
+    const at::Tensor dense = gradient.cpu().contiguous();
     callback_(context_, index_, element_of(dense), dense.const_data_ptr(),
               static_cast<uint64_t>(dense.numel()));
     gradient.reset();

@@ -10,12 +10,9 @@ use tch::TchError;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// Every rank is asked the same, so all of them refuse.
-    #[error(
-        "resources.device = \"cuda\": CUDA training is not built yet; this version computes on CPUs \
-         (`auto` or `cpu`)"
-    )]
-    NoCuda,
+    /// What no worker does, and what must not train on the CPU instead.
+    #[error("resources.device = \"cuda\", and this rank was given no GPU")]
+    NoGpu,
     #[error(transparent)]
     Freeze(#[from] crate::freeze::Error),
     #[error(transparent)]
@@ -36,6 +33,8 @@ pub enum Error {
     Torch { operation: &'static str, source: TchError },
     #[error("buffer `{name}` is {kind:?}; the engine keeps buffers of Float and Int64")]
     BufferKind { name: String, kind: tch::Kind },
+    #[error(transparent)]
+    Device(#[from] crate::device::DeviceError),
     #[error(transparent)]
     Native(#[from] crate::native::Error),
     #[error("{operation}")]
@@ -136,7 +135,8 @@ impl Error {
 
     fn kind(&self) -> FailureKind {
         match self {
-            Self::NoCuda | Self::Freeze(_) => FailureKind::Configuration,
+            Self::Freeze(_) => FailureKind::Configuration,
+            Self::NoGpu | Self::Device(_) => FailureKind::Start,
             Self::Model(error) if error.is_configuration() => FailureKind::Configuration,
             Self::Communication { .. } => FailureKind::Communication,
             Self::Precision(_) | Self::NotFinite { .. } => FailureKind::NotFinite,

@@ -64,7 +64,7 @@ impl Evaluation<'_> {
             let run = common::batch::rank_run(from..end, self.world, self.rank);
             // Sample indices are u32: loading refuses longer series.
             let indices: Vec<u32> = (run.start as u32..run.end as u32).collect();
-            self.zero.begin_evaluation(self.step);
+            self.zero.begin_evaluation(self.step)?;
             // A rank without samples still takes part in what the others need of it.
             if !indices.is_empty() {
                 let (x, y) = samples.batch(&indices)?;

@@ -16,6 +16,7 @@ use common::spec::JobSpec;
 use common::status::{CheckpointRow, Live, MetricPoint, Summary};
 
 pub mod data;
+mod device;
 pub mod model;
 pub mod monitor;
 pub mod rng;
@@ -46,6 +47,7 @@ mod tests;
 mod train;
 mod zero;
 
+pub use device::{Device, DeviceError};
 pub use error::Error;
 pub use fault::{Error as FaultError, Fault, VARIABLE as FAULT_VARIABLE};
 pub use native::libtorch;
@@ -64,6 +66,8 @@ pub struct RankContext {
     pub run_dir: PathBuf,
     /// The worker (node) of this rank, for messages and the catalogue.
     pub worker: String,
+    /// Where the model computes.
+    pub device: Device,
     /// Owned by the training thread (or its communication thread).
     pub communicator: Communicator,
     /// Owned by the save thread: the votes on checkpoints never travel on the training one.

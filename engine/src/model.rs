@@ -206,7 +206,9 @@ impl Model {
         around: &dyn AroundUnit,
     ) -> Result<Tensor, crate::Error> {
         self.check_input(x)?;
-        let mut value = self.to_weights_kind(x)?;
+        let x = x.f_to_device(self.device());
+        let x = x.map_err(|source| Error::torch("move the input to the weights", source))?;
+        let mut value = self.to_weights_kind(&x)?;
         for (index, unit) in self.units.iter().enumerate() {
             let pass = match pass {
                 Pass::Evaluate => UnitPass::Evaluate,
@@ -216,6 +218,11 @@ impl Model {
         }
         let output = value.f_to_kind(Kind::Float);
         Ok(output.map_err(|source| Error::torch("convert the output", source))?)
+    }
+
+    /// Where the weights are.
+    pub(crate) fn device(&self) -> tch::Device {
+        self.parameters().first().map_or(tch::Device::Cpu, |p| p.tensor.device())
     }
 
     /// Of units of a test's own; a leaf that two share is a parameter of the first.

@@ -12,6 +12,7 @@ use tch::Tensor;
 
 use crate::numbers::NumbersRef;
 
+pub(crate) mod device;
 pub(crate) mod lstm;
 pub(crate) mod memory;
 pub(crate) mod unit;
@@ -66,8 +67,8 @@ impl GradientHooks {
         for (index, leaf) in &mut hooks.leaves {
             // SAFETY: the leaf is a live tensor. The context is boxed, so it stays where it is, and
             // `drop` takes the hooks off before it goes. The autograd engine runs the backward of
-            // CPU tensors on the thread that asked for it, which is this one: `Sink` is not `Send`,
-            // and neither are we.
+            // CPU tensors on the thread that asked for it, which is this one, and after
+            // `device::enter_cuda` that of a GPU's too: `Sink` is not `Send`, and neither are we.
             let message = unsafe {
                 rustspeed_hook_gradient(
                     leaf.as_mut_ptr().cast(),

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use common::memory::Sizes;
 use common::position::Phase;
-use common::spec::{Checkpoint, Device, JobSpec, Validate};
+use common::spec::{self, Checkpoint, JobSpec, Validate};
 use common::status::{RankMemory, Summary};
 use tch::Kind;
 
@@ -20,20 +20,26 @@ use crate::schedule::Schedule;
 use crate::summary::{Measured, summarise};
 use crate::train::{End, Measure, Pace, Plan, State, Trainer};
 use crate::zero::Zero;
-use crate::{Outcome, RankContext, memory, native, output};
+use crate::{Device, Outcome, RankContext, memory, native, output};
 
 /// A job without a test part keeps no such weights, and may be continued by one that has it.
 const LOST_BEST: &str = "the checkpoint does not hold the weights of its best validation: unless \
                          validation improves, the test part is judged on the last weights";
+
+/// Until somebody has compared it on one.
+const UNPROVEN: &str = "device: the model computes on a GPU, which has not been proven on one yet: \
+                        compare the losses with a run on CPUs (docs/gpu.md); sums over ranks and \
+                        updates are the host's";
 
 /// Trains one rank.
 pub(crate) fn run(context: RankContext) -> Result<Outcome, Error> {
     // The thread that called owns every tensor (A8), so its setting is the rank's.
     let threads = context.spec.resources.threads_per_rank;
     tch::set_num_threads(i32::try_from(threads).unwrap_or(i32::MAX));
+    context.device.enter()?;
     let (spec, world) = (context.spec.clone(), context.world);
-    if spec.resources.device == Device::Cuda {
-        return Err(Error::NoCuda);
+    if spec.resources.device == spec::Device::Cuda && !context.device.is_gpu() {
+        return Err(Error::NoGpu);
     }
     run_prepared(context).map_err(|error| memory::explain(error, &spec, world))
 }
@@ -92,6 +98,20 @@ fn sizes(data: &Dataset) -> Sizes {
     Sizes { inputs: inputs as u64, outputs: data.output_features as u64 }
 }
 
+/// What to know about where this job computes. All ranks of a job are on one kind of device, so all
+/// of them take the same branch (A7).
+fn about_device(
+    device: Device,
+    spec: &JobSpec,
+    zero: &Zero,
+    rank: u32,
+) -> Result<Option<String>, Error> {
+    match device.is_gpu() {
+        true => Ok(Some(UNPROVEN.to_owned())),
+        false => precision::cpu::warning(spec, zero, rank),
+    }
+}
+
 fn prepare(context: RankContext) -> Result<Prepared, Error> {
     let started = Instant::now();
     let RankContext { spec, run_dir, reporter, stop, pulse, mut communicator, .. } = context;
@@ -103,7 +123,7 @@ fn prepare(context: RankContext) -> Result<Prepared, Error> {
     let Planned { data, mut plan } = plan(&spec, world, &report)?;
     let mut model = model::build(&spec.model, data.input, data.output_features, seed)?;
     let measure = Measure::new(&spec.monitor.diagnostics, rank, &mut communicator, pulse);
-    let mut zero = Zero::new(&mut model, &spec, communicator)?;
+    let mut zero = Zero::on(context.device, &mut model, &spec, communicator)?;
     agree_on_data(&zero, &data)?;
     let instruction_set = instruction_set(&spec, &model)?;
     let start = Start {
@@ -132,7 +152,7 @@ fn prepare(context: RankContext) -> Result<Prepared, Error> {
     let notes = root.note().into_iter().chain(resumed.notes).chain(located);
     let notes = notes.chain(best_is_lost.then(|| LOST_BEST.to_owned())).chain(nothing_left);
     let notes = notes.chain(zero.note(&spec)).chain(untold(&spec, &schedule, plan.total_steps));
-    notes.chain(precision::cpu::warning(&spec, &zero, rank)?).for_each(|note| report.note(note));
+    notes.chain(about_device(context.device, &spec, &zero, rank)?).for_each(|note| report.note(note));
     let from = Position { step: state.step, samples: state.samples };
     report.open_files(&run_dir, &spec.monitor, validation_columns(&data), from)?;
     let saver = Saver::start(
@@ -174,7 +194,11 @@ fn copy_for(spec: &Checkpoint, zero: &Zero) -> StateCopy {
 
 fn instruction_set(spec: &JobSpec, model: &Model) -> Result<String, Error> {
     let weights = model.parameters().first().map_or(Kind::Float, |p| p.tensor.kind());
-    let instruction_set = model::instruction_set(&spec.model, weights)?;
+    let mut instruction_set = model::instruction_set(&spec.model, weights)?;
+    if model.device() != tch::Device::Cpu {
+        // What decides the bits is the GPU; the update is the host's.
+        instruction_set = format!("cuda, {}", native::cpu_capability()?);
+    }
     tracing::info!(instruction_set, "computing");
     Ok(instruction_set)
 }

@@ -5,6 +5,7 @@ mod diagnostics;
 mod failures;
 mod matrix;
 mod memory;
+mod mirrored;
 mod numerics;
 mod optimizers;
 mod precision;

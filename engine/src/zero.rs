@@ -21,6 +21,7 @@ use common::spec::{GradientCompression, JobSpec, PrecisionKind};
 use common::status::RankMemory;
 use tch::TchError;
 
+use crate::device::Device;
 use crate::error::Error;
 use crate::freeze;
 use crate::model::Model;
@@ -74,9 +75,20 @@ pub(crate) struct Zero {
 }
 
 impl Zero {
-    /// Moves the model's parameters into flat buffers, with rank 0's values, and hooks the gradients
-    /// of those that are trained. Collective.
+    /// [`Zero::on`] the CPU.
+    #[cfg(test)]
     pub(crate) fn new(
+        model: &mut Model,
+        spec: &JobSpec,
+        communicator: Communicator,
+    ) -> Result<Self, Error> {
+        Self::on(Device::CPU, model, spec, communicator)
+    }
+
+    /// Moves the model's parameters into flat buffers on `device`, with rank 0's values, and hooks
+    /// the gradients of those that are trained. Collective.
+    pub(crate) fn on(
+        device: Device,
         model: &mut Model,
         spec: &JobSpec,
         communicator: Communicator,
@@ -99,9 +111,10 @@ impl Zero {
             (0, bucket_layout) if layout.is_trained(bucket) => 0..bucket_layout.len,
             (_, bucket_layout) => bucket_layout.shard(world, rank),
         };
-        let weights = Weights::flatten(model, &layout, precision.effective, held, &mut link)?;
+        let kind = (precision.effective, device);
+        let weights = Weights::flatten(model, &layout, kind, held, &mut link)?;
         let weights = Rc::new(RefCell::new(weights));
-        let mut buffers = Buffers::of(model)?;
+        let mut buffers = Buffers::of(model, device)?;
         buffers.share(&mut link)?;
         let kinds = GradientKinds {
             accumulation: precision.grad_accumulation,
@@ -158,11 +171,13 @@ impl Zero {
 
     /// Before a forward and its backward: the gradients will be collected as a part of those of
     /// `step`.
-    pub(crate) fn begin_micro_step(&self, micro_step: MicroStep, step: u64) {
+    pub(crate) fn begin_micro_step(&self, micro_step: MicroStep, step: u64) -> Result<(), Error> {
+        self.weights.borrow_mut().publish()?;
         self.reducer.borrow_mut().begin(micro_step);
         if let Some(gatherer) = self.around.gatherer() {
             gatherer.borrow_mut().begin(Journey::Training, step);
         }
+        Ok(())
     }
 
     /// After them, also where this rank had nothing to compute. Once the last micro-step of a step
@@ -176,10 +191,12 @@ impl Zero {
     }
 
     /// Before a forward without backward.
-    pub(crate) fn begin_evaluation(&self, step: u64) {
+    pub(crate) fn begin_evaluation(&self, step: u64) -> Result<(), Error> {
+        self.weights.borrow_mut().publish()?;
         if let Some(gatherer) = self.around.gatherer() {
             gatherer.borrow_mut().begin(Journey::Evaluation, step);
         }
+        Ok(())
     }
 
     /// After it, also where this rank had nothing to compute.

@@ -102,7 +102,7 @@ impl Cluster {
             let name = format!("local-{index}");
             let folder = cluster.folder.path();
             let state = folder.join(&name).display().to_string();
-            let arguments = [
+            let mut arguments = vec![
                 "join",
                 "--master",
                 &cluster.address,
@@ -116,6 +116,9 @@ impl Cluster {
                 &state,
                 "--exit-with-stdin",
             ];
+            if plan.is_cuda {
+                arguments.extend(["--device", "cuda"]);
+            }
             let log = folder.join(format!("{name}.log"));
             cluster.workers.push(Daemon::start(&name, &worker, &arguments, &log)?);
         }

@@ -95,8 +95,10 @@ pub(crate) async fn run(socket: UnixStream) -> Result<ExitCode, Error> {
     let (rank, pumped) = (assignment.rank, Arc::clone(&outbox));
     tasks::spawn(tasks::Kind::Finish, "reports", async move { pumped.pump(rank, sender).await });
     let mut session = Session { outbox, commands, asked: Asked::Nothing };
-    let prepared = Identity::try_from(assignment)
-        .and_then(|identity| identity.listen().map(|listener| (identity, listener)));
+    let prepared = Identity::try_from(assignment).and_then(|mut identity| {
+        identity.open_device()?;
+        identity.listen().map(|listener| (identity, listener))
+    });
     let last_word = match prepared {
         Ok((identity, listener)) => session.train(identity, listener).await?,
         Err(error) => LastWord::failed(error.failure()),

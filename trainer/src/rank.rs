@@ -13,7 +13,7 @@ use common::ids::{AttemptId, Generation, JobId, Rank};
 use common::position::Position;
 use common::spec::{self, JobSpec};
 use common::status::{FailureKind, TrainerFailure};
-use engine::{Fault, Outcome, RankContext};
+use engine::{Device, Fault, Outcome, RankContext};
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::unistd::Pid;
 use proto::convert;
@@ -104,6 +104,8 @@ pub(crate) struct Identity {
     worker: String,
     advertise: IpAddr,
     cores: Vec<u32>,
+    cuda_device: Option<u32>,
+    device: Device,
 }
 
 impl TryFrom<Assignment> for Identity {
@@ -125,11 +127,23 @@ impl TryFrom<Assignment> for Identity {
             worker: wire.worker,
             advertise: convert::ip_address("advertise", &wire.advertise).map_err(assignment)?,
             cores: wire.cores,
+            cuda_device: wire.cuda_device,
+            device: Device::CPU,
         })
     }
 }
 
 impl Identity {
+    /// Finds the GPU that this rank was given, if it was: before the peers know of it, so that a node
+    /// that cannot is known by name.
+    pub(crate) fn open_device(&mut self) -> Result<(), Error> {
+        if let Some(index) = self.cuda_device {
+            self.device = Device::cuda(index).map_err(engine::Error::from)?;
+            tracing::info!(gpu = index, "computing on a GPU");
+        }
+        Ok(())
+    }
+
     pub(crate) fn listen(&self) -> Result<Listener, Error> {
         Listener::bind(self.advertise).map_err(|source| Error::Meet { source })
     }
@@ -276,6 +290,7 @@ fn train(
         run_dir: identity.run_dir,
         worker: identity.worker,
         communicator: training,
+        device: identity.device,
         save_communicator: save,
         reporter: outbox,
         stop,

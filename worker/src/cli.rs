@@ -10,7 +10,7 @@ use service::layers;
 use service::shutdown::Shutdown;
 use service::telemetry::{self, LogConfig, LogFormat};
 
-use crate::config::{Settings, Slots};
+use crate::config::{Offer, Settings, Slots};
 use crate::libtorch::Wish;
 use crate::node;
 
@@ -68,7 +68,7 @@ struct Flags {
     #[arg(long, value_name = "HOST:PORT")]
     #[serde(skip_serializing_if = "Option::is_none")]
     master: Option<String>,
-    /// Ranks' worth of cores to offer: a number, or `auto` for one per core [default: auto].
+    /// Slots to offer: a number, or `auto` for one per core, or per GPU of --device cuda [default: auto].
     #[arg(long, value_name = "N|auto")]
     #[serde(skip_serializing_if = "Option::is_none")]
     slots: Option<Slots>,
@@ -98,6 +98,10 @@ struct Flags {
     #[arg(long, value_name = "DIR|auto")]
     #[serde(skip_serializing_if = "Option::is_none")]
     libtorch: Option<Wish>,
+    /// What a slot is: a core, or (never run on one yet) a GPU [default: auto, which is a core].
+    #[arg(long, value_enum)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    device: Option<Offer>,
     /// How log lines look.
     #[arg(long, value_enum)]
     #[serde(skip_serializing_if = "Option::is_none")]

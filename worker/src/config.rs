@@ -9,13 +9,14 @@ use std::str::FromStr;
 use std::time::{Duration, SystemTime};
 
 use common::exit::ExitCode;
+use common::status::Gpus;
 use common::units;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use service::exit::Failure;
 use service::telemetry::LogFormat;
 
-use crate::inventory;
 use crate::libtorch::{Libtorch, Wish};
+use crate::{gpus, inventory};
 
 /// Names appear in tables, logs and the rank table.
 const MAX_NAME_LEN: usize = 64;
@@ -40,6 +41,7 @@ pub struct Settings {
     pub state_dir: Option<PathBuf>,
     pub trainer: Option<PathBuf>,
     pub libtorch: Wish,
+    pub device: Offer,
     /// How long trainers may take to stop cleanly when the worker leaves.
     #[serde(with = "units::duration")]
     pub stop_grace: Duration,
@@ -64,6 +66,7 @@ impl Default for Settings {
             state_dir: None,
             trainer: None,
             libtorch: Wish::Auto,
+            device: Offer::Auto,
             stop_grace: Duration::from_secs(10),
             notice_grace: Duration::from_secs(60),
             ends_at: None,
@@ -74,10 +77,37 @@ impl Default for Settings {
     }
 }
 
-/// How many ranks' worth of cores this node offers.
+/// What this node offers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Offer {
+    /// Cores, as long as computing on GPUs has not been proven on one.
+    Auto,
+    Cpu,
+    Cuda,
+}
+
+/// What a slot is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Device {
+    Cpu,
+    Cuda,
+}
+
+impl Device {
+    /// The wire's word.
+    pub(crate) fn word(self) -> &'static str {
+        match self {
+            Self::Cpu => "cpu",
+            Self::Cuda => "cuda",
+        }
+    }
+}
+
+/// How many ranks this node offers to run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Slots {
-    /// One per core.
+    /// One per core, or one per GPU where those are offered.
     Auto,
     Count(NonZeroU32),
 }
@@ -145,6 +175,7 @@ pub struct Config {
     /// The `trainer` binary.
     pub trainer: PathBuf,
     pub libtorch: Libtorch,
+    pub device: Device,
     pub stop_grace: Duration,
     pub notice_grace: Duration,
     /// When the node is taken away, if that is known.
@@ -183,12 +214,11 @@ impl Settings {
         if let Err(error) = service::transport::check_address(&master) {
             mistakes.push(Mistake("master", error.to_string()));
         }
-        let slots = match self.slots {
-            Slots::Count(slots) => slots,
-            Slots::Auto => {
-                let cores = inventory::cores();
-                reasons.insert("slots", format!("{cores} cores, one slot each"));
-                cores
+        let (device, slots) = match self.device {
+            Offer::Auto | Offer::Cpu => (Device::Cpu, self.slots_on_cores(&mut reasons)),
+            Offer::Cuda => {
+                let gpus = gpus::visible();
+                (Device::Cuda, self.slots_on_gpus(&gpus, &mut mistakes, &mut reasons))
             }
         };
         let name = self.name.clone().unwrap_or_else(|| {
@@ -214,19 +244,7 @@ impl Settings {
         // Trainers run in folders of their own and read uploaded inputs below it.
         let state_dir = state_dir.map(|dir| std::path::absolute(&dir).unwrap_or(dir));
         let program = self.program(&mut mistakes, &mut reasons);
-        let ends_at = self.ends_at.and_then(|seconds| match moment(seconds) {
-            Some(at) if at > SystemTime::now() => Some(at),
-            _ => {
-                let problem = format!("`{seconds}` must be seconds since 1970, in the future");
-                mistakes.push(Mistake("ends-at", problem));
-                None
-            }
-        });
-        let ends_at = ends_at.or_else(|| {
-            let seconds = std::env::var(SLURM_END).ok()?.parse().ok()?;
-            reasons.insert("ends-at", format!("`{seconds}`, {SLURM_END}"));
-            moment(seconds).filter(|at| *at > SystemTime::now())
-        });
+        let ends_at = self.end(&mut mistakes, &mut reasons);
         if state_dir.is_none() {
             mistakes.push(Mistake("state-dir", "no HOME to derive it from; set it".to_owned()));
         }
@@ -241,6 +259,7 @@ impl Settings {
                     state_dir,
                     trainer,
                     libtorch,
+                    device,
                     stop_grace,
                     notice_grace,
                     ends_at,
@@ -250,6 +269,62 @@ impl Settings {
             }
             _ => Err(Failure::new(ExitCode::BadConfiguration, Mistakes(mistakes))),
         }
+    }
+
+    fn slots_on_cores(&self, reasons: &mut Reasons) -> NonZeroU32 {
+        match self.slots {
+            Slots::Count(slots) => slots,
+            Slots::Auto => {
+                let cores = inventory::cores();
+                reasons.insert("slots", format!("{cores} cores, one slot each"));
+                cores
+            }
+        }
+    }
+
+    fn slots_on_gpus(
+        &self,
+        gpus: &Gpus,
+        mistakes: &mut Vec<Mistake>,
+        reasons: &mut Reasons,
+    ) -> NonZeroU32 {
+        let count = u32::try_from(gpus.devices.len()).ok().and_then(NonZeroU32::new);
+        let Some(count) = count else {
+            mistakes
+                .push(Mistake("device", format!("`cuda`, but no GPU is seen: {}", gpus.source)));
+            return NonZeroU32::MIN;
+        };
+        match self.slots {
+            Slots::Count(slots) if slots > count => {
+                let why = format!("{slots}, but a slot is a GPU, and there are {count}: {gpus}");
+                mistakes.push(Mistake("slots", why));
+                slots
+            }
+            Slots::Count(slots) => slots,
+            Slots::Auto => {
+                reasons.insert("slots", format!("{count} GPUs, one slot each: {gpus}"));
+                count
+            }
+        }
+    }
+
+    /// When the node is taken away.
+    fn end(&self, mistakes: &mut Vec<Mistake>, reasons: &mut Reasons) -> Option<SystemTime> {
+        let future = |seconds: u64| {
+            let at = SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(seconds));
+            at.filter(|at| *at > SystemTime::now())
+        };
+        if let Some(seconds) = self.ends_at {
+            let end = future(seconds);
+            if end.is_none() {
+                let problem = format!("`{seconds}` must be seconds since 1970, in the future");
+                mistakes.push(Mistake("ends-at", problem));
+            }
+            return end;
+        }
+        let seconds = std::env::var(SLURM_END).ok()?.parse().ok()?;
+        reasons.insert("ends-at", format!("`{seconds}`, {SLURM_END}"));
+        future(seconds)
     }
 
     /// The trainer and what it runs on.
@@ -264,7 +339,8 @@ impl Settings {
             Some(trainer)
         })?;
         let trainer = std::path::absolute(&trainer).unwrap_or(trainer);
-        let libtorch = Libtorch::resolve(&self.libtorch, &trainer)
+        let needs_cuda = self.device == Offer::Cuda;
+        let libtorch = Libtorch::resolve(&self.libtorch, &trainer, needs_cuda)
             .map_err(|problem| mistakes.push(Mistake("libtorch", problem)))
             .ok()?;
         if self.libtorch == Wish::Auto {
@@ -272,10 +348,6 @@ impl Settings {
         }
         Some((trainer, libtorch))
     }
-}
-
-fn moment(seconds: u64) -> Option<SystemTime> {
-    SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(seconds))
 }
 
 fn name_problem(name: &str) -> Option<String> {

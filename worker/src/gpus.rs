@@ -10,6 +10,7 @@ use std::time::Duration;
 use common::status::{Gpu, Gpus};
 use fs_err as fs;
 
+use crate::config::Device;
 use crate::nvml;
 
 /// Starting a driver takes seconds where nothing keeps it loaded; a broken one answers never.
@@ -26,19 +27,20 @@ pub(crate) fn visible() -> Gpus {
 }
 
 /// What whoever starts the worker must know about this node's GPUs.
-pub(crate) fn word(gpus: &Gpus, has_cuda: impl Fn() -> bool) -> Option<String> {
+pub(crate) fn word(gpus: &Gpus, device: Device) -> Option<String> {
     if gpus.devices.is_empty() {
         return None;
     }
-    let lacks = if has_cuda() {
-        ""
-    } else {
-        "; a libtorch with CUDA is not here either (make setup DEVICE=cuda installs one)"
-    };
-    Some(format!(
-        "this node has GPUs ({gpus}); CUDA training is not built yet, so this worker offers its \
-         cores{lacks}"
-    ))
+    let unproven = "computing on GPUs has not been proven on one yet";
+    Some(match device {
+        Device::Cpu => format!(
+            "this node has GPUs ({gpus}), and this worker offers its cores: {unproven}; --device cuda \
+             offers the GPUs"
+        ),
+        Device::Cuda => {
+            format!("offering GPUs ({gpus}): {unproven}; --device cpu offers the cores")
+        }
+    })
 }
 
 /// On a thread of its own, which is left behind where the driver hangs.

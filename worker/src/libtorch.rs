@@ -99,11 +99,29 @@ impl fmt::Display for Libtorch {
 
 impl Libtorch {
     /// What is wished, if `trainer` can run on it.
-    pub(crate) fn resolve(wish: &Wish, trainer: &Path) -> Result<Self, String> {
+    pub(crate) fn resolve(wish: &Wish, trainer: &Path, needs_cuda: bool) -> Result<Self, String> {
         match wish {
-            Wish::Folder(folder) => Installed::fitting(folder, trainer).map(Self::Installed),
+            Wish::Folder(folder) => {
+                let found = Installed::fitting(folder, trainer)?;
+                found.with_cuda_if(needs_cuda).map(Self::Installed)
+            }
+            Wish::Auto if needs_cuda => Self::with_cuda(trainer, places::usual()),
             Wish::Auto => Ok(Self::auto(trainer, places::usual())),
         }
+    }
+
+    /// The first of `places` that has CUDA; what the trainer was linked with has none.
+    fn with_cuda(trainer: &Path, places: impl Iterator<Item = PathBuf>) -> Result<Self, String> {
+        let mut reasons = vec!["no libtorch with CUDA, which GPUs need".to_owned()];
+        for folder in places {
+            let found = Installed::fitting(&folder, trainer);
+            match found.and_then(|found| found.with_cuda_if(true)) {
+                Ok(installed) => return Ok(Self::Installed(installed)),
+                Err(reason) => reasons.push(reason),
+            }
+        }
+        reasons.push("make setup DEVICE=cuda installs one".to_owned());
+        Err(reasons.join("; "))
     }
 
     fn auto(trainer: &Path, places: impl Iterator<Item = PathBuf>) -> Self {
@@ -154,6 +172,13 @@ impl Installed {
         Ok(Self { folder: lib, version, has_cuda })
     }
 
+    fn with_cuda_if(self, needs_cuda: bool) -> Result<Self, String> {
+        if needs_cuda && !self.has_cuda {
+            return Err(format!("`{}` has no CUDA", self.folder.display()));
+        }
+        Ok(self)
+    }
+
     fn fitting(folder: &Path, trainer: &Path) -> Result<Self, String> {
         let found = Self::at(folder)?;
         match missing_libraries(trainer, Some(&found.folder)) {
@@ -163,15 +188,6 @@ impl Installed {
             // None: the loader tells when a trainer starts.
             _ => Ok(found),
         }
-    }
-}
-
-/// Whether a libtorch with CUDA is installed here, whatever trainers run on.
-pub(crate) fn has_cuda(libtorch: &Libtorch) -> bool {
-    let mut installed = places::usual().filter_map(|folder| Installed::at(&folder).ok());
-    match libtorch {
-        Libtorch::Installed(own) if own.has_cuda => true,
-        _ => installed.any(|found| found.has_cuda),
     }
 }
 

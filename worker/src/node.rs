@@ -26,7 +26,7 @@ use tracing::{info, warn};
 
 use crate::config::Config;
 use crate::cores::Cores;
-use crate::libtorch::{self, Libtorch};
+use crate::libtorch::Libtorch;
 use crate::lifetime;
 use crate::local_job::LocalJob;
 use crate::outcomes::Outcomes;
@@ -59,7 +59,7 @@ pub(crate) async fn run(config: Config, shutdown: Shutdown) -> Result<ExitCode, 
 pub(crate) struct Node {
     config: Config,
     id: WorkerId,
-    /// What this node has; what it offers are its cores.
+    /// What this node has, whatever it offers.
     gpus: Gpus,
     /// Where trainers of this node listen: as configured, or this machine's address towards the
     /// coordinator.
@@ -221,7 +221,7 @@ impl Node {
             name: self.config.name.clone(),
             advertise: self.advertise.to_string(),
             slots: self.config.slots.get(),
-            device: "cpu".to_owned(),
+            device: self.config.device.word().to_owned(),
             memory_bytes: inventory::memory_bytes(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             hostname: inventory::hostname(),
@@ -245,7 +245,7 @@ fn look_around(config: &Config) -> Gpus {
         Libtorch::Missing(why) => warn!(why, "no libtorch: jobs cannot start here"),
     }
     let gpus = gpus::visible();
-    if let Some(word) = gpus::word(&gpus, || libtorch::has_cuda(&config.libtorch)) {
+    if let Some(word) = gpus::word(&gpus, config.device) {
         warn!("{word}");
     }
     gpus

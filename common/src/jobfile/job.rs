@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::section::{Found, IntegerRange, Section};
 use crate::spec::{Device, Job, Resources, Transport};
-use crate::tree::{Place, Value};
+use crate::tree::Place;
 
 use super::{Context, DEFAULT, SYNONYMS};
 
@@ -19,8 +19,6 @@ const THREADS: IntegerRange = IntegerRange::new(1, 1024);
 const COLLECTIVE_TIMEOUT: Duration = Duration::from_secs(600);
 const HANG_TIMEOUT_MIN: Duration = Duration::from_secs(1);
 const DEEPSPEED_TIMEOUT: &str = "DEEPSPEED_TIMEOUT";
-/// Said rather than queued: no worker offers GPUs, so such a job would wait for ever.
-const NO_CUDA: &str = "CUDA training is not built yet; this version has `auto` or `cpu`";
 
 pub(super) fn read(root: &Section<'_>, context: &Context<'_>) -> Job {
     let section = root.sub("job");
@@ -147,14 +145,8 @@ pub(super) fn read_resources(root: &Section<'_>) -> Resources {
     let section = root.sub("resources");
     let [world_size, min_ranks, max_ranks] = read_world(&section);
     let workers = section.integer("workers", RANKS);
-    let devices = &[("auto", Device::Auto), ("cpu", Device::Cpu)];
-    let device = match section.lookup("device").map(|node| &node.value) {
-        Some(Value::Text(word)) if word == "cuda" => {
-            section.refuse("device", NO_CUDA);
-            None
-        }
-        _ => section.choice("device", devices, &["gpu", "rocm", "mps"]),
-    };
+    let devices = &[("auto", Device::Auto), ("cpu", Device::Cpu), ("cuda", Device::Cuda)];
+    let device = section.choice("device", devices, &["gpu", "rocm", "mps"]);
     let threads = section.integer("threads-per-rank", THREADS);
     let transports = &[
         ("auto", Transport::Auto),

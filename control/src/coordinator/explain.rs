@@ -49,7 +49,7 @@ impl Machine {
 /// What speaks against a worker for a rank of this job, by itself.
 fn lack(job: &Job, worker: WorkerRow) -> WorkerLack {
     let resources = &job.submission.spec.resources;
-    let threads = resources.threads_per_rank;
+    let threads = if worker.device == "cuda" { 1 } else { resources.threads_per_rank };
     let is_wrong_device = match resources.device {
         Device::Auto => false,
         Device::Cpu => worker.device != "cpu",

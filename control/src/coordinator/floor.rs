@@ -218,12 +218,12 @@ impl Floor {
                 continue;
             }
             // Where the home alone can hold it, nothing else is waited for.
-            let world = wish.worlds.smallest();
-            let alone = home.as_ref().filter(|home| home.slots / wish.threads >= world);
+            let (world, slots) = (wish.worlds.smallest(), wish.slots_of_rank(is_cuda));
+            let alone = home.as_ref().filter(|home| home.slots / slots >= world);
             let is_of_use = |o: &Offer| alone.is_none_or(|home| home.id == o.id);
             let left = self.left.iter_mut();
             for offer in left.filter(|o| o.is_cuda == is_cuda && is_of_use(o)) {
-                offer.slots = spare_slots(offer, wish.threads);
+                offer.slots = spare_slots(offer, slots);
                 offer.idle.truncate(offer.slots as usize);
             }
         }

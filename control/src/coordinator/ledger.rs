@@ -13,7 +13,7 @@ use common::status::{CheckpointRow, Decision, Failure, JobState, Summary, Traine
 
 use crate::coordinator::past::OldAttempt;
 use crate::coordinator::record::{
-    CancelMode, Over, Placement, Record, StopDecision, Submission, Token,
+    CancelMode, Over, Placement, Record, StopCause, StopDecision, Submission, Token,
 };
 use crate::coordinator::shared::Shared;
 

@@ -95,6 +95,11 @@ impl Wish {
         self.home.as_deref() == Some(&*offer.name)
     }
 
+    /// Slots of one rank: where a slot is a GPU a rank has one, whatever its threads.
+    pub(super) fn slots_of_rank(&self, is_cuda: bool) -> u32 {
+        if is_cuda { 1 } else { self.threads }
+    }
+
     /// Whether workers of this kind could take part.
     pub(super) fn accepts(&self, is_cuda: bool) -> bool {
         match self.device {
@@ -160,7 +165,8 @@ fn groups(device: Device, offers: &[Offer]) -> Vec<Vec<&Offer>> {
 }
 
 fn place_in_group(wish: &Wish, offers: &[&Offer], home: Option<&Offer>) -> Verdict {
-    let threads = wish.threads;
+    let is_cuda = offers.first().map_or(wish.device == Device::Cuda, |offer| offer.is_cuda);
+    let threads = wish.slots_of_rank(is_cuda);
     let max_workers = wish.max_workers.map_or(usize::MAX, |max| max as usize);
     let idle_ranks = |o: &Offer| o.idle.len() as u32 / threads;
     let fits_now = room(offers, max_workers, home, idle_ranks);

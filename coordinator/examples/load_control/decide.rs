@@ -140,6 +140,7 @@ fn hello(number: u32) -> Event {
         advertise: "127.0.0.1".to_owned(),
         slots: SLOTS,
         device: "cpu".to_owned(),
+        gpus: Default::default(),
         memory_bytes: 1 << 30,
         version: String::new(),
         hostname: String::new(),

@@ -120,7 +120,7 @@ impl Worker {
 
     fn peer(&self, rank: u32) -> v1::Peer {
         let address = format!("127.0.0.1:{}", 10_000 + rank % 50_000);
-        v1::Peer { rank, address, unix_name: String::new(), worker: self.name() }
+        v1::Peer { rank, address, worker: self.name(), ..Default::default() }
     }
 
     async fn serve(

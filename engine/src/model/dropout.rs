@@ -16,7 +16,8 @@ pub(super) fn dropout(x: &Tensor, rate: f64, pass: UnitPass) -> Result<Tensor, E
     stream.fill(&mut bits);
     to_mask(&mut bits, rate);
     Tensor::f_from_data_size(bytemuck::cast_slice(&bits), &x.size(), Kind::Float)
-        .and_then(|mask: Tensor| mask.f_to_kind(x.kind()))
+        .and_then(|mask: Tensor| mask.f_to_device(x.device()))
+        .and_then(|mask| mask.f_to_kind(x.kind()))
         .and_then(|mask| x.f_mul(&mask))
         .map_err(|source| Error::torch("apply dropout", source))
 }

@@ -4,7 +4,7 @@
 
 use common::spec::{Model, RecurrentKernel};
 use kernels::InstructionSet;
-use tch::Kind;
+use tch::{Device, Kind, Tensor};
 
 use super::Error;
 use super::recurrent::Cell;
@@ -21,8 +21,16 @@ pub(super) enum Kernel {
 }
 
 impl Kernel {
-    /// Whether weights of this kind run on ours.
-    pub(super) fn is_native_for(self, weights: Kind) -> bool {
+    /// Whether a layer with this input runs on ours.
+    pub(super) fn is_native_for(self, x: &Tensor) -> bool {
+        match self {
+            Self::NativeIfFp32 if x.device() != Device::Cpu => false,
+            _ => self.is_native_for_kind(x.kind()),
+        }
+    }
+
+    /// Whether weights of this kind run on ours, on a CPU.
+    fn is_native_for_kind(self, weights: Kind) -> bool {
         match self {
             Self::Libtorch => false,
             Self::Native => true,
@@ -59,7 +67,7 @@ pub(crate) fn instruction_set(model: &Model, weights: Kind) -> Result<String, Er
         Model::Cnn(_) => Kernel::Libtorch,
     };
     let libtorchs = native::cpu_capability()?;
-    Ok(if kernel.is_native_for(weights) {
+    Ok(if kernel.is_native_for_kind(weights) {
         format!("{libtorchs}, lstm kernel {}", InstructionSet::best().name())
     } else {
         libtorchs

@@ -57,7 +57,7 @@ impl Unit for Layer {
         } else {
             dropout(input, self.dropout, pass)?
         };
-        if self.kernel.is_native_for(x_tbf.kind()) {
+        if self.kernel.is_native_for(&x_tbf) {
             self.recur_natively(&x_tbf)
         } else {
             self.recur_in_libtorch(&x_tbf, pass.is_training())

@@ -60,15 +60,14 @@ fn frozen_models_and_empty_batches_are_refused_by_name() {
     assert!(failure.message.contains("96 samples"), "{failure:?}");
 }
 
-/// What no job file can say, another client of the coordinator can.
 #[test]
 fn a_job_for_gpus_does_not_silently_train_on_cpus() {
     let dir = tempfile::tempdir().unwrap();
     let spec = spec::job().with(|spec| spec.resources.device = Device::Cuda).build();
     for outcome in Attempt::new(spec, 2, dir.path()).run().outcomes {
         let failure = outcome.unwrap_err().failure();
-        assert_eq!(failure.kind, FailureKind::Configuration);
-        assert!(failure.message.contains("CUDA training is not built yet"), "{failure:?}");
+        assert_eq!(failure.kind, FailureKind::Start);
+        assert!(failure.message.contains("was given no GPU"), "{failure:?}");
     }
 }
 

@@ -12,7 +12,7 @@ use common::ids::{AttemptId, Generation, JobId, Rank};
 use common::spec::JobSpec;
 use common::status::{CheckpointRow, Live, MetricPoint};
 
-use crate::{Error, Outcome, RankContext, Reporter};
+use crate::{Device, Error, Outcome, RankContext, Reporter};
 
 /// What one rank told.
 #[derive(Debug, Default)]
@@ -70,6 +70,7 @@ pub(crate) struct Attempt {
     pub(crate) spec: JobSpec,
     pub(crate) job_id: JobId,
     pub(crate) world: u32,
+    pub(crate) device: Device,
     pub(crate) generation: u64,
     /// One folder for all ranks, or one each (nodes that share no disk).
     pub(crate) run_dirs: Vec<PathBuf>,
@@ -93,6 +94,7 @@ impl Attempt {
             spec,
             job_id: "test-abc123".parse().unwrap(),
             world,
+            device: Device::CPU,
             generation: 1,
             run_dirs,
             stop_after: None,
@@ -146,6 +148,7 @@ impl Attempt {
             world: self.world,
             run_dir: self.run_dirs[rank as usize].clone(),
             worker: format!("worker-{rank}"),
+            device: self.device,
             communicator: mesh.communicator(0).unwrap(),
             save_communicator: mesh.communicator(1).unwrap(),
             reporter: heard.clone(),

@@ -112,7 +112,7 @@ impl Trainer {
             let micro_step =
                 MicroStep { is_first: index == 0, is_last: index + 1 == batch.micro_steps };
             let step_number = self.state.step + 1;
-            self.zero.begin_micro_step(micro_step, step_number);
+            self.zero.begin_micro_step(micro_step, step_number)?;
             // A rank without samples in this micro-step still takes part in its sums.
             let run = batch.run(index, self.rank);
             if !run.is_empty() {

@@ -11,6 +11,7 @@
 use checkpoint::DataType;
 use tch::{Kind, TchError, Tensor};
 
+use crate::device::Device;
 use crate::error::Error;
 use crate::model::{Buffer, Model};
 use crate::zero::link::Link;
@@ -29,8 +30,10 @@ struct Entry {
 }
 
 impl Buffers {
-    pub(crate) fn of(model: &Model) -> Result<Self, Error> {
+    /// Moves them to where the model is.
+    pub(crate) fn of(model: &Model, device: Device) -> Result<Self, Error> {
         let entry = |buffer: &Buffer| {
+            relocate(&buffer.tensor, device).map_err(Error::torch("move a buffer"))?;
             let dtype = match buffer.tensor.kind() {
                 Kind::Float => DataType::F32,
                 Kind::Int64 => DataType::I64,
@@ -86,6 +89,15 @@ impl Buffers {
         }
         self.restore(&snapshot)
     }
+}
+
+fn relocate(tensor: &Tensor, device: Device) -> Result<(), TchError> {
+    if tensor.device() == device.tensors() {
+        return Ok(());
+    }
+    let there = tensor.f_to_device(device.tensors())?;
+    // Another handle of the same tensor, so the model's own moves too.
+    tensor.shallow_clone().f_set_data(&there)
 }
 
 const COPY: &str = "copy the model's buffers";

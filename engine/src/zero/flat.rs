@@ -1,51 +1,94 @@
 //! Flat memory that libtorch and our own loops share: the model's parameters are views of it.
 //!
-//! Promise: one contiguous CPU tensor per buffer, aligned as libtorch allocates (64 bytes).
-//! Refusal: no device but the CPU.
+//! Promise: one contiguous tensor per buffer, aligned as libtorch allocates (64 bytes). On a CPU our
+//! loops work in it; of a GPU's they work in a copy on the host, and the tensor is what was published
+//! of that last. Here alone the two differ.
 #![expect(unsafe_code, reason = "sees a tensor's memory as a slice")]
 
 use std::slice::{from_raw_parts as slice, from_raw_parts_mut as slice_mut};
 
 use common::spec::PrecisionKind;
-use tch::{Device, Kind, TchError, Tensor};
+use tch::{Kind, TchError, Tensor};
 
+use crate::device::Device;
 use crate::native::memory::uncounted;
-use crate::native::{Error, unit};
-use crate::numbers::{NumbersMut, NumbersRef};
+use crate::native::{Error, device, unit};
+use crate::numbers::{Numbers, NumbersMut, NumbersRef};
 
 /// A flat buffer. Its views alias it, so it is not `Sync` and stays on the training thread (A8).
 #[derive(Debug)]
 pub(crate) struct Flat {
     tensor: Tensor,
+    /// The host's copy, where the tensor is not for our loops.
+    mirror: Option<Mirror>,
     kind: PrecisionKind,
     len: usize,
 }
 
+#[derive(Debug)]
+struct Mirror {
+    numbers: Numbers,
+    /// It may have changed since it was published.
+    is_news: bool,
+}
+
 impl Flat {
-    pub(crate) fn zeros(kind: PrecisionKind, len: usize) -> Result<Self, TchError> {
-        let tensor = Tensor::f_zeros([len as i64], (tensor_kind(kind), Device::Cpu))?;
-        Ok(Self { tensor, kind, len })
+    pub(crate) fn zeros(kind: PrecisionKind, len: usize, on: Device) -> Result<Self, TchError> {
+        let tensor = Tensor::f_zeros([len as i64], (tensor_kind(kind), on.tensors()))?;
+        let mirror = || Mirror { numbers: Numbers::zeros(kind, len), is_news: false };
+        Ok(Self { tensor, mirror: on.is_mirrored().then(mirror), kind, len })
+    }
+
+    /// What our loops have written becomes what the model sees.
+    pub(crate) fn publish(&mut self) -> Result<(), TchError> {
+        let Some(Mirror { numbers, is_news }) = &mut self.mirror else { return Ok(()) };
+        if std::mem::take(is_news) {
+            let (len, kind) = (self.len as i64, self.tensor.kind());
+            let news = Tensor::f_from_data_size(numbers.as_mut().bytes(), &[len], kind)?;
+            // The leaves count their own changes, so autograd sees none.
+            self.tensor.f_copy_(&news)?;
+        }
+        Ok(())
     }
 
     /// Gives the memory back; what was in it is lost. Views of it must not be used until it is
     /// [`Flat::restore`]d.
     pub(crate) fn free(&mut self) -> Result<(), Error> {
         // SAFETY: `&mut self` excludes slices of ours; units compute between `restore` and `free`.
-        uncounted(|| unsafe { unit::resize_storage(&self.tensor, 0) })
+        unsafe { self.resize(0) }
     }
 
     /// Memory again, with whatever is in it.
     pub(crate) fn restore(&mut self) -> Result<(), Error> {
         let bytes = self.len * self.tensor.kind().elt_size_in_bytes();
         // SAFETY: as above, and it is whole afterwards.
-        uncounted(|| unsafe { unit::resize_storage(&self.tensor, bytes) })
+        unsafe { self.resize(bytes) }
+    }
+
+    /// # Safety
+    /// As [`unit::resize_storage`].
+    unsafe fn resize(&mut self, bytes: usize) -> Result<(), Error> {
+        let Some(Mirror { numbers, is_news }) = &mut self.mirror else {
+            // SAFETY: forwarded from the caller.
+            return uncounted(|| unsafe { unit::resize_storage(&self.tensor, bytes) });
+        };
+        let len = if bytes == 0 { 0 } else { self.len };
+        *numbers = Numbers::zeros(self.kind, len);
+        *is_news = false;
+        // SAFETY: forwarded from the caller.
+        uncounted(|| unsafe { device::reallocate_storage(&self.tensor, bytes) })
     }
 
     pub(crate) fn kind(&self) -> PrecisionKind {
         self.kind
     }
 
-    /// Bytes of memory that it has at present.
+    /// Bytes of the host's copy.
+    pub(crate) fn bytes_mirrored(&self) -> usize {
+        self.mirror.as_ref().map_or(0, |mirror| mirror.numbers.bytes())
+    }
+
+    /// Bytes of memory that the tensor has at present.
     pub(crate) fn bytes_held(&self) -> usize {
         unit::storage_bytes(&self.tensor)
     }
@@ -57,6 +100,9 @@ impl Flat {
     }
 
     pub(crate) fn as_ref(&self) -> NumbersRef<'_> {
+        if let Some(mirror) = &self.mirror {
+            return mirror.numbers.as_ref();
+        }
         let data = self.tensor.data_ptr();
         // SAFETY: a contiguous CPU tensor of `len` elements of `kind` that this value owns; with
         // its memory, else `data_ptr` panics.
@@ -72,6 +118,10 @@ impl Flat {
     }
 
     pub(crate) fn as_mut(&mut self) -> NumbersMut<'_> {
+        if let Some(Mirror { numbers, is_news }) = &mut self.mirror {
+            *is_news = true;
+            return numbers.as_mut();
+        }
         let data = self.tensor.data_ptr();
         // SAFETY: as above; `&mut self` excludes other slices of ours.
         unsafe {

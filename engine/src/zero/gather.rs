@@ -90,6 +90,7 @@ impl Gatherer {
         }
         for &bucket in &visit.needs {
             self.land(bucket)?;
+            self.weights.borrow_mut().publish_bucket(bucket)?;
         }
         self.leaving = visit.frees;
         Ok(())

@@ -52,7 +52,7 @@ fn hooked_gradients_are_autograds_and_none_are_left_behind() {
             .map(|p| Vec::try_from(p.tensor.grad().flatten(0, -1)).unwrap())
             .collect();
         let (model, zero) = alone(&job);
-        zero.begin_micro_step(ONLY, 1);
+        zero.begin_micro_step(ONLY, 1).unwrap();
         backward(&model, &input());
         zero.end_micro_step(1).unwrap();
         assert_eq!(gradients(&zero), expected, "stage {stage}");
@@ -68,7 +68,7 @@ fn micro_steps_add_up_at_every_stage() {
     for stage in [0, 1, 2] {
         let (model, zero) = alone(&spec::job().stage(stage).build());
         let once = |micro_step| {
-            zero.begin_micro_step(micro_step, 1);
+            zero.begin_micro_step(micro_step, 1).unwrap();
             backward(&model, &input());
             zero.end_micro_step(1).unwrap();
         };
@@ -81,7 +81,7 @@ fn micro_steps_add_up_at_every_stage() {
             assert!(double.iter().zip(single).all(|(d, s)| *d == 2.0 * s), "stage {stage}");
         }
         // A micro-step without samples adds nothing, and one that is all of a step gives zeros.
-        zero.begin_micro_step(ONLY, 1);
+        zero.begin_micro_step(ONLY, 1).unwrap();
         zero.end_micro_step(1).unwrap();
         assert_eq!(zero.gradient_squares(), 0.0);
     }
@@ -91,7 +91,7 @@ fn micro_steps_add_up_at_every_stage() {
 fn the_model_sees_every_update() {
     let (model, mut zero) = alone(&spec::job().stage(2).build());
     let before = Vec::<f32>::try_from(model.parameters()[0].tensor.flatten(0, -1)).unwrap();
-    zero.begin_micro_step(ONLY, 1);
+    zero.begin_micro_step(ONLY, 1).unwrap();
     backward(&model, &input());
     zero.end_micro_step(1).unwrap();
     let mut saved = zero.snapshot().unwrap();
@@ -112,7 +112,7 @@ fn the_model_sees_every_update() {
 #[test]
 fn a_gradient_that_is_not_finite_is_found_by_its_parameter() {
     let (model, zero) = alone(&spec::job().build());
-    zero.begin_micro_step(ONLY, 1);
+    zero.begin_micro_step(ONLY, 1).unwrap();
     let bias = &model.parameters().last().unwrap().tensor;
     (bias * f64::NAN).sum(Kind::Float).backward();
     zero.end_micro_step(1).unwrap();

@@ -11,6 +11,7 @@ use std::ops::Range;
 use common::spec::PrecisionKind;
 use tch::Tensor;
 
+use crate::device::Device;
 use crate::error::Error;
 use crate::model::Model;
 use crate::native;
@@ -50,16 +51,16 @@ impl Weights {
     pub(crate) fn flatten(
         model: &mut Model,
         layout: &Layout,
-        kind: PrecisionKind,
+        (kind, device): (PrecisionKind, Device),
         held: impl Fn(usize) -> Range<usize>,
         link: &mut Link,
     ) -> Result<Self, Error> {
         let mut buckets = Vec::with_capacity(layout.buckets.len());
         for (index, bucket) in layout.buckets.iter().enumerate() {
-            let allocate = |kind| {
-                Flat::zeros(kind, bucket.len).map_err(Error::torch("allocate a flat buffer"))
+            let allocate = |kind, on| {
+                Flat::zeros(kind, bucket.len, on).map_err(Error::torch("allocate a flat buffer"))
             };
-            let mut initial = allocate(PrecisionKind::Fp32)?;
+            let mut initial = allocate(PrecisionKind::Fp32, Device::CPU)?;
             for piece in &bucket.pieces {
                 let leaf = &model.parameters()[piece.parameter].tensor;
                 copy_leaf(leaf, &initial, piece.offset)
@@ -76,8 +77,8 @@ impl Weights {
                 master
             });
             let mut flat = initial;
-            if kind != PrecisionKind::Fp32 {
-                let initial = std::mem::replace(&mut flat, allocate(kind)?);
+            if kind != PrecisionKind::Fp32 || device != Device::CPU {
+                let initial = std::mem::replace(&mut flat, allocate(kind, device)?);
                 flat.as_mut().copy_from(initial.as_ref());
             }
             for piece in &bucket.pieces {
@@ -113,6 +114,18 @@ impl Weights {
         flat.free()
     }
 
+    /// What was written to buckets that are always here becomes what the model sees.
+    pub(crate) fn publish(&mut self) -> Result<(), Error> {
+        let mut whole = self.buckets.iter_mut().filter(|bucket| !bucket.is_sharded);
+        let published = whole.try_for_each(|bucket| bucket.flat.publish());
+        published.map_err(Error::torch("publish parameters"))
+    }
+
+    /// As [`Weights::publish`], of one bucket that is here.
+    pub(crate) fn publish_bucket(&mut self, bucket: usize) -> Result<(), Error> {
+        self.buckets[bucket].flat.publish().map_err(Error::torch("publish a unit's parameters"))
+    }
+
     /// Bytes of what the model sees, and of masters beside it, that this rank has at present. The
     /// master of a sharded fp32 bucket counts as the parameters themselves.
     pub(crate) fn bytes_held(&self) -> (usize, usize) {
@@ -122,6 +135,7 @@ impl Weights {
             let master = bucket.master.as_ref().map_or(0, |master| size_of_val(&**master));
             let is_parameter = bucket.is_sharded && bucket.flat.kind() == PrecisionKind::Fp32;
             *(if is_parameter { &mut seen } else { &mut masters }) += master;
+            masters += bucket.flat.bytes_mirrored();
         }
         (seen, masters)
     }

@@ -1,7 +1,7 @@
 //! How large the private cluster is. Pure: the machine's cores are passed in.
 
 use common::exit::ExitCode;
-use common::spec::Resources;
+use common::spec::{Device, Resources};
 use service::exit::Failure;
 
 /// What the user asked of `run`.
@@ -15,7 +15,7 @@ pub(crate) struct Asked {
 /// How many slots each worker offers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Slots {
-    /// Its GPUs, else its cores: the worker looks.
+    /// All of its cores, or of its GPUs where the job is for those: the worker looks.
     Auto,
     Exactly(u32),
 }
@@ -24,6 +24,8 @@ pub(crate) enum Slots {
 pub(crate) struct Plan {
     pub(crate) workers: u32,
     pub(crate) slots: Slots,
+    /// A slot is a GPU.
+    pub(crate) is_cuda: bool,
     /// For a person: what was chosen and why.
     pub(crate) choice: String,
 }
@@ -43,6 +45,8 @@ pub(crate) enum Error {
         plural(.threads), plural(.cores)
     )]
     CoresExceeded { workers: u32, threads: u32, cores: u32 },
+    #[error("{workers} workers of this machine would offer the same GPUs")]
+    SharedGpus { workers: u32 },
 }
 
 impl From<Error> for Failure {
@@ -53,6 +57,7 @@ impl From<Error> for Failure {
                 format!("give each worker more: --slots {per_worker}, or leave --slots out")
             }
             Error::TooManyWorkers { bound, .. } => format!("use --workers {bound}"),
+            Error::SharedGpus { .. } => "use --workers 1".to_owned(),
             Error::CoresExceeded { threads, cores, .. } => format!(
                 "use --workers {}, or share the cores: --slots {threads}",
                 (cores / threads).max(1)
@@ -78,7 +83,12 @@ pub(crate) fn plan(resources: &Resources, asked: Asked, cores: u32) -> Result<Pl
     {
         return Err(Error::TooManyWorkers { asked: workers, bound });
     }
-    let threads = resources.threads_per_rank;
+    let is_cuda = resources.device == Device::Cuda;
+    if is_cuda && workers > 1 {
+        return Err(Error::SharedGpus { workers });
+    }
+    // A rank has one GPU, whatever its threads.
+    let threads = if is_cuda { 1 } else { resources.threads_per_rank };
     let cluster = |slots: u32| {
         let each = if workers > 1 { " each" } else { "" };
         format!("{workers} worker{} with {slots} slot{}{each}", plural(&workers), plural(&slots))
@@ -124,8 +134,9 @@ pub(crate) fn plan(resources: &Resources, asked: Asked, cores: u32) -> Result<Pl
         Slots::Auto => 0,
     };
     let ranks = resources.largest_world().map_or(room, |world| world.min(room));
+    let cores = if is_cuda { u32::MAX } else { cores };
     let choice = choice + &crowding(ranks, workers, threads, cores);
-    Ok(Plan { workers, slots, choice })
+    Ok(Plan { workers, slots, is_cuda, choice })
 }
 
 /// What a person should know who asks for more than the machine has.

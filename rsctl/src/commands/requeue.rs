@@ -4,8 +4,8 @@ use proto::v1;
 
 use crate::commands::follow::FollowArgs;
 use crate::commands::{Outcome, connect};
-use crate::master::MasterArgs;
 use crate::job;
+use crate::master::MasterArgs;
 
 /// Queue a job that has ended once more, as a new job; print its id
 #[derive(Debug, clap::Args)]

@@ -7,6 +7,7 @@ use std::process::Command;
 use tests::binaries::binary;
 use tests::cluster::Cluster;
 use tests::job::TinyJob;
+use tests::rsctl::Rsctl;
 
 /// What the trainer was linked with, as set-up tells cargo.
 fn linked() -> PathBuf {
@@ -71,14 +72,45 @@ fn workers_tell_what_gpus_they_see_and_offer_their_cores() {
 }
 
 #[test]
-fn a_job_for_gpus_is_refused_before_anything_starts() {
-    let cluster = Cluster::start(&[1]);
+fn a_worker_that_shall_offer_gpus_is_refused_where_it_sees_none() {
+    let folder = tempfile::tempdir().unwrap();
+    let refused = Command::new(binary("worker"))
+        .args(["join", "--master", "127.0.0.1:1", "--device", "cuda", "--state-dir", "s"])
+        // As on a node without GPUs.
+        .env("CUDA_VISIBLE_DEVICES", "")
+        .current_dir(folder.path())
+        .output()
+        .unwrap();
+    assert_eq!(refused.status.code(), Some(78), "{refused:?}");
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(said.contains("`device`") && said.contains("no GPU is seen"), "{said}");
+}
+
+#[test]
+fn a_job_for_gpus_waits_for_a_worker_that_offers_them() {
+    let cluster = Cluster::start(&[2]);
     let job = cluster.write("job.toml", &TinyJob::default().toml());
-    cluster
-        .rsctl()
-        .call(&["submit", &job, "--set", "resources.device=cuda"])
-        .expect_code(78)
-        .expect_stderr(&["resources.device", "CUDA training is not built yet", "cpu"]);
-    let jobs = cluster.rsctl().call(&["jobs", "--json"]).expect_code(0).json();
-    assert_eq!(jobs.as_array().unwrap().len(), 0, "{jobs}");
+    let submit = ["submit", "--json", &job, "--set", "resources.device=cuda"];
+    let submitted = cluster.rsctl().call(&submit).expect_code(0).json();
+    let id = submitted["job_id"].as_str().unwrap();
+    let status = cluster.status(id);
+    assert_eq!(status["state"], "queued");
+    let reason = status["reason"].as_str().unwrap();
+    assert!(reason.contains("no CUDA worker is connected"), "{reason}");
+    let why = cluster.rsctl().call(&["explain", id]).expect_code(0).stdout;
+    assert!(why.contains("has cpu slots only"), "{why}");
+    cluster.rsctl().call(&["cancel", id]).expect_code(0);
+    cluster.wait_for_state(id, "cancelled");
+}
+
+#[test]
+fn a_run_on_gpus_says_at_once_that_there_are_none() {
+    let folder = tempfile::tempdir().unwrap();
+    fs_err::write(folder.path().join("job.toml"), TinyJob::default().toml()).unwrap();
+    let rsctl = Rsctl { folder: folder.path().to_owned(), master: None };
+    let mut run = rsctl.command(&["run", "job.toml", "--set", "resources.device=cuda"]);
+    let run = run.env("CUDA_VISIBLE_DEVICES", "").output().unwrap();
+    assert_eq!(run.status.code(), Some(1), "{run:?}");
+    let said = String::from_utf8_lossy(&run.stderr).into_owned();
+    assert!(said.contains("no GPU is seen"), "{said}");
 }

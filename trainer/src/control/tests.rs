@@ -68,6 +68,10 @@ impl TrainerLink for Server {
 impl Worker {
     /// A rank of a world of `world`, with `change` made to a small job.
     fn start(world: u32, change: impl FnOnce(&mut JobSpec)) -> Self {
+        Self::start_on(None, world, change)
+    }
+
+    fn start_on(gpu: Option<u32>, world: u32, change: impl FnOnce(&mut JobSpec)) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let mut spec: JobSpec = convert::spec(SPEC).unwrap();
         folder.path().clone_into(&mut spec.job.output_dir);
@@ -93,6 +97,7 @@ impl Worker {
             slots: vec![0],
             worker: "node-1".to_owned(),
             cores: Vec::new(),
+            cuda_device: gpu,
         }));
         worker
     }
@@ -220,9 +225,9 @@ async fn a_rank_that_cannot_begin_says_why() {
     assert_eq!(worker.end().await.unwrap(), ExitCode::BadConfiguration);
 }
 
-/// What no job file can say, another client can: it is refused, and not trained on the CPU.
+/// Neither trains on the CPU instead.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_rank_of_a_job_on_gpus_offers_a_place_for_nccl_and_refuses_to_train() {
+async fn a_rank_for_a_gpu_that_it_cannot_have_says_what_is_missing() {
     let on_gpus = |spec: &mut JobSpec| spec.resources.device = common::spec::Device::Cuda;
     let failed = |kind| match kind {
         Kind::Failed(failure) => Some(failure),
@@ -234,9 +239,16 @@ async fn a_rank_of_a_job_on_gpus_offers_a_place_for_nccl_and_refuses_to_train() 
     assert!([0, 128].contains(&listening.nccl_id.len()), "{listening:?}");
     worker.say_table(listening, vec![7; 16]);
     let failure = worker.wait("the last word", failed).await;
-    assert_eq!(failure.kind(), proto::v1::FailureKind::Configuration);
-    assert!(failure.message.contains("CUDA training is not built yet"), "{failure:?}");
-    assert_eq!(worker.end().await.unwrap(), ExitCode::BadConfiguration);
+    assert_eq!(failure.kind(), proto::v1::FailureKind::Start);
+    assert!(failure.message.contains("was given no GPU"), "{failure:?}");
+    assert_eq!(worker.end().await.unwrap(), ExitCode::Failed);
+
+    // The libtorch of this test is for CPUs: refused before any peer hears of the rank.
+    let mut worker = Worker::start_on(Some(0), 1, on_gpus);
+    let failure = worker.wait("the last word", failed).await;
+    assert_eq!(failure.kind(), proto::v1::FailureKind::Start);
+    assert!(failure.message.contains("libtorch has no CUDA"), "{failure:?}");
+    assert_eq!(worker.end().await.unwrap(), ExitCode::Failed);
 
     let mut worker = Worker::start(1, on_gpus);
     let listening = worker.listening().await;

@@ -1,3 +1,5 @@
+use common::status::Gpu;
+
 use super::*;
 
 fn settings() -> Settings {
@@ -52,6 +54,26 @@ fn derived_values_say_where_they_come_from() {
     let (config, reasons) = given.check().unwrap();
     assert_eq!(config.slots, NonZeroU32::MIN);
     assert!(!reasons.contains_key("slots"));
+}
+
+#[test]
+fn gpus_are_offered_where_they_are_asked_for_and_seen() {
+    assert_eq!(settings().check().unwrap().0.device, Device::Cpu, "unproven, so not by itself");
+    let gpu = || Gpu { name: "A".to_owned(), uuid: String::new(), memory_bytes: 0 };
+    let none = Gpus { devices: Vec::new(), source: "no NVML".to_owned() };
+    let two = Gpus { devices: vec![gpu(), gpu()], source: String::new() };
+    let slots = |slots, gpus: &Gpus| {
+        let settings = Settings { slots, device: Offer::Cuda, ..settings() };
+        let (mut mistakes, mut reasons) = (Vec::new(), Reasons::new());
+        let slots = settings.slots_on_gpus(gpus, &mut mistakes, &mut reasons);
+        let mistakes: Vec<String> = mistakes.into_iter().map(|Mistake(_, why)| why).collect();
+        (slots.get(), mistakes.join("; "))
+    };
+    assert_eq!(slots(Slots::Auto, &two), (2, String::new()));
+    let count = |n| Slots::Count(NonZeroU32::new(n).unwrap());
+    assert_eq!(slots(count(1), &two), (1, String::new()));
+    assert!(slots(count(3), &two).1.contains("there are 2: 2 x A"));
+    assert_eq!(slots(Slots::Auto, &none).1, "`cuda`, but no GPU is seen: no NVML");
 }
 
 #[test]

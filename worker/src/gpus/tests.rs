@@ -53,7 +53,7 @@ fn device_files_do_where_there_is_no_folder_and_nothing_is_an_answer_too() {
     let root = tempfile::tempdir().unwrap();
     let none = of(absent(), root.path(), None);
     assert_eq!(none, Gpus { devices: Vec::new(), source: "no NVML".to_owned() });
-    assert_eq!(word(&none, || false), None);
+    assert_eq!(word(&none, Device::Cpu), None);
     fs::create_dir(root.path().join("dev")).unwrap();
     for name in ["nvidia10", "nvidia2", "nvidiactl", "nvidia-uvm", "null"] {
         fs::write(root.path().join("dev").join(name), "").unwrap();
@@ -65,13 +65,13 @@ fn device_files_do_where_there_is_no_folder_and_nothing_is_an_answer_too() {
 }
 
 #[test]
-fn a_worker_with_gpus_says_that_it_offers_cores_and_what_is_missing() {
+fn a_worker_with_gpus_says_what_it_offers_and_that_gpus_are_unproven() {
     let gpus = of(absent(), machine().path(), None);
-    let said = word(&gpus, || true).unwrap();
-    assert!(said.contains("NVIDIA A, NVIDIA B") && said.ends_with("offers its cores"), "{said}");
-    let said = word(&gpus, || false).unwrap();
-    assert!(said.contains("CUDA training is not built yet"), "{said}");
-    assert!(said.contains("make setup DEVICE=cuda"), "{said}");
+    let said = word(&gpus, Device::Cpu).unwrap();
+    assert!(said.contains("(NVIDIA A, NVIDIA B)") && said.contains("offers its cores"), "{said}");
+    for said in [said, word(&gpus, Device::Cuda).unwrap()] {
+        assert!(said.contains("not been proven"), "{said}");
+    }
 }
 
 #[test]

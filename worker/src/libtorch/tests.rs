@@ -104,7 +104,9 @@ fn a_folder_that_the_trainer_cannot_run_on_is_refused_with_what_it_lacks() {
     let root = torch("2.11.0", &[]);
     let trainer = machine(root.path());
     let wish = Wish::Folder(root.path().to_owned());
-    assert!(matches!(Libtorch::resolve(&wish, &trainer), Ok(Libtorch::Installed(_))));
+    assert!(matches!(Libtorch::resolve(&wish, &trainer, false), Ok(Libtorch::Installed(_))));
+    let reason = Libtorch::resolve(&wish, &trainer, true).unwrap_err();
+    assert!(reason.ends_with("has no CUDA"), "{reason}");
     // Its library needs another one now.
     let lib = root.path().join("torch/lib");
     let other = root.path().join("libcudart.so.13");
@@ -112,8 +114,22 @@ fn a_folder_that_the_trainer_cannot_run_on_is_refused_with_what_it_lacks() {
     let needs = ["-shared", "-fPIC", "-Wl,-soname,libtorch_cpu.so", "-Wl,--no-as-needed"];
     let needs: Vec<&str> = needs.into_iter().chain([other.to_str().unwrap()]).collect();
     compile(&needs, &lib.join("libtorch_cpu.so"));
-    let reason = Libtorch::resolve(&wish, &trainer).unwrap_err();
+    let reason = Libtorch::resolve(&wish, &trainer, false).unwrap_err();
     assert!(reason.contains("lacks libcudart.so.13"), "{reason}");
+}
+
+#[test]
+fn gpus_need_the_first_libtorch_that_has_cuda() {
+    let (cpu, gpu) = (torch("2.11.0", &["libtorch_cpu.so"]), torch("2.11.0+cu130", &[]));
+    for file in ["libtorch_cpu.so", "libtorch_cuda.so"] {
+        fs::write(gpu.path().join("torch/lib").join(file), "").unwrap();
+    }
+    let trainer = Path::new("/nowhere/trainer");
+    let places = || [cpu.path().to_owned(), gpu.path().to_owned()].into_iter();
+    let Ok(Libtorch::Installed(found)) = Libtorch::with_cuda(trainer, places()) else { panic!() };
+    assert_eq!(found.version, "2.11.0+cu130");
+    let reason = Libtorch::with_cuda(trainer, places().take(1)).unwrap_err();
+    assert!(reason.contains("has no CUDA; make setup DEVICE=cuda"), "{reason}");
 }
 
 #[test]

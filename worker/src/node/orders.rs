@@ -13,6 +13,7 @@ use tokio::sync::mpsc;
 use tracing::{debug, info, warn};
 
 use super::{Link, Node, PreparedJob};
+use crate::config::Device;
 use crate::local_job::{LocalJob, Phase};
 use crate::prepare::{self, Prepared};
 use crate::trainer_process::{self, News, Order, Plan};
@@ -171,6 +172,7 @@ impl Node {
 
     fn start_trainers(&mut self, order: &StartTrainers, prepared: &Prepared) {
         let advertise = self.advertise.to_string();
+        let is_cuda = self.config.device == Device::Cuda;
         let mut env = prepared.env.clone();
         self.config.libtorch.lead(&mut env);
         let Some(job) = self.jobs.get_mut(&order.job_id) else { return };
@@ -195,6 +197,7 @@ impl Node {
                     slots: local.slots.clone(),
                     worker: self.config.name.clone(),
                     cores: claim.cores().to_vec(),
+                    cuda_device: local.slots.first().copied().filter(|_| is_cuda),
                 },
                 claim,
             };

@@ -19,7 +19,7 @@ use tokio::task::JoinHandle;
 
 use super::coordinator::Coordinator;
 use super::script::{SCRIPT, Script};
-use crate::config::Config;
+use crate::config::{Config, Device};
 use crate::libtorch::Libtorch;
 use crate::node;
 
@@ -61,6 +61,7 @@ impl Folders {
             state_dir: self.path("state"),
             trainer,
             libtorch: Libtorch::Linked,
+            device: Device::Cpu,
             stop_grace: Duration::from_secs(5),
             notice_grace: Duration::from_secs(50),
             ends_at: None,

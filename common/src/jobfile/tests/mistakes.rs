@@ -78,7 +78,7 @@ fn keys_of_later_versions_are_refused_by_name() {
     job(r#"
 [resources]
 memory = "4GiB"
-device = "cuda"
+device = "rocm"
 [model]
 kind = "transformer"
 channels = [4]
@@ -96,7 +96,7 @@ optimizer = "muon"
 "#)
     .check(&expect![[r#"
         job.toml:3: resources.memory = "4GiB": not supported yet: placement by it
-        job.toml:4: resources.device = "cuda": CUDA training is not built yet; this version has `auto` or `cpu`
+        job.toml:4: resources.device = "rocm": not supported yet; this version has `auto`, `cpu` or `cuda`
         job.toml:6: model.kind = "transformer": not supported yet; this version has `lstm`, `gru` or `cnn`
         job.toml:9: data.kind = "mnist": not supported yet; this version has `sine`, `synthetic-timeseries`, `csv` or `digits`
         job.toml:13: checkpoint.dir = "s3://bucket/ckpt": not supported yet: s3:// ; this version has folders and file://

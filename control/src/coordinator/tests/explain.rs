@@ -8,7 +8,7 @@ use common::status::{
 };
 
 use super::world::{KILLED, World, failed, id, restarting};
-use crate::coordinator::{Now, WorkerMessage};
+use crate::coordinator::WorkerMessage;
 
 /// Two ranks on two workers, training, with the usual budgets.
 fn training() -> World {

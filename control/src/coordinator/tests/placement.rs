@@ -61,6 +61,14 @@ fn a_job_stays_on_one_kind_of_device_and_auto_prefers_gpus() {
     assert_eq!(w.places("auto"), ["g", "g"]);
     w.submit(spec("wide", Some(4)));
     assert_eq!(w.places("wide"), ["a"; 4]);
+    let mut threads = World::new(&[]);
+    let mut gpu = threads.hello("g", 2);
+    gpu.device = "cuda".to_owned();
+    threads.send_hello(gpu);
+    let mut two = spec("two", Some(2));
+    two.resources.threads_per_rank = 4;
+    threads.submit(two);
+    assert_eq!(threads.places("two"), ["g", "g"], "a rank has one GPU, whatever its threads");
     let mut cuda = spec("cuda", Some(3));
     cuda.resources.device = Device::Cuda;
     w.submit(cuda);

@@ -52,7 +52,7 @@ fn step(model: &Model, zero: &mut Zero, number: u64, micro_steps: u64) -> f64 {
     let mut loss = 0.0;
     for index in 0..micro_steps {
         let at = MicroStep { is_first: index == 0, is_last: index + 1 == micro_steps };
-        zero.begin_micro_step(at, number);
+        zero.begin_micro_step(at, number).unwrap();
         loss += forward_backward(model, zero.around(), number).unwrap();
         zero.end_micro_step(number).unwrap();
     }
@@ -116,7 +116,7 @@ fn a_units_weights_are_whole_only_while_it_computes() {
         spec.training.activation_checkpointing = true;
         let (model, zero, _) = recurrent(&spec, &mesh);
         let seen = Rc::new(RefCell::new(vec![zero.memory().parameters]));
-        zero.begin_micro_step(MicroStep { is_first: true, is_last: true }, 1);
+        zero.begin_micro_step(MicroStep { is_first: true, is_last: true }, 1).unwrap();
         let watched = Watched { zero: &zero, seen: seen.clone() };
         forward_backward(&model, &watched, 1).unwrap();
         zero.end_micro_step(1).unwrap();
@@ -270,7 +270,7 @@ fn a_peer_that_goes_during_a_gather_is_an_error_that_says_so() {
                 spec.training.activation_checkpointing = recomputes;
                 let rank = mesh.communicator(1).unwrap().rank();
                 let (model, zero, _) = recurrent(&spec, &mesh);
-                zero.begin_micro_step(MicroStep { is_first: true, is_last: true }, 7);
+                zero.begin_micro_step(MicroStep { is_first: true, is_last: true }, 7).unwrap();
                 let leaves = Leaves { inner: zero.around(), mesh: (rank == 1).then_some(&mesh) };
                 let failed = model
                     .forward(&input(), key(1), &leaves)

@@ -85,3 +85,12 @@ fn a_world_larger_than_the_cluster_is_bad_configuration() {
     let error = plan(&bounded, Asked { workers: 2, slots: None }, 8).unwrap_err();
     assert_eq!(error, Error::TooManyWorkers { asked: 2, bound: 1 });
 }
+
+#[test]
+fn a_job_for_gpus_takes_one_for_each_rank_on_one_worker() {
+    let gpus = |world| Resources { device: Device::Cuda, ..resources(world, 4) };
+    check(&gpus(Some(2)), 1, None, Slots::Exactly(2));
+    check(&gpus(None), 1, None, Slots::Auto);
+    let many = |world| plan(&gpus(world), Asked { workers: 2, slots: None }, 8);
+    assert_eq!(many(Some(2)).unwrap_err(), Error::SharedGpus { workers: 2 });
+}
