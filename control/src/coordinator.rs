@@ -152,6 +152,7 @@ impl Machine {
             Event::Drain { ticket, worker, order } => self.on_drain(ticket, &worker, order, now),
             Event::Hello { connection, hello } => self.on_hello(connection, hello, now),
             Event::Worker { connection, message } => self.on_worker(connection, message, now),
+            Event::Welcomed { connection } => self.on_welcomed(connection, now),
             Event::Dropped { connection } => self.on_dropped(connection),
             Event::Tick => self.on_tick(now),
         }

@@ -7,6 +7,7 @@ mod links;
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::oneshot::error::TryRecvError;
 use tokio::sync::{mpsc, oneshot};
@@ -33,6 +34,9 @@ pub(crate) use self::links::QUEUE as LINK_QUEUE;
 
 /// Inputs that may wait for the loop; who brings more waits itself.
 const QUEUE: usize = 4096;
+
+/// A tick waits for unread inputs so long; after it the machine takes us to have slept.
+const MAX_LATE: Duration = Duration::from_millis(1100);
 
 /// Inputs that are decided together and share one commit.
 const MAX_BATCH: usize = 512;
@@ -124,13 +128,15 @@ impl Core {
         loop {
             let deadline = self.machine.next_deadline().map(|at| self.clock.instant(at));
             tokio::select! {
+                // What waits comes before a deadline: it may be the sign of life that is waited for.
+                biased;
+                () = &mut stop => break,
                 received = self.inputs.recv_many(&mut batch, MAX_BATCH) => {
                     if received == 0 {
                         break;
                     }
                 }
                 () = sleep_until(deadline) => {}
-                () = &mut stop => break,
             }
             let effects = self.decide(&mut batch);
             self.make_true(effects).await?;
@@ -153,7 +159,9 @@ impl Core {
             events.extend(self.admit(input));
         }
         let now = self.clock.now();
-        if self.machine.next_deadline().is_some_and(|at| at <= now.uptime) {
+        let late = self.machine.next_deadline().and_then(|at| now.uptime.checked_sub(at));
+        // More than a batch may wait; not for ever, though: what is very late is forgiven anyway.
+        if late.is_some_and(|late| self.inputs.is_empty() || late > MAX_LATE) {
             events.push(Event::Tick);
         }
         let effects = self.machine.steps(events, now, &mut self.chance);
@@ -238,8 +246,13 @@ impl Core {
                 log_record(record);
             }
         }
+        let welcomed: Vec<Event> = effects.iter().filter_map(welcomed).collect();
         for effect in effects {
             self.act(effect);
+        }
+        if !welcomed.is_empty() {
+            // Moves deadlines and nothing else: there is no effect.
+            self.machine.steps(welcomed, self.clock.now(), &mut self.chance);
         }
         self.snapshot_when_due()
     }
@@ -315,6 +328,13 @@ impl Core {
             let queued = self.machine.queued(job_id);
             self.views.publish(Published { status, checkpoints, queued });
         }
+    }
+}
+
+fn welcomed(effect: &Effect) -> Option<Event> {
+    match effect {
+        Effect::Welcome { to, .. } => Some(Event::Welcomed { connection: *to }),
+        _ => None,
     }
 }
 

@@ -147,12 +147,13 @@ fn prepare(context: RankContext) -> Result<Prepared, Error> {
     let located = plan.locate(&mut state);
     plan.continue_from(&state);
     let resumed_at = (state.step > 0).then_some(state.step);
-    let nothing_left = resumed_at.and_then(|_| nothing_left(&plan, &state));
     let schedule = Schedule::new(&spec.training, plan.total_steps);
     let notes = root.note().into_iter().chain(resumed.notes).chain(located);
-    let notes = notes.chain(best_is_lost.then(|| LOST_BEST.to_owned())).chain(nothing_left);
+    let notes = notes.chain(best_is_lost.then(|| LOST_BEST.to_owned()));
+    let notes = notes.chain(resumed_at.and_then(|_| nothing_left(&plan, &state)));
     let notes = notes.chain(zero.note(&spec)).chain(untold(&spec, &schedule, plan.total_steps));
-    notes.chain(about_device(context.device, &spec, &zero, rank)?).for_each(|note| report.note(note));
+    let notes = notes.chain(about_device(context.device, &spec, &zero, rank)?);
+    notes.for_each(|note| report.note(note));
     let from = Position { step: state.step, samples: state.samples };
     report.open_files(&run_dir, &spec.monitor, validation_columns(&data), from)?;
     let saver = Saver::start(

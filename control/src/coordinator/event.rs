@@ -88,6 +88,10 @@ pub enum Event {
         connection: ConnectionId,
         message: WorkerMessage,
     },
+    /// A welcome is on its way: the lease begins. The commit before it may have taken longer than that.
+    Welcomed {
+        connection: ConnectionId,
+    },
     /// A control stream ended, for whatever reason.
     Dropped {
         connection: ConnectionId,

@@ -518,10 +518,11 @@ impl Job {
             attempt.early_saves.push(checkpoint.tag.clone());
         }
         let all = found.unwrap_or_default();
+        let is_shared = checkpoint.worker.as_deref().is_some_and(|worker| self.is_new_at(worker));
         let is_gone = |row: &CheckpointRow| {
             !all.is_empty()
                 && row.step < checkpoint.step
-                && row.worker == checkpoint.worker
+                && (is_shared || row.worker == checkpoint.worker)
                 && !all.contains(&row.tag)
         };
         self.checkpoints.retain(|row| {
@@ -532,6 +533,16 @@ impl Job {
         if self.checkpoints.len() > MAX_CHECKPOINTS {
             self.checkpoints.remove(0);
         }
+    }
+
+    /// No earlier attempt had its rank 0 there: what the newest one finds there others have saved, so
+    /// the root is shared.
+    fn is_new_at(&self, worker: &str) -> bool {
+        let had_rank_0 = |attempt: &Attempt| {
+            attempt.ranks.first().is_some_and(|rank| rank.worker_name == worker)
+        };
+        let earlier = self.attempts.iter().rev().skip(1);
+        self.older.is_empty() && !earlier.into_iter().any(had_rank_0)
     }
 
     fn note(&mut self, notes: &[String]) {

@@ -109,6 +109,13 @@ impl Machine {
         self.out.workers_changed = true;
     }
 
+    pub(super) fn on_welcomed(&mut self, connection: ConnectionId, now: Now) {
+        let uuid = self.live.connections.get(&connection);
+        if let Some(worker) = uuid.and_then(|uuid| self.live.workers.get_mut(uuid)) {
+            worker.deadline = worker.deadline.max(now.uptime + worker.lease);
+        }
+    }
+
     /// Whether the worker may join under its name and in its incarnation.
     fn admit(&mut self, hello: &WorkerHello, now: Now) -> Result<(), NotWelcome> {
         let known = self.ledger.workers.get(&hello.id.uuid);

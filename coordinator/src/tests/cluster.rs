@@ -131,14 +131,15 @@ impl Cluster {
         let request = v1::JobRequest { job_id: job_id.to_owned() };
         let mut updates = self.client().await.watch_job(request).await.unwrap().into_inner();
         let waiting = async {
-            let mut seen = String::new();
+            let (mut seen, mut why) = (String::new(), String::new());
             while let Some(status) = updates.message().await.unwrap() {
-                seen = status.row.as_ref().unwrap().state.clone();
+                let row = status.row.as_ref().unwrap();
+                (seen, why) = (row.state.clone(), row.reason.clone());
                 if seen == state {
                     return status;
                 }
             }
-            panic!("{job_id} ended as {seen}, not {state}");
+            panic!("{job_id} ended as {seen}, not {state}: {why}");
         };
         soon(&format!("{job_id} is {state}"), waiting).await
     }
@@ -219,6 +220,17 @@ pub(super) struct Peer {
 impl Peer {
     pub(super) async fn say(&self, kind: Kind) {
         self.outgoing.send(message(kind)).await.unwrap();
+    }
+
+    /// Sends heartbeats for as long as the stream lives.
+    pub(super) fn beat_every(&self, interval: Duration) {
+        let outgoing = self.outgoing.clone();
+        service::tasks::spawn(service::tasks::Kind::Finish, "heartbeats", async move {
+            let heartbeat = || message(Kind::Heartbeat(v1::Heartbeat::default()));
+            while outgoing.send(heartbeat()).await.is_ok() {
+                tokio::time::sleep(interval).await;
+            }
+        });
     }
 
     pub(super) async fn next(&mut self) -> Order {

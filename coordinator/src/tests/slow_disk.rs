@@ -4,16 +4,15 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use proto::v1;
-use proto::v1::worker_message::Kind;
 
-use super::cluster::{Cluster, Peer, finished, settings};
+use super::cluster::{Cluster, finished, settings};
 use crate::Settings;
 use crate::daemon::Coordinator;
 use crate::store::{Error, EventLog, Place, Written};
 
 /// Each commit takes longer than a lease.
-const COMMIT: Duration = Duration::from_millis(1500);
-const LEASE: Duration = Duration::from_secs(1);
+const COMMIT: Duration = Duration::from_millis(2500);
+const LEASE: Duration = Duration::from_secs(2);
 const HEARTBEAT: Duration = Duration::from_millis(200);
 
 struct SlowDisk(Box<dyn EventLog>);
@@ -45,19 +44,6 @@ impl EventLog for SlowDisk {
     }
 }
 
-/// Sends heartbeats for a worker until the future is done.
-async fn beating<T>(worker: &Peer, future: impl Future<Output = T>) -> T {
-    tokio::pin!(future);
-    loop {
-        tokio::select! {
-            done = &mut future => return done,
-            () = tokio::time::sleep(HEARTBEAT) => {
-                worker.say(Kind::Heartbeat(v1::Heartbeat::default())).await;
-            }
-        }
-    }
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn answers_wait_for_a_slow_disk_and_no_worker_is_lost_for_it() {
     let folder = tempfile::tempdir().unwrap();
@@ -65,16 +51,17 @@ async fn answers_wait_for_a_slow_disk_and_no_worker_is_lost_for_it() {
     let slow = |log| Box::new(SlowDisk(log)) as Box<dyn EventLog>;
     let cluster = Cluster::run(folder, Coordinator::build_on(&settings, slow).await.unwrap());
     let mut a = cluster.join("a", 1).await;
+    a.beat_every(HEARTBEAT);
     let asked = Instant::now();
-    let job_id = beating(&a, cluster.submit("job", 1)).await;
+    let job_id = cluster.submit("job", 1).await;
     assert!(asked.elapsed() >= COMMIT, "A14: {:?} is before it is durable", asked.elapsed());
     let start = a.start_order().await;
     a.train(&start).await;
-    beating(&a, cluster.wait_for(&job_id, "running")).await;
+    cluster.wait_for(&job_id, "running").await;
     let workers = cluster.client().await.list_workers(v1::ListWorkersRequest {}).await.unwrap();
     assert_eq!(workers.into_inner().workers[0].state, "ready");
     a.end(&start, 0, finished()).await;
-    let done = beating(&a, cluster.wait_for(&job_id, "succeeded")).await;
+    let done = cluster.wait_for(&job_id, "succeeded").await;
     assert_eq!(done.attempts.len(), 1, "{done:?}");
     cluster.stop().await;
 }

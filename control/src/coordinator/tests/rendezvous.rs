@@ -5,7 +5,7 @@ use expect_test::expect;
 use common::ids::Generation;
 use common::status::{CheckpointRow, FailureKind, JobState, Live, TrainerEnd};
 
-use super::world::{World, check, id, key, peer, spec, whole};
+use super::world::{KILLED, World, check, id, key, peer, restarting, spec, whole};
 use crate::coordinator::{NcclId, Peer, WorkerMessage};
 
 #[test]
@@ -205,6 +205,28 @@ fn what_an_attempt_finds_at_its_start_corrects_the_catalogue() {
     let rows = w.machine.checkpoints(&id("job")).unwrap();
     let steps: Vec<u64> = rows.iter().map(|row| row.step).collect();
     assert_eq!(steps, [20, 30]);
+}
+
+#[test]
+fn what_another_worker_saved_and_removed_leaves_where_the_root_is_shared() {
+    let mut w = World::new(&[("a", 1), ("b", 1)]);
+    w.submit(restarting("job", Some(1)));
+    w.train("job");
+    w.commit_on("job", 10, Some("a"));
+    // Steps 20 and 30 were committed and 10 removed, and nobody heard of it.
+    w.end("job", 0, KILLED);
+    w.drop_stream("a");
+    w.live_on(Duration::from_secs(6));
+    assert_eq!(w.places("job"), ["b"]);
+    let all = vec!["step-00000020".to_owned(), "step-00000030".to_owned()];
+    for (step, found) in [(20, vec![]), (30, all)] {
+        let checkpoint = CheckpointRow { worker: Some("b".to_owned()), ..whole("job", step) };
+        let (job_id, generation) = (id("job"), Generation(w.generation("job")));
+        let (removed, found) = (Vec::new(), Some(found));
+        w.say("b", WorkerMessage::Checkpoint { job_id, generation, checkpoint, removed, found });
+    }
+    let rows = w.machine.checkpoints(&id("job")).unwrap();
+    assert_eq!(rows.iter().map(|row| row.step).collect::<Vec<_>>(), [20, 30]);
 }
 
 #[test]
