@@ -17,6 +17,7 @@ pub mod process;
 pub mod report;
 pub mod retry;
 mod section;
+pub mod slurm;
 pub mod spec;
 pub mod status;
 mod tree;
