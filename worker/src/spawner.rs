@@ -13,7 +13,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, mpsc};
 use std::thread;
 
-use nix::sys::signal::{Signal, killpg};
+use nix::sys::signal::{SigHandler, Signal, killpg};
 use nix::sys::wait::{Id, WaitPidFlag, waitid};
 use nix::unistd::Pid;
 use tokio::net::unix::pipe;
@@ -131,9 +131,11 @@ fn spawn(launch: Launch) -> io::Result<Started> {
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .process_group(0);
+    let prepare =
+        move || die_with(parent).and_then(|()| ignore_news_for_us()).and_then(|()| inherit(link));
     // SAFETY: the closure runs in the child between fork and exec and makes only system calls
-    // that are async-signal-safe (prctl, getppid, fcntl); it neither allocates nor locks.
-    unsafe { command.pre_exec(move || die_with(parent).and_then(|()| inherit(link))) };
+    // that are async-signal-safe (prctl, getppid, sigaction, fcntl); it neither allocates nor locks.
+    unsafe { command.pre_exec(prepare) };
     let mut child = command.spawn()?;
     // The child has its own copy; ours would keep the socket open after the child's death.
     drop(launch.link);
@@ -165,6 +167,17 @@ fn die_with(parent: u32) -> io::Result<()> {
     } else {
         Err(io::Error::from_raw_os_error(libc::ESRCH))
     }
+}
+
+/// In the child: ignore what is meant for the daemon. Some launchers (SLURM with
+/// `proctrack/linuxproc`) send a signal to every process below the one that they started; the daemon
+/// then gives its children the time to save that the signal itself would not.
+fn ignore_news_for_us() -> io::Result<()> {
+    for signal in [Signal::SIGUSR1, Signal::SIGTERM] {
+        // SAFETY: no handler of ours is replaced: exec resets those anyway, and keeps SIG_IGN.
+        unsafe { nix::sys::signal::signal(signal, SigHandler::SigIgn) }?;
+    }
+    Ok(())
 }
 
 /// In the child: keep this descriptor over exec. Done here and not in the parent, so that no other
