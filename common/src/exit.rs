@@ -13,6 +13,9 @@ pub enum ExitCode {
     Cancelled = 4,
     /// A bug of ours.
     Bug = 70,
+    /// The job saved and left because its nodes are taken away: the same command goes on with it.
+    /// The number is that of `sysexits.h` for what is worth trying again.
+    Preempted = 75,
     BadConfiguration = 78,
     /// Ctrl-C while only looking (`watch`): the job goes on. What shells say of SIGINT, so that
     /// `rsctl watch JOB && next` does not take it for success.

@@ -27,7 +27,7 @@ pub(crate) use usual_ranges;
     disable_help_subcommand = true,
     after_help = "\
 Exit codes: 0 done, 1 the job or operation failed, 2 usage, 3 coordinator unreachable,
-            4 cancelled, 70 a bug, 78 bad configuration
+            4 cancelled, 70 a bug, 75 preempted (slurm run: requeue it), 78 bad configuration
 
 Start here:
   rsctl init timeseries demo      write a job that runs at once
@@ -41,6 +41,7 @@ pub(crate) struct Args {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     Run(commands::run::Args),
+    Slurm(commands::slurm::Args),
     Submit(commands::submit::Args),
     Jobs(commands::jobs::Args),
     Status(commands::status::Args),

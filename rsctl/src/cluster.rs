@@ -2,7 +2,7 @@
 //! folders of their own in a temporary one. They stop when their standard input ends, so even a
 //! kill -9 of rsctl leaves nothing running.
 
-mod daemon;
+pub(crate) mod daemon;
 mod folder;
 pub(crate) mod plan;
 
@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use common::exit::ExitCode;
 use service::exit::Failure;
 
-use crate::cluster::daemon::Daemon;
+use crate::cluster::daemon::{Daemon, Launch, Stdout};
 use crate::cluster::folder::Folder;
 use crate::cluster::plan::{Plan, Slots};
 use crate::coordinator::Coordinator;
@@ -91,7 +91,14 @@ impl Cluster {
             "--exit-with-stdin",
         ];
         let log = folder.path().join("coordinator.log");
-        let mut coordinator = Daemon::start("coordinator", &coordinator, &arguments, &log)?;
+        let mut coordinator = Daemon::start(&Launch {
+            name: "coordinator",
+            program: &coordinator,
+            arguments: &arguments,
+            log: &log,
+            stdout: Stdout::Read,
+            without: &[],
+        })?;
         let address = coordinator.address(LISTENING_WITHIN).await?;
         let mut cluster = Self { workers: Vec::new(), coordinator, address, folder };
         let slots = match plan.slots {
@@ -120,7 +127,14 @@ impl Cluster {
                 arguments.extend(["--device", "cuda"]);
             }
             let log = folder.join(format!("{name}.log"));
-            cluster.workers.push(Daemon::start(&name, &worker, &arguments, &log)?);
+            cluster.workers.push(Daemon::start(&Launch {
+                name: &name,
+                program: &worker,
+                arguments: &arguments,
+                log: &log,
+                stdout: Stdout::Logged,
+                without: &[],
+            })?);
         }
         Ok(cluster)
     }
@@ -180,7 +194,7 @@ impl Cluster {
 }
 
 /// One of our binaries, beside this one.
-fn binary(name: &'static str) -> Result<PathBuf, Error> {
+pub(crate) fn binary(name: &'static str) -> Result<PathBuf, Error> {
     let own = std::env::current_exe().map_err(Error::OwnPath)?;
     let path = own.with_file_name(name);
     if path.is_file() { Ok(path) } else { Err(Error::NoBinary { name, path }) }

@@ -16,6 +16,7 @@ pub(crate) mod metrics;
 pub(crate) mod preempt;
 pub(crate) mod requeue;
 pub(crate) mod run;
+pub(crate) mod slurm;
 pub(crate) mod status;
 pub(crate) mod submit;
 pub(crate) mod watch;
@@ -36,6 +37,7 @@ pub(crate) type Outcome = Result<ExitCode, Failure>;
 pub(crate) async fn execute(command: Command) -> Outcome {
     match command {
         Command::Run(args) => run::execute(args).await,
+        Command::Slurm(args) => slurm::execute(args).await,
         Command::Submit(args) => submit::execute(args).await,
         Command::Jobs(args) => jobs::execute(args).await,
         Command::Status(args) => status::execute(args).await,

@@ -11,6 +11,7 @@ mod job;
 mod master;
 mod place;
 mod render;
+mod slurm;
 mod sweep;
 #[cfg(test)]
 mod tests;

@@ -1,11 +1,11 @@
-//! One daemon of the private cluster: its own process group, a pipe that holds it alive, its log
-//! in a file.
+//! A program that lives as long as this one wants: its own process group, a pipe that holds it
+//! alive, its log in a file.
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
-use nix::sys::signal::{Signal, killpg};
+use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::Pid;
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
@@ -15,6 +15,27 @@ use crate::cluster::Error;
 /// Lines of a log that a message repeats.
 const LAST_LINES: usize = 15;
 
+/// What to start.
+#[derive(Debug)]
+pub(crate) struct Launch<'a> {
+    /// For messages.
+    pub(crate) name: &'a str,
+    pub(crate) program: &'a Path,
+    pub(crate) arguments: &'a [&'a str],
+    pub(crate) log: &'a Path,
+    pub(crate) stdout: Stdout,
+    /// Variables that it does not inherit.
+    pub(crate) without: &'a [&'a str],
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Stdout {
+    /// Its first line tells something.
+    Read,
+    /// It goes where stderr goes.
+    Logged,
+}
+
 #[derive(Debug)]
 pub(crate) struct Daemon {
     name: String,
@@ -22,27 +43,29 @@ pub(crate) struct Daemon {
     /// The process group; the child's own pid, which stays ours until it is reaped.
     group: Option<Pid>,
     /// Its end stops the daemon.
-    _alive: Option<ChildStdin>,
+    alive: Option<ChildStdin>,
     stdout: Option<BufReader<ChildStdout>>,
     log: PathBuf,
 }
 
 impl Daemon {
-    pub(crate) fn start(
-        name: &str,
-        binary: &Path,
-        arguments: &[&str],
-        log: &Path,
-    ) -> Result<Self, Error> {
+    pub(crate) fn start(launch: &Launch<'_>) -> Result<Self, Error> {
+        let Launch { name, program, arguments, log, stdout, without } = *launch;
         let failed = |source| Error::Start { name: name.to_owned(), source };
         let file = fs_err::File::create(log).map_err(failed)?.into_parts().0;
-        let mut process = Command::new(binary)
+        let stdout = match stdout {
+            Stdout::Read => Stdio::piped(),
+            Stdout::Logged => file.try_clone().map_err(failed)?.into(),
+        };
+        let mut command = Command::new(program);
+        // Settings for a cluster in the caller's environment are not meant for this one.
+        for variable in ["RUSTSPEED_MASTER", "RUSTSPEED_CONFIG"].iter().chain(without) {
+            command.env_remove(variable);
+        }
+        let mut process = command
             .args(arguments)
-            // Settings for a cluster in the caller's environment are not meant for this one.
-            .env_remove("RUSTSPEED_MASTER")
-            .env_remove("RUSTSPEED_CONFIG")
             .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
+            .stdout(stdout)
             .stderr(file)
             // Ctrl-C in the terminal reaches rsctl alone.
             .process_group(0)
@@ -52,7 +75,7 @@ impl Daemon {
         Ok(Self {
             name: name.to_owned(),
             group: process.id().map(|pid| Pid::from_raw(pid.cast_signed())),
-            _alive: process.stdin.take(),
+            alive: process.stdin.take(),
             stdout: process.stdout.take().map(BufReader::new),
             process,
             log: log.to_owned(),
@@ -66,7 +89,7 @@ impl Daemon {
     /// Reads `listening ADDRESS`, the first line of its stdout.
     pub(crate) async fn address(&mut self, within: Duration) -> Result<String, Error> {
         let mut line = String::new();
-        let stdout = self.stdout.as_mut().expect("stdout is piped and stays with the daemon");
+        let stdout = self.stdout.as_mut().expect("a daemon with an address was started to be read");
         let read = tokio::time::timeout(within, stdout.read_line(&mut line)).await;
         match read {
             Err(_) => return Err(self.not_ready(within)),
@@ -91,9 +114,21 @@ impl Daemon {
     }
 
     pub(crate) fn check_running(&mut self) -> Result<(), Error> {
+        match self.has_ended()? {
+            None => Ok(()),
+            Some(status) => Err(self.ended(status)),
+        }
+    }
+
+    /// How it ended; None while it runs.
+    pub(crate) fn has_ended(&mut self) -> Result<Option<std::process::ExitStatus>, Error> {
         match self.process.try_wait() {
-            Ok(None) => Ok(()),
-            Ok(Some(status)) => Err(self.ended(status)),
+            Ok(status) => {
+                if status.is_some() {
+                    self.group = None;
+                }
+                Ok(status)
+            }
             Err(source) => Err(Error::Start { name: self.name.clone(), source }),
         }
     }
@@ -107,10 +142,15 @@ impl Daemon {
         Error::NotReady { name: self.name.clone(), after, log: self.last_words() }
     }
 
+    /// What it has said; empty where that cannot be read.
+    pub(crate) fn log(&self) -> String {
+        let log = fs_err::read(&self.log).unwrap_or_default();
+        String::from_utf8_lossy(&log).into_owned()
+    }
+
     /// The end of its log under a heading; empty when it said nothing.
     pub(crate) fn last_words(&self) -> String {
-        let log = fs_err::read(&self.log).unwrap_or_default();
-        let log = String::from_utf8_lossy(&log);
+        let log = self.log();
         let lines: Vec<&str> = log.lines().collect();
         let last = &lines[lines.len().saturating_sub(LAST_LINES)..];
         if last.is_empty() {
@@ -118,6 +158,27 @@ impl Daemon {
         }
         let quoted: String = last.iter().map(|line| format!("\n  | {line}")).collect();
         format!("\nlast lines of {}:{quoted}", self.name)
+    }
+
+    /// To the process alone. One that has ended gets nothing.
+    pub(crate) fn signal(&self, signal: Signal) {
+        if let Some(process) = self.group {
+            // Not reaped yet, so the number is still its own.
+            let _ = kill(process, signal);
+        }
+    }
+
+    /// Ends its standard input.
+    pub(crate) fn hang_up(&mut self) {
+        self.alive = None;
+    }
+
+    /// Gives it time to end by itself.
+    pub(crate) async fn ended_within(&mut self, within: Duration) {
+        // `stop` comes next, for those that need it.
+        if let Ok(Ok(_)) = tokio::time::timeout(within, self.process.wait()).await {
+            self.group = None;
+        }
     }
 
     /// SIGTERM, and SIGKILL for the whole group when it has not ended `within`.
