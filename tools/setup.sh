@@ -35,6 +35,26 @@ ensure_apt_packages() {
     apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq "${missing[@]}"
 }
 
+# A real SLURM for the system tests, which need root to start it: without it they are skipped, and
+# say so. Its daemons are not to start by themselves.
+ensure_slurm() {
+    command -v slurmctld >/dev/null && command -v slurmd >/dev/null && command -v munged >/dev/null && return
+    if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
+        say "no SLURM here: its system tests will be skipped (they need root and Debian's slurm packages)"
+        return
+    fi
+    local policy=/usr/sbin/policy-rc.d packages=(slurmctld slurmd slurm-client munge)
+    say "apt-get install ${packages[*]}"
+    (
+        if [ ! -e "$policy" ]; then
+            trap 'rm -f "$policy"' EXIT
+            install -m 755 /dev/stdin "$policy" <<<$'#!/bin/sh\nexit 101'
+        fi
+        apt-get update -qq && DEBIAN_FRONTEND=noninteractive \
+            apt-get install -y -qq --no-install-recommends "${packages[@]}"
+    ) || say "SLURM could not be installed: its system tests will be skipped"
+}
+
 ensure_rust() {
     command -v cargo >/dev/null || die "no cargo: install Rust 1.95 or later from https://rustup.rs"
 }
@@ -161,6 +181,7 @@ ensure_build_dir() {
 case $device in cpu | cuda) ;; *) die "DEVICE=$device: cpu or cuda" ;; esac
 mkdir -p "$cache"
 ensure_apt_packages
+ensure_slurm
 ensure_rust
 ensure_libtorch
 [ "$device" = cpu ] || ensure_cuda

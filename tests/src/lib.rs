@@ -9,5 +9,6 @@ pub mod mount;
 pub mod network;
 pub mod process;
 pub mod rsctl;
+pub mod slurm;
 pub mod soak;
 pub mod wait;

@@ -21,5 +21,6 @@ mod preemption;
 mod queue;
 mod run;
 mod separate_disks;
+mod slurm;
 mod submit;
 mod troubleshooting;
