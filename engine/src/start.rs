@@ -125,7 +125,6 @@ fn prepare(context: RankContext) -> Result<Prepared, Error> {
     let measure = Measure::new(&spec.monitor.diagnostics, rank, &mut communicator, pulse);
     let mut zero = Zero::on(context.device, &mut model, &spec, communicator)?;
     agree_on_data(&zero, &data)?;
-    let instruction_set = instruction_set(&spec, &model)?;
     let start = Start {
         spec: &spec,
         job_id: context.job_id,
@@ -133,7 +132,7 @@ fn prepare(context: RankContext) -> Result<Prepared, Error> {
         run_dir: &run_dir,
         worker: &context.worker,
         model: model.describe(),
-        instruction_set,
+        instruction_set: instruction_set(&spec, &model)?,
         reporter,
     };
     let mut votes = context.save_communicator;

@@ -204,7 +204,8 @@ fn first(folder: &Path, rest: Option<OsString>) -> OsString {
 /// not say, as there is no such program or no such loader.
 fn missing_libraries(program: &Path, folder: Option<&Path>) -> Option<Vec<String>> {
     let mut command = Command::new(LOADER);
-    command.arg("--list").arg(program);
+    // As `ldd` asks; `--list` of the loader ends at the first that is missing.
+    command.arg(program).env("LD_TRACE_LOADED_OBJECTS", "1");
     if let Some(folder) = folder {
         command.env(LIBRARY_PATH, first(folder, std::env::var_os(LIBRARY_PATH)));
     }

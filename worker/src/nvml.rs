@@ -64,7 +64,7 @@ struct Nvml {
 pub(crate) fn ask(library: &Path) -> std::result::Result<Told, Error> {
     // SAFETY: NVML's initialisers touch nothing of ours.
     let opened = unsafe { Library::open(Some(library), RTLD_NOW | RTLD_LOCAL) };
-    let opened = opened.map_err(|error| Error::Absent { reason: error.to_string() })?;
+    let opened = opened.map_err(|error| Error::Absent { reason: service::exit::chain(&error) })?;
     let nvml = Nvml::find(&opened).map_err(|function| {
         let library = library.display().to_string();
         Error::NotNvml { library, function }

@@ -22,7 +22,7 @@ unsafe extern "C" {
 pub(crate) fn load_cuda() -> Result<(), String> {
     // SAFETY: libtorch's initialisers register operators, before any tensor is made.
     let library = unsafe { Library::open(Some(LIBRARY), RTLD_NOW | RTLD_GLOBAL) };
-    let library = library.map_err(|error| error.to_string())?;
+    let library = library.map_err(|error| crate::error::chain(&error))?;
     // What it registers must stay.
     std::mem::forget(library);
     Ok(())

@@ -46,8 +46,8 @@ its end, stops them and exits with the job's code. Results stay in the job's out
 SIGUSR1, as of `#SBATCH --signal=B:USR1@60`, announces that the nodes are taken away: the job saves
 and leaves, and the command exits with 75. When SLURM queues its job again, the command goes on with
 the same job from there. Until the job has ended, what that needs is in <output-dir>/.slurm.
-Ctrl-C saves and cancels (exit code 4). SIGTERM saves and ends (4), too, and the job goes on if SLURM
-queues its own again.
+Ctrl-C saves and cancels (exit code 4). SIGTERM saves and ends (4), too, and the job goes on when
+SLURM queues its own again.
 
 Examples:
   sbatch deploy/slurm/rustspeed.sbatch job.toml --set training.epochs=3    in a queue
@@ -137,7 +137,7 @@ impl Run {
         let mut view = progress::for_people();
         let notice_grace = self.asked.notice_grace;
         let following = Following { site, signals, coordinator, job: &job, notice_grace };
-        following.to_the_end(view.as_mut()).await
+        following.until_it_ends(view.as_mut()).await
     }
 
     /// The job that an earlier life of this SLURM job has left.

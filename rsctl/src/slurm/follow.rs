@@ -95,7 +95,7 @@ pub(crate) struct Following<'a> {
 }
 
 impl Following<'_> {
-    pub(crate) async fn to_the_end(mut self, view: &mut dyn View) -> Result<Ended, Failure> {
+    pub(crate) async fn until_it_ends(mut self, view: &mut dyn View) -> Result<Ended, Failure> {
         let coordinator = self.coordinator.clone();
         let mut follower = Follower { coordinator, patience: PATIENCE };
         let mut asked = Asked::Nothing;

@@ -90,6 +90,7 @@ impl Site {
             Failure::new(ExitCode::Bug, anyhow!("the coordinator listens at `{address}`"))
         })?;
         let host = reachable_host(allocation, asked.address.as_deref(), port).await?;
+        render::talk(format_args!("the coordinator listens at {host}:{port}"));
         let step = Step {
             nodes: allocation.nodes.len(),
             master: &format!("{host}:{port}"),
