@@ -38,7 +38,7 @@ max-steps = 1000000
 [checkpoint]
 every-steps = 20
 [restart]
-infrastructure = 1000
+infrastructure = 300
 """
 
 
