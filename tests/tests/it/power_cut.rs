@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 use rand::{RngExt, SeedableRng};
@@ -19,10 +19,11 @@ use tests::rsctl::Rsctl;
 use tests::soak;
 use tests::wait::{report, wait_for};
 
-/// In `make test`.
+/// Of one disk, in `make test`.
 const CUTS: usize = 4;
-/// In `make soak`.
-const SOAK_CUTS: usize = 60;
+/// In `make soak`: as many as the jobs leave room for, on so many disks one after the other.
+const SOAK_CUTS: usize = 15;
+const SOAK_DISKS: usize = 4;
 
 const CLIENTS: usize = 3;
 
@@ -81,16 +82,26 @@ fn must_be_there(disk: &Mount, known: &Acknowledged) {
 
 #[test]
 fn soak_what_was_acknowledged_survives_a_power_cut_of_the_coordinator() {
+    let seed = soak::seed();
+    let mut chance = ChaCha8Rng::seed_from_u64(seed);
+    let (disks, cuts) = if soak::is_on() { (SOAK_DISKS, SOAK_CUTS) } else { (1, CUTS) };
+    report(&format!("power cuts: {cuts} on each of {disks} disks, RUSTSPEED_SOAK_SEED={seed}"));
+    let began = Instant::now();
+    for _ in 0..disks {
+        if soak::is_on() && began.elapsed() > soak::bound() {
+            break;
+        }
+        cut_again_and_again(cuts, &mut chance);
+    }
+}
+
+fn cut_again_and_again(cuts: usize, chance: &mut ChaCha8Rng) {
     let folder = tempfile::tempdir().unwrap();
     let image = folder.path().join("disk");
     let Some(disk) = Mount::fresh(&image, IMAGE_BYTES, &folder.path().join("live")) else { return };
     let cluster = Cluster::start_as(serving_on(&disk), &[]);
     let job = cluster.write("job.toml", &TinyJob::default().toml());
     let (told, is_over) = (Mutex::new(Acknowledged::default()), AtomicBool::new(false));
-    let seed = soak::seed();
-    let mut chance = ChaCha8Rng::seed_from_u64(seed);
-    let cuts = if soak::is_on() { SOAK_CUTS } else { CUTS };
-    report(&format!("power cuts: {cuts}, RUSTSPEED_SOAK_SEED={seed}"));
     thread::scope(|scope| {
         // However this ends: the clients stop, and the scope with them.
         let _over = Over(&is_over);

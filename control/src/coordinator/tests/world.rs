@@ -167,7 +167,7 @@ impl World {
     }
 
     /// An attempt that is not the first has rank 0 where the newest checkpoint lies, if on one
-    /// worker's own disk and that one is known.
+    /// worker's own disk and that one is known and in service.
     fn check_homes(&self, effects: &[Effect]) {
         let records = effects.iter().filter_map(|effect| match effect {
             Effect::Persist(records) => Some(records),
@@ -178,7 +178,9 @@ impl World {
             let Some(job) = self.machine.ledger().jobs.get(job_id) else { continue };
             let home = job.latest_checkpoint().and_then(|whole| whole.worker.as_deref());
             let Some(home) = home.filter(|_| job.attempts.len() > 1) else { continue };
-            if ["ready", "excluded", "disconnected"].contains(&state_of(self, home).as_str()) {
+            let is_drained = self.machine.ledger().drained.contains_key(home);
+            let is_known = ["ready", "excluded", "disconnected"].contains(&&*state_of(self, home));
+            if is_known && !is_drained {
                 assert_eq!(ranks[0].worker_name, home, "{job_id} starts anew");
             }
         }
