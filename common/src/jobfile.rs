@@ -10,12 +10,13 @@ use crate::explain::{self, Effective};
 use crate::report::Report;
 pub use crate::report::{Mistake, Mistakes};
 use crate::section::{Dialect, Section};
-use crate::spec::{JobSpec, Model, PrecisionKind, RecurrentKernel};
+use crate::spec::{Hosts, JobSpec, Model, PrecisionKind, RecurrentKernel};
 use crate::tree::{self, Place, Table, Value};
 use crate::{batch, hjson, length};
 
 mod checkpoint;
 mod data;
+mod hosts;
 mod job;
 mod join;
 mod model;
@@ -99,6 +100,12 @@ impl Override {
             }),
             _ => Err(InvalidOverride::NotAVariable(text.to_owned())),
         }
+    }
+
+    /// Flags that name the hosts: `--hostfile hosts.txt --num-nodes 2`.
+    pub fn hosts(hosts: &Hosts, flags: &str) -> Self {
+        let value = toml::Value::try_from(hosts).expect("TOML has names and small numbers");
+        Self::flag("resources.hosts", value, flags)
     }
 
     /// A flag that stands for a key: `flag("resources.world-size", 2, "--gpus 2")`.

@@ -7,6 +7,7 @@ pub mod exit;
 pub mod explain;
 pub mod help;
 mod hjson;
+pub mod hostfile;
 pub mod ids;
 pub mod jobfile;
 pub mod length;

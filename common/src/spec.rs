@@ -12,10 +12,14 @@ use serde::{Deserialize, Serialize};
 use crate::units;
 
 mod diagnostics;
+pub(crate) mod hosts;
 mod precision;
 mod restart;
 
 pub use diagnostics::{Collective, CommsLog, Diagnostics, FlopsProfile, GradientCompression};
+pub use hosts::{
+    Host, HostSlots, Hosts, InvalidHosts, MAX_HOSTS, MAX_SLOTS, NodeNames, is_host_name,
+};
 pub use precision::{DynamicLossScale, LossScale, OnOverflow, Precision, PrecisionKind};
 pub use restart::Restart;
 
@@ -88,6 +92,9 @@ pub struct Resources {
     /// At most this many workers take part; None: no bound.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub workers: Option<u32>,
+    /// Where ranks may be; None: on any worker.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hosts: Option<Hosts>,
     pub device: Device,
     /// Slots (cores) that one rank takes.
     pub threads_per_rank: u32,

@@ -135,6 +135,7 @@ fn job(name: &str, file: &File, initial: PathBuf) -> spec::JobSpec {
             min_ranks: None,
             max_ranks: None,
             workers: None,
+            hosts: None,
             device: spec::Device::Cpu,
             threads_per_rank: 1,
             transport: spec::Transport::Auto,

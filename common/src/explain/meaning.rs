@@ -23,6 +23,7 @@ const MEANINGS: &[(&str, &str)] = &[
     ("resources.min-ranks", "an elastic job starts with no fewer ranks"),
     ("resources.max-ranks", "an elastic job has no more ranks"),
     ("resources.workers", "at most so many workers take part"),
+    ("resources.hosts", "ranks are on these hosts and slots only"),
     ("resources.device", "what a rank computes on"),
     ("resources.threads-per-rank", "cores that a rank takes"),
     ("resources.transport", "how ranks reach each other"),

@@ -7,13 +7,15 @@ use std::time::Duration;
 use crate::section::{Found, IntegerRange, Section};
 use crate::spec::{Device, Job, Resources, Transport};
 use crate::tree::Place;
+use crate::units::count;
 
-use super::{Context, DEFAULT, SYNONYMS};
+use super::{Context, DEFAULT, SYNONYMS, hosts};
 
 /// TOML has no larger integers.
 const SEED: IntegerRange = IntegerRange::new(0, i64::MAX);
 const PRIORITY: IntegerRange = IntegerRange::new(-1000, 1000);
-const RANKS: IntegerRange = IntegerRange::new(1, 4096);
+const MAX_RANKS: u32 = 4096;
+const RANKS: IntegerRange = IntegerRange::new(1, MAX_RANKS as i64);
 const THREADS: IntegerRange = IntegerRange::new(1, 1024);
 /// DeepSpeed's own, since 0.19.6.
 const COLLECTIVE_TIMEOUT: Duration = Duration::from_secs(600);
@@ -143,11 +145,13 @@ fn collective_timeout(
 
 pub(super) fn read_resources(root: &Section<'_>) -> Resources {
     let section = root.sub("resources");
-    let [world_size, min_ranks, max_ranks] = read_world(&section);
+    let threads = section.integer("threads-per-rank", THREADS);
+    let hosts = hosts::read(&section);
+    let room = hosts::room(hosts.as_ref(), threads.as_ref().map_or(1, |found| found.value));
+    let [world_size, min_ranks, max_ranks] = read_world(&section, room.as_ref());
     let workers = section.integer("workers", RANKS);
     let devices = &[("auto", Device::Auto), ("cpu", Device::Cpu), ("cuda", Device::Cuda)];
     let device = section.choice("device", devices, &["gpu", "rocm", "mps"]);
-    let threads = section.integer("threads-per-rank", THREADS);
     let transports = &[
         ("auto", Transport::Auto),
         ("shared-memory", Transport::SharedMemory),
@@ -160,6 +164,7 @@ pub(super) fn read_resources(root: &Section<'_>) -> Resources {
         min_ranks,
         max_ranks,
         workers: section.settle_optional("workers", workers, "default: no bound"),
+        hosts: section.settle_optional("hosts", hosts, "default: any worker"),
         device: section.settle("device", device, (Device::Auto, DEFAULT)),
         threads_per_rank: section.settle("threads-per-rank", threads, (1, DEFAULT)),
         transport: section.settle("transport", transport, (Transport::Auto, DEFAULT)),
@@ -171,13 +176,34 @@ pub(super) fn read_resources(root: &Section<'_>) -> Resources {
         let message = format!("more workers than the {world} ranks of resources.{key}");
         section.refuse("workers", message);
     }
+    if let Some(room) = room {
+        check_room(&section, &resources, room.value);
+    }
     section.refuse_unknown(SYNONYMS);
     resources
 }
 
+/// The named slots hold the smallest world.
+fn check_room(section: &Section<'_>, resources: &Resources, room: u32) {
+    let world = resources.smallest_world();
+    let slots = count(resources.threads_per_rank.into(), "slot");
+    let message = if room == 0 {
+        format!("no host has the {slots} that a rank takes")
+    } else if room < world {
+        let key = if resources.is_elastic() { "min-ranks" } else { "world-size" };
+        let ranks = count(room.into(), "rank");
+        format!("room for {ranks} of {slots}, and resources.{key} is {world}")
+    } else if world > MAX_RANKS {
+        format!("room for {room} ranks; give resources.world-size, at most {MAX_RANKS}")
+    } else {
+        return;
+    };
+    section.refuse("hosts", message);
+}
+
 /// `world-size`, `min-ranks` and `max-ranks`: either the first or the others. A world from the
-/// command line wins over bounds in the file.
-fn read_world(section: &Section<'_>) -> [Option<u32>; 3] {
+/// command line wins over bounds in the file. Where neither is given it is `room`, as in DeepSpeed.
+fn read_world(section: &Section<'_>, room: Option<&Found<u32>>) -> [Option<u32>; 3] {
     let world: Option<Found<u32>> = section.integer("world-size", RANKS);
     let mut bounds: [Option<Found<u32>>; 2] =
         ["min-ranks", "max-ranks"].map(|key| section.integer(key, RANKS));
@@ -192,6 +218,7 @@ fn read_world(section: &Section<'_>) -> [Option<u32>; 3] {
         bounds = [None, None];
     }
     let is_elastic = bounds.iter().any(Option::is_some);
+    let world = world.or_else(|| room.filter(|room| room.value > 0 && !is_elastic).cloned());
     let [least, most] = bounds;
     if let (Some(least), Some(most)) = (&least, &most)
         && least.value > most.value

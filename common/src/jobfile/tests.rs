@@ -9,6 +9,7 @@ mod diagnostics;
 mod elastic;
 mod examples;
 mod explained;
+mod hosts;
 mod mistakes;
 mod optimizers;
 mod precision;

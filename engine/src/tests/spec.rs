@@ -25,6 +25,7 @@ pub(crate) fn job() -> Builder {
             min_ranks: None,
             max_ranks: None,
             workers: None,
+            hosts: None,
             device: Device::Cpu,
             threads_per_rank: 1,
             transport: Transport::Auto,

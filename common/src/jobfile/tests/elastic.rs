@@ -24,6 +24,7 @@ fn bounds_and_what_the_batch_is_in_each_world() {
             resources.min-ranks = 2  # job.toml:3
             resources.max-ranks = 3  # job.toml:4
             resources.workers = -  # default: no bound
+            resources.hosts = -  # default: any worker
             resources.device = "auto"  # default
             resources.threads-per-rank = 1  # default
             resources.transport = "auto"  # default

@@ -58,6 +58,7 @@ fn every_value_of_the_effective_job_is_explained() {
         "data.kind = \"sine\"\n[training]\noptimizer = \"adagrad\"\nschedule = \"warmup-decay-lr\"\n",
         "data.kind = \"sine\"\n[training]\noptimizer = \"nadam\"\n",
         "data.kind = \"sine\"\n[training]\noptimizer = \"lion\"\n",
+        "data.kind = \"sine\"\n[resources]\nhosts = [\"a\", { name = \"b\", slots = 2 }]\n",
         "data.kind = \"sine\"\n[deepspeed.scheduler]\ntype = \"WarmupLR\"\n\
          [deepspeed.tensorboard]\nenabled = true\n",
     ];
@@ -95,6 +96,8 @@ labels = { team = "ocean" }
 env = { A = "1" }
 seed = 9223372036854775807
 collective-timeout = 1.5
+[resources]
+hosts = ["a", { name = "b", slots = 2 }, { name = "c", slots = [1, 3] }]
 [data]
 kind = "csv"
 path = "x.csv"

@@ -20,6 +20,7 @@ fn sine_has_the_defaults_of_the_basic_lstm_example() {
             resources.min-ranks = -  # default: 1
             resources.max-ranks = -  # default: no bound
             resources.workers = -  # default: no bound
+            resources.hosts = -  # default: any worker
             resources.device = "auto"  # default
             resources.threads-per-rank = 1  # default
             resources.transport = "auto"  # default
