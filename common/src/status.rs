@@ -18,7 +18,7 @@ pub use self::explanation::{
     Answer, AttemptCause, Decision, Explanation, GuiltyRank, Question, RankPace, WorkerLack,
 };
 pub use self::gpus::{Gpu, Gpus};
-pub use self::waiting::{SlotShortage, WaitReason, Waiting};
+pub use self::waiting::{HostLack, SlotShortage, SmallHost, WaitReason, Waiting};
 
 /// Milliseconds since the Unix epoch; daemons stamp it, each by its own clock. `control` compares and
 /// adds up what the coordinator stamped, for spans that outlive it.
@@ -462,4 +462,7 @@ pub struct WorkerRow {
     /// What its node has; `device` says what it offers.
     #[serde(default)]
     pub gpus: Gpus,
+    /// Of its node; empty before the worker has said so.
+    #[serde(default)]
+    pub hostname: String,
 }

@@ -21,6 +21,7 @@ mod goodput;
 mod grow;
 mod guilt;
 mod hang;
+mod hosts;
 mod leaving;
 mod ledger;
 mod limit;

@@ -67,6 +67,31 @@ pub struct SlotShortage {
     /// The worker that has the checkpoint: rank 0 must be there.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub home: Option<String>,
+    /// Of a job that names its hosts; what is counted above is on them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hosts: Option<HostLack>,
+}
+
+/// What a job's hosts lack.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostLack {
+    /// How many the job names.
+    pub named: u32,
+    /// Some of those on which no worker is in service, in the order of the job.
+    pub missing: Vec<String>,
+    /// All of those.
+    pub missing_count: u32,
+    /// Some of those that have fewer slots than the job names.
+    pub small: Vec<SmallHost>,
+}
+
+/// A host whose worker lacks slots that a job names.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SmallHost {
+    pub host: String,
+    pub slots: u32,
+    /// The highest slot that is named, and one.
+    pub named: u32,
 }
 
 impl fmt::Display for WaitReason {
@@ -103,6 +128,30 @@ impl fmt::Display for SlotShortage {
         if let Some(max) = self.max_workers {
             write!(f, " on at most {}", count(max, "worker"))?;
         }
+        self.tell_room(f)?;
+        match self.drained {
+            0 => {}
+            1 => f.write_str("; 1 worker is drained")?,
+            drained => write!(f, "; {drained} workers are drained")?,
+        }
+        if let Some(hosts) = &self.hosts {
+            hosts.fmt(f)?;
+        }
+        match &self.home {
+            Some(home) => {
+                write!(f, "; rank 0 must be on worker `{home}`, which has its checkpoint")
+            }
+            None => Ok(()),
+        }
+    }
+}
+
+impl SlotShortage {
+    fn tell_room(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Then the hosts' names say it.
+        if self.hosts.as_ref().is_some_and(HostLack::is_everything) {
+            return Ok(());
+        }
         let kind = match self.device {
             Device::Auto => "",
             Device::Cpu => "CPU ",
@@ -111,26 +160,45 @@ impl fmt::Display for SlotShortage {
         let (slots, workers) = (count(self.slots, "slot"), count(self.workers, "worker"));
         let fits = |ranks| count(ranks, "such rank");
         if self.workers == 0 {
-            let lacks = if self.drained == 0 { "connected" } else { "in service" };
-            write!(f, "; no {kind}worker is {lacks}")?;
+            let lacks = match (self.drained, &self.hosts) {
+                (1.., _) => "in service",
+                (0, Some(_)) => "on its hosts",
+                (0, None) => "connected",
+            };
+            write!(f, "; no {kind}worker is {lacks}")
         } else if self.fits_idle < self.ranks.unwrap_or(1) {
             let room = fits(self.fits_idle);
-            write!(f, "; the cluster has {slots} on {workers}, room for {room}")?;
+            let whose = if self.hosts.is_some() { "its hosts have" } else { "the cluster has" };
+            write!(f, "; {whose} {slots} on {workers}, room for {room}")
         } else {
             let (idle, room) = (self.idle_slots, fits(self.fits_now));
-            write!(f, "; {idle} of {slots} on {workers} are idle, room for {room}")?;
+            write!(f, "; {idle} of {slots} on {workers} are idle, room for {room}")
         }
-        match self.drained {
-            0 => {}
-            1 => f.write_str("; 1 worker is drained")?,
-            drained => write!(f, "; {drained} workers are drained")?,
-        }
-        match &self.home {
-            Some(home) => {
-                write!(f, "; rank 0 must be on worker `{home}`, which has its checkpoint")
+    }
+}
+
+impl HostLack {
+    fn is_everything(&self) -> bool {
+        self.missing_count == self.named
+    }
+}
+
+impl fmt::Display for HostLack {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { named, missing, missing_count, small } = self;
+        if *missing_count > 0 {
+            let shown: Vec<String> = missing.iter().map(|host| format!("`{host}`")).collect();
+            let hosts = count(*named, "host");
+            write!(f, "; no worker is in service on {missing_count} of its {hosts}: ")?;
+            f.write_str(&shown.join(", "))?;
+            if missing.len() < *missing_count as usize {
+                f.write_str(", ...")?;
             }
-            None => Ok(()),
         }
+        for SmallHost { host, slots, named } in small {
+            write!(f, "; `{host}` has {}, slot {} is named", count(*slots, "slot"), named - 1)?;
+        }
+        Ok(())
     }
 }
 

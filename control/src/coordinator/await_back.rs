@@ -4,10 +4,12 @@
 //! worker that happens to be back has neither its checkpoint nor room for all its ranks.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use uuid::Uuid;
 
 use common::ids::{JobId, WorkerId};
+use common::spec::NodeNames;
 use common::status::{Gpus, TrainerEnd, UnixMillis};
 
 use crate::coordinator::Machine;
@@ -85,6 +87,8 @@ impl Machine {
             standing: Standing::Ready,
             connection: None,
             advertise: String::new(),
+            hostname: String::new(),
+            node: Arc::new(NodeNames::new(name, "", "")),
             slots: 0,
             device: "cpu".to_owned(),
             memory_bytes: 0,

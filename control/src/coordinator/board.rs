@@ -6,10 +6,11 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use common::ids::JobId;
+use common::spec::NodeNames;
 use common::status::{SlotShortage, UnixMillis, WaitReason, Waiting};
 
-use crate::coordinator::exclude::place_with_care;
 use crate::coordinator::floor::Scene;
+use crate::coordinator::hosts::place_on_hosts;
 use crate::coordinator::line::Turn;
 use crate::coordinator::placement::{Offer, Verdict, Wish};
 
@@ -37,17 +38,17 @@ pub struct Board {
     /// In the order of service.
     blockers: Vec<Blocker>,
     offers: Vec<Offer>,
-    /// Workers that were taken out of service and have what a job of this kind needs.
-    drained: Drained,
+    /// Workers that were taken out of service.
+    drained: Vec<Drained>,
     /// Jobs that run, by group.
     groups: BTreeMap<String, u32>,
 }
 
-/// Workers that were taken out of service, by their kind.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+/// A worker that was taken out of service.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Drained {
-    pub(super) cpu: u32,
-    pub(super) cuda: u32,
+    pub(super) is_cuda: bool,
+    pub(super) node: Arc<NodeNames>,
 }
 
 impl Board {
@@ -68,9 +69,12 @@ impl Board {
             return told(reason, None, "a job of its group must end first");
         }
         let own = self.blockers.iter().find(|blocker| blocker.turn == queued.turn);
-        let is_ahead = |b: &&Blocker| b.turn < queued.turn && b.wish.competes(&queued.wish);
+        let competes = |wish: &Wish| {
+            wish.competes(&queued.wish) && wish.shares_hosts(&queued.wish, &self.offers)
+        };
+        let is_ahead = |b: &&Blocker| b.turn < queued.turn && competes(&b.wish);
         let first = self.blockers.iter().find(is_ahead);
-        match (place_with_care(&queued.wish, &self.offers), own, first) {
+        match (place_on_hosts(&queued.wish, &self.offers), own, first) {
             (Verdict::TooLarge(shortage), ..) => {
                 let shortage = self.with_drained(shortage, &queued.wish);
                 let estimate = match shortage.drained {
@@ -103,9 +107,9 @@ impl Board {
     }
 
     fn with_drained(&self, shortage: SlotShortage, wish: &Wish) -> SlotShortage {
-        let cpu = if wish.accepts(false) { self.drained.cpu } else { 0 };
-        let cuda = if wish.accepts(true) { self.drained.cuda } else { 0 };
-        SlotShortage { drained: cpu + cuda, ..shortage }
+        let could_help = |d: &&Drained| wish.accepts(d.is_cuda) && wish.names(&d.node);
+        let drained = self.drained.iter().filter(could_help).count() as u32;
+        SlotShortage { drained, ..shortage }
     }
 
     fn limited(&self, wish: &Wish) -> Option<WaitReason> {

@@ -2,7 +2,7 @@
 //! known here: `why slow` is the shell's to add.
 
 use common::ids::JobId;
-use common::spec::Device;
+use common::spec::{Device, NodeNames};
 use common::status::{
     Answer, AttemptCause, Explanation, GuiltyRank, JobState, Question, WorkerLack, WorkerRow,
 };
@@ -57,7 +57,11 @@ fn lack(job: &Job, worker: WorkerRow) -> WorkerLack {
     };
     let slots =
         |count: u32| if count == 1 { "1 slot".to_owned() } else { format!("{count} slots") };
-    let lacks = if worker.state != "ready" {
+    let node = NodeNames::new(&worker.name, &worker.hostname, &worker.address);
+    let is_named = resources.hosts.as_ref().is_none_or(|hosts| hosts.find(&node).is_some());
+    let lacks = if !is_named {
+        "is not one of the job's hosts".to_owned()
+    } else if worker.state != "ready" {
         format!("is {}", worker.state)
     } else if is_wrong_device {
         format!("has {} slots only", worker.device)

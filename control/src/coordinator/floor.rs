@@ -2,6 +2,7 @@
 //! what is kept for a job whose turn it is. Pure arithmetic; decides nothing about jobs.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use uuid::Uuid;
@@ -11,7 +12,7 @@ use common::ids::JobId;
 use crate::coordinator::Machine;
 use crate::coordinator::board::Drained;
 use crate::coordinator::event::Now;
-use crate::coordinator::exclude::place_with_care;
+use crate::coordinator::hosts::place_on_hosts;
 use crate::coordinator::ledger::Attempt;
 use crate::coordinator::live::{LiveAttempt, LiveWorker, Standing};
 use crate::coordinator::placement::{Offer, Verdict, Wish};
@@ -46,10 +47,8 @@ pub(super) struct Floor {
     index: BTreeMap<Uuid, usize>,
     /// Soonest first.
     ends: Vec<End>,
-    /// Slots that are kept for a job that is to start at a known moment.
-    kept: BTreeSet<(usize, u32)>,
     timed: usize,
-    drained: Drained,
+    drained: Vec<Drained>,
     /// Jobs that run, by group.
     groups: BTreeMap<String, u32>,
 }
@@ -58,7 +57,7 @@ pub(super) struct Floor {
 #[derive(Debug)]
 pub(super) struct Scene {
     pub(super) offers: Vec<Offer>,
-    pub(super) drained: Drained,
+    pub(super) drained: Vec<Drained>,
     /// Jobs that run, by group.
     pub(super) groups: BTreeMap<String, u32>,
 }
@@ -100,7 +99,7 @@ impl Floor {
     }
 
     pub(super) fn look(&self, wish: &Wish) -> Look {
-        match place_with_care(wish, &self.left) {
+        match place_on_hosts(wish, &self.left) {
             Verdict::Place(places) => Look::Place(places),
             Verdict::Busy(_) => Look::Blocked,
             Verdict::TooLarge(_) => Look::Passed,
@@ -116,7 +115,7 @@ impl Floor {
             offer.idle.extend(&rank.slots);
             offer.idle.sort_unstable();
         }
-        match place_with_care(wish, &offers) {
+        match place_on_hosts(wish, &offers) {
             Verdict::Place(places) if places.len() > attempt.ranks.len() => Some(places),
             _ => None,
         }
@@ -170,12 +169,12 @@ impl Floor {
             for (at, slot) in self.ends[..count].iter().flat_map(|end| &end.slots) {
                 // What is kept for another job stays away.
                 let offer = &mut offers[*at];
-                let is_kept = self.kept.contains(&(*at, *slot));
+                let is_kept = offer.kept.contains(slot);
                 if !is_kept && offer.idle.len() < offer.slots as usize {
                     offer.idle.push(*slot);
                 }
             }
-            match place_with_care(wish, &offers) {
+            match place_on_hosts(wish, &offers) {
                 Verdict::Place(places) => Some(places),
                 Verdict::Busy(_) | Verdict::TooLarge(_) => None,
             }
@@ -199,7 +198,7 @@ impl Floor {
             let offer = &mut self.left[*at];
             offer.idle.retain(|slot| !place.slots.contains(slot));
             offer.slots = offer.slots.saturating_sub(place.slots.len() as u32);
-            self.kept.extend(place.slots.iter().map(|slot| (*at, *slot)));
+            offer.kept.extend(&place.slots);
         }
         for offer in &mut self.left {
             offer.idle.truncate(offer.slots as usize);
@@ -207,24 +206,24 @@ impl Floor {
     }
 
     fn reserve_all(&mut self, wish: &Wish) {
-        let home = self.left.iter().find(|o| wish.is_home(o)).cloned();
+        let home = self.left.iter().find(|o| wish.is_home(o)).and_then(|home| wish.sees(home));
         let helps = |is_cuda: bool| home.as_ref().is_none_or(|home| home.is_cuda == is_cuda);
         let kinds = [true, false].into_iter().filter(|kind| wish.accepts(*kind) && helps(*kind));
         for is_cuda in kinds {
             let group: Vec<Offer> =
                 self.left.iter().filter(|o| o.is_cuda == is_cuda).cloned().collect();
             // A kind of device of which there can never be enough is of no help.
-            if matches!(place_with_care(wish, &group), Verdict::TooLarge(_)) {
+            if matches!(place_on_hosts(wish, &group), Verdict::TooLarge(_)) {
                 continue;
             }
             // Where the home alone can hold it, nothing else is waited for.
             let (world, slots) = (wish.worlds.smallest(), wish.slots_of_rank(is_cuda));
             let alone = home.as_ref().filter(|home| home.slots / slots >= world);
-            let is_of_use = |o: &Offer| alone.is_none_or(|home| home.id == o.id);
+            let is_of_use =
+                |o: &Offer| wish.names(&o.node) && alone.is_none_or(|home| home.id == o.id);
             let left = self.left.iter_mut();
             for offer in left.filter(|o| o.is_cuda == is_cuda && is_of_use(o)) {
-                offer.slots = spare_slots(offer, slots);
-                offer.idle.truncate(offer.slots as usize);
+                wish.keep(offer);
             }
         }
     }
@@ -248,7 +247,6 @@ impl Machine {
             full: offers,
             index,
             ends: Vec::new(),
-            kept: BTreeSet::new(),
             timed: 0,
             drained: self.drained(),
             groups: self.running_groups(),
@@ -257,16 +255,11 @@ impl Machine {
         floor
     }
 
-    fn drained(&self) -> Drained {
-        let mut drained = Drained::default();
+    fn drained(&self) -> Vec<Drained> {
         let is_out = |w: &&LiveWorker| w.standing == Standing::Ready && w.is_drained;
-        for worker in self.live.workers.values().filter(is_out) {
-            match worker.device == "cuda" {
-                true => drained.cuda += 1,
-                false => drained.cpu += 1,
-            }
-        }
-        drained
+        let drained =
+            |w: &LiveWorker| Drained { is_cuda: w.device == "cuda", node: Arc::clone(&w.node) };
+        self.live.workers.values().filter(is_out).map(drained).collect()
     }
 
     fn running_groups(&self) -> BTreeMap<String, u32> {
@@ -318,7 +311,7 @@ impl Machine {
 
 /// Slots that are of no use to ranks of `threads` slots, whichever of the attempts that run there
 /// end first: what is left over beside whole ranks, in the worst case.
-fn spare_slots(offer: &Offer, threads: u32) -> u32 {
+pub(super) fn spare_slots(offer: &Offer, threads: u32) -> u32 {
     // What may be held at some moment, beyond whole ranks.
     let mut held = BTreeSet::from([0]);
     for slots in &offer.held {
@@ -348,10 +341,14 @@ fn offer(worker: &LiveWorker, held: Option<&Held>, is_trusted: bool) -> Offer {
     Offer {
         id: worker.id,
         name: worker.name.as_str().into(),
+        node: Arc::clone(&worker.node),
+        order: 0,
         is_cuda: worker.device == "cuda",
+        width: worker.slots,
         slots: worker.slots,
         idle: idle_slots(worker, held),
         held: held.map_or_else(Vec::new, |held| held.jobs.values().copied().collect()),
+        kept: BTreeSet::new(),
         is_trusted,
     }
 }

@@ -8,6 +8,7 @@ use std::time::Duration;
 use uuid::Uuid;
 
 use common::ids::{Generation, JobId, WorkerId};
+use common::spec::NodeNames;
 use common::status::{self, Gpus, UnixMillis};
 
 use crate::coordinator::board::Board;
@@ -55,6 +56,9 @@ pub(super) struct LiveWorker {
     /// None: no stream; the lease still runs.
     pub(super) connection: Option<ConnectionId>,
     pub(super) advertise: String,
+    pub(super) hostname: String,
+    /// What a job's list of hosts may call it, of the three.
+    pub(super) node: Arc<NodeNames>,
     pub(super) slots: u32,
     pub(super) device: String,
     pub(super) memory_bytes: u64,

@@ -2,10 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::mem;
+use std::sync::Arc;
 
 use uuid::Uuid;
 
 use common::ids::{Incarnation, JobId, Rank, WorkerId};
+use common::spec::NodeNames;
 use common::status::{JobState, TrainerEnd, UnixMillis};
 
 use crate::coordinator::Machine;
@@ -170,12 +172,15 @@ impl Machine {
         let is_other = |w: &&LiveWorker| w.standing == Standing::Ready && w.id.uuid != uuid;
         let others = self.live.workers.values().filter(is_other).count();
         let lease = self.config.lease_among(others + 1);
+        let node = NodeNames::new(&hello.name, &hello.hostname, &hello.advertise);
         let worker = LiveWorker {
             id: hello.id,
             name: mem::take(&mut hello.name),
             standing: Standing::Ready,
             connection: Some(from),
             advertise: mem::take(&mut hello.advertise),
+            hostname: mem::take(&mut hello.hostname),
+            node: Arc::new(node),
             slots: hello.slots,
             device: mem::take(&mut hello.device),
             memory_bytes: hello.memory_bytes,

@@ -1,14 +1,16 @@
 //! Where ranks go. Pure: the same offers and the same wish give the same places.
 //!
 //! All or nothing, on idle slots only, on as few workers as hold them; ranks are numbered through
-//! the workers in the order of their names.
+//! the workers in the order of the job's hosts, else of their names.
 
+use std::cmp::Ordering;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use uuid::Uuid;
 
 use common::ids::WorkerId;
-use common::spec::Device;
+use common::spec::{Device, Hosts, NodeNames};
 use common::status::SlotShortage;
 
 use crate::coordinator::ledger::Job;
@@ -20,13 +22,22 @@ use crate::coordinator::worlds::Worlds;
 pub(super) struct Offer {
     pub(super) id: WorkerId,
     pub(super) name: Arc<str>,
+    /// What a job's list of hosts may call it.
+    pub(super) node: Arc<NodeNames>,
+    /// Its place in that list, where there is one: ranks are numbered in this order.
+    pub(super) order: u32,
     pub(super) is_cuda: bool,
+    /// Slots that it has.
+    pub(super) width: u32,
     /// Slots that it could give on an idle cluster.
     pub(super) slots: u32,
     /// Slot numbers that can be taken now, ascending.
     pub(super) idle: Vec<u32>,
     /// Slots of each attempt that runs there: they become idle together.
     pub(super) held: Vec<u32>,
+    /// Slot numbers that it cannot give even then: they are kept for a job that needs just these, or
+    /// that is to start on them at a known moment.
+    pub(super) kept: BTreeSet<u32>,
     /// It did not break attempts off of late.
     pub(super) is_trusted: bool,
 }
@@ -38,6 +49,8 @@ pub(super) struct Wish {
     pub(super) worlds: Worlds,
     pub(super) threads: u32,
     pub(super) max_workers: Option<u32>,
+    /// Where ranks may be; None: anywhere.
+    pub(super) hosts: Option<Hosts>,
     pub(super) device: Device,
     /// Of its group.
     pub(super) limit: Option<(String, u32)>,
@@ -70,6 +83,7 @@ impl Wish {
             worlds: Worlds::of(spec),
             threads: resources.threads_per_rank.max(1),
             max_workers: resources.workers,
+            hosts: resources.hosts.clone(),
             device: resources.device,
             limit,
             home,
@@ -192,6 +206,7 @@ fn place_in_group(wish: &Wish, offers: &[&Offer], home: Option<&Offer>) -> Verdi
         workers: offers.len() as u32,
         drained: 0,
         home: home.map(|home| home.name.to_string()),
+        hosts: None,
     };
     match wish.worlds.largest(fits_idle) {
         None => Verdict::TooLarge(shortage),
@@ -230,8 +245,7 @@ fn capacities(
     let is_elsewhere = |index: usize| home.is_some_and(|home| offers[index].id != home.id);
     all.sort_by(|a, b| {
         let home_first = is_elsewhere(a.0).cmp(&is_elsewhere(b.0));
-        let by_size = || b.1.cmp(&a.1).then_with(|| offers[a.0].name.cmp(&offers[b.0].name));
-        home_first.then_with(by_size)
+        home_first.then(b.1.cmp(&a.1)).then_with(|| in_turn(offers[a.0], offers[b.0]))
     });
     all.truncate(max_workers);
     all
@@ -249,7 +263,7 @@ fn assign(
     for (position, (index, capacity)) in capacities.iter().enumerate() {
         // The smallest worker that holds the whole rest: large gaps stay whole for large jobs.
         // Capacities descend, so it is the last one that is large enough; among equals the first
-        // by name.
+        // in turn.
         if *capacity >= left {
             let rest = &capacities[position..];
             let smallest = rest.iter().filter(|(_, c)| *c >= left).map(|(_, c)| *c).min();
@@ -260,8 +274,13 @@ fn assign(
         taken.push((*index, *capacity));
         left -= capacity;
     }
-    taken.sort_by(|a, b| offers[a.0].name.cmp(&offers[b.0].name));
+    taken.sort_by(|a, b| in_turn(offers[a.0], offers[b.0]));
     give(offers, taken, threads)
+}
+
+/// Ranks are numbered in the order of the job's hosts, then of names.
+fn in_turn(a: &Offer, b: &Offer) -> Ordering {
+    a.order.cmp(&b.order).then_with(|| a.name.cmp(&b.name))
 }
 
 /// As many of `world` ranks on each as it holds; `capacities` hold at least as many.

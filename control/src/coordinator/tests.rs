@@ -12,6 +12,7 @@ mod goodput;
 mod growth;
 mod hang;
 mod home;
+mod hosts;
 mod leaving;
 mod limit;
 mod membership;

@@ -142,6 +142,7 @@ fn worker_row(worker: &LiveWorker, state: &'static str, held: Held) -> WorkerRow
         last_seen: worker.last_heard_unix,
         libtorch: worker.libtorch.clone(),
         gpus: worker.gpus.clone(),
+        hostname: worker.hostname.clone(),
     }
 }
 

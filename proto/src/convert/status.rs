@@ -300,6 +300,7 @@ impl TryFrom<v1::WorkerRow> for WorkerRow {
             last_seen: row.last_seen_ms,
             libtorch: row.libtorch,
             gpus: row.gpus.unwrap_or_default().into(),
+            hostname: row.hostname,
         })
     }
 }
@@ -321,6 +322,7 @@ impl From<WorkerRow> for v1::WorkerRow {
             last_seen_ms: row.last_seen,
             libtorch: row.libtorch,
             gpus: Some(row.gpus.into()),
+            hostname: row.hostname,
         }
     }
 }

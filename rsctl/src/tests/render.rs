@@ -154,6 +154,7 @@ fn lists_read_like_this() {
         version: "0.1.0".to_owned(),
         last_seen: NOW,
         libtorch: "2.11.0, AVX512".to_owned(),
+        hostname: "node-a".to_owned(),
         gpus: Gpus::default(),
     };
     let gpu = Gpu { name: "NVIDIA A".to_owned(), uuid: "GPU-1".to_owned(), memory_bytes: 80 << 30 };

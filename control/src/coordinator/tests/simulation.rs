@@ -1,6 +1,6 @@
 //! A seeded cluster: workers that start, train, fail, restart, lose their streams and come back;
-//! trainers that hang; a coordinator that dies; users that submit, also in groups and after other
-//! jobs, cancel and requeue; operators that drain workers; messages that come late or twice. Every
+//! trainers that hang; a coordinator that dies; users that submit, also in groups, after other jobs
+//! and to some hosts, cancel and requeue; operators that drain workers; messages that come late or twice. Every
 //! step checks the invariants (see `world`); at the end the trouble stops and every job must come to
 //! its end with nothing left running.
 
@@ -11,6 +11,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use common::ids::{Generation, JobId, Rank};
 use common::position::{Phase, Position};
+use common::spec::{Hosts, NodeNames};
 use common::status::{CheckpointRow, FailureKind, Live, TrainerEnd};
 
 use super::world::{KILLED, World, failed, id, key, peer, whole};
@@ -417,6 +418,19 @@ impl Sim {
         }
     }
 
+    /// Slots that a job on these hosts could have.
+    fn room(&self, hosts: Option<&Hosts>) -> u32 {
+        let of = |(name, worker): (&String, &SimWorker)| match hosts {
+            None => worker.slots,
+            Some(hosts) => {
+                let host = hosts.find(&NodeNames::new(name, "", "")).and_then(|at| hosts.get(at));
+                let is_named = |slot: &u32| host.is_some_and(|host| host.slots.contains(*slot));
+                (0..worker.slots).filter(is_named).count() as u32
+            }
+        };
+        self.workers.iter().map(of).sum()
+    }
+
     /// No more trouble: everything must come to its end.
     fn calm_down(&mut self) {
         self.is_calm = true;
@@ -437,11 +451,11 @@ impl Sim {
             }
             self.pass(250);
         }
-        let slots: u32 = self.workers.values().map(|w| w.slots).sum();
         let jobs = &self.world.machine.ledger().jobs;
         for name in &self.jobs {
             let Some(job) = jobs.get(&id(name)) else { continue };
-            let asked = job.submission.spec.resources.smallest_world();
+            let resources = &job.submission.spec.resources;
+            let (asked, slots) = (resources.smallest_world(), self.room(resources.hosts.as_ref()));
             // It waits for one that does not fit.
             let is_open =
                 |after: &After| jobs.get(&after.job_id).is_some_and(|job| !job.state.is_final());

@@ -108,6 +108,21 @@ pub(super) fn restarting(name: &str, world: Option<u32>) -> JobSpec {
     JobSpec { restart: spec::Restart::DEFAULT, ..spec(name, world) }
 }
 
+/// The same job on these hosts: `a`, or `a:0,2`.
+pub(super) fn on_hosts(mut spec: JobSpec, hosts: &[&str]) -> JobSpec {
+    let host = |text: &&str| {
+        let (name, slots) = text.split_once(':').unwrap_or((text, ""));
+        let slots: Vec<u32> = slots.split(',').filter_map(|slot| slot.parse().ok()).collect();
+        let slots = match slots.is_empty() {
+            true => spec::HostSlots::All,
+            false => spec::HostSlots::These(slots),
+        };
+        spec::Host { name: name.to_owned(), slots }
+    };
+    spec.resources.hosts = Some(spec::Hosts::new(hosts.iter().map(host).collect()).unwrap());
+    spec
+}
+
 pub(super) fn with_batch(mut spec: JobSpec, batch_size: u64) -> JobSpec {
     let origin = "test".to_owned();
     spec.training.batch.batch_size = Some(spec::Sourced { value: batch_size, origin });
@@ -147,6 +162,7 @@ impl World {
         }
         assert_eq!(*self.machine.ledger(), self.shadow, "A3: the replay differs");
         self.check_slots();
+        self.check_hosts();
         self.check_homes(&effects);
         self.check_reasons();
         for (job_id, state) in finals {
@@ -195,6 +211,19 @@ impl World {
                     let is_free = taken.insert((placed.worker.uuid, *slot));
                     assert!(is_free, "A6: slot {slot} of {rank} of {job_id} is held twice");
                 }
+            }
+        }
+    }
+
+    /// Ranks are on the hosts and slots that their job names.
+    fn check_hosts(&self) {
+        for (job_id, job) in &self.machine.ledger().jobs {
+            let Some(hosts) = &job.submission.spec.resources.hosts else { continue };
+            for rank in job.open_attempt().iter().flat_map(|attempt| &attempt.ranks) {
+                let node = spec::NodeNames::new(&rank.worker_name, "host", "127.0.0.1");
+                let host = hosts.find(&node).and_then(|index| hosts.get(index)).unwrap();
+                let is_named = rank.slots.iter().all(|slot| host.slots.contains(*slot));
+                assert!(is_named, "{job_id} has slots {:?} of {host}", rank.slots);
             }
         }
     }

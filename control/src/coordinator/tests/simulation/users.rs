@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::super::world::{id, restarting, spec};
+use super::super::world::{id, on_hosts, restarting, spec};
 use super::Sim;
 use crate::coordinator::{
     After, Answer, CancelMode, Condition, DrainOrder, Effect, Event, Group, PreemptOrder, Requeue,
@@ -43,6 +43,12 @@ impl Sim {
             spec.resources.min_ranks = Some(1 + self.dice.below(3) as u32);
             spec.resources.max_ranks = Some(3);
             spec.restart.grow_after = Duration::from_millis(500);
+        }
+        if self.dice.one_in(4) {
+            // Every list has room for the largest of these jobs, on whatever the workers have.
+            let hosts: [&[&str]; 3] =
+                [&["c", "a", "b"], &["b:0,2", "a", "c:0"], &["a", "b", "c:0,1,2"]];
+            spec = on_hosts(spec, hosts[self.dice.below(hosts.len())]);
         }
         spec.job.priority = self.dice.below(3) as i32;
         let group = self.dice.one_in(3).then(|| Group {
