@@ -54,6 +54,7 @@ pub(crate) enum Command {
     Requeue(commands::requeue::Args),
     Workers(commands::workers::Args),
     Drain(commands::drain::Args),
+    Hostfile(commands::hostfile::Args),
     Fetch(commands::fetch::Args),
     Checkpoints(commands::checkpoints::Args),
     Config(commands::config::Args),

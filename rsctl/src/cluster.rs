@@ -4,6 +4,7 @@
 
 pub(crate) mod daemon;
 mod folder;
+pub(crate) mod here;
 pub(crate) mod plan;
 
 use std::path::PathBuf;
@@ -106,7 +107,7 @@ impl Cluster {
             Slots::Exactly(slots) => slots.to_string(),
         };
         for index in 0..plan.workers {
-            let name = format!("local-{index}");
+            let name = here::worker_name(index);
             let folder = cluster.folder.path();
             let state = folder.join(&name).display().to_string();
             let mut arguments = vec![

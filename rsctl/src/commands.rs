@@ -9,6 +9,7 @@ mod end;
 pub(crate) mod explain;
 pub(crate) mod fetch;
 mod follow;
+pub(crate) mod hostfile;
 pub(crate) mod init;
 pub(crate) mod jobs;
 pub(crate) mod logs;
@@ -29,7 +30,7 @@ use service::exit::Failure;
 
 use crate::args::Command;
 use crate::coordinator::Coordinator;
-use crate::master::MasterArgs;
+use crate::master::{Master, MasterArgs};
 
 /// How every command ends.
 pub(crate) type Outcome = Result<ExitCode, Failure>;
@@ -49,6 +50,7 @@ pub(crate) async fn execute(command: Command) -> Outcome {
         Command::Preempt(args) => preempt::execute(args).await,
         Command::Requeue(args) => requeue::execute(args).await,
         Command::Drain(args) => drain::execute(args).await,
+        Command::Hostfile(args) => hostfile::execute(args).await,
         Command::Workers(args) => workers::execute(args).await,
         Command::Fetch(args) => fetch::execute(args).await,
         Command::Checkpoints(args) => checkpoints::execute(args).await,
@@ -64,7 +66,11 @@ pub(crate) fn grace_ms(grace: Option<Duration>) -> u64 {
 }
 
 async fn connect(master: &MasterArgs) -> Result<Coordinator, Failure> {
-    let address = master.master.address();
+    connect_to(&master.master).await
+}
+
+async fn connect_to(master: &Master) -> Result<Coordinator, Failure> {
+    let address = master.address();
     Coordinator::connect(address).await.map_err(|error| {
         let failure = Failure::from(error);
         failure.hint(format!(

@@ -11,6 +11,7 @@ use common::status::JobStatus;
 use service::exit::Failure;
 
 use crate::coordinator::{Coordinator, JobFilter};
+use crate::hosts::{self, Chosen, HostArgs};
 
 /// The flags of every command that reads a job file.
 #[derive(Debug, Clone, clap::Args)]
@@ -22,9 +23,11 @@ pub(crate) struct JobArgs {
     #[arg(long = "env", value_name = "NAME=V")]
     pub(crate) env: Vec<String>,
     /// Train on N slots (GPUs or cores), whatever the job file says
-    #[arg(long, value_name = "N", visible_alias = "num-gpus", alias = "num_gpus",
+    #[arg(long, value_name = "N", conflicts_with = "num_gpus",
           value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) gpus: Option<u32>,
+    #[command(flatten)]
+    pub(crate) hosts: HostArgs,
     /// Unknown or ignored keys of the DeepSpeed configuration are errors too
     #[arg(long)]
     pub(crate) strict: bool,
@@ -47,6 +50,8 @@ pub(crate) enum Error {
     CurrentFolder(#[source] std::io::Error),
     #[error(transparent)]
     Override(#[from] InvalidOverride),
+    #[error(transparent)]
+    Hosts(#[from] hosts::Error),
     #[error("{file} has {}:{}", count(.mistakes), list(.mistakes))]
     Mistakes { file: String, mistakes: Mistakes },
 }
@@ -54,6 +59,7 @@ pub(crate) enum Error {
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
         let (code, hint) = match &error {
+            Error::Hosts(error) => (error.exit_code(), error.hint()),
             Error::Read(_) => (
                 ExitCode::BadConfiguration,
                 Some("`rsctl init timeseries` writes a job file to start from"),
@@ -97,7 +103,8 @@ impl JobArgs {
         let folder = file.parent().filter(|parent| !parent.as_os_str().is_empty());
         let base_dir = folder.map_or_else(|| caller_dir.clone(), |parent| caller_dir.join(parent));
         let name = file.display().to_string();
-        let overrides = self.overrides(more)?;
+        let chosen = self.hosts.choose()?;
+        let overrides = self.overrides(more, chosen.as_ref())?;
         let input = jobfile::Input {
             name: &name,
             text: &text,
@@ -108,18 +115,33 @@ impl JobArgs {
             read: &read_regular,
             variable: &|name| std::env::var(name).ok(),
         };
-        let loaded = jobfile::load(&input)
+        let mut loaded = jobfile::load(&input)
             .map_err(|mistakes| Error::Mistakes { file: name.clone(), mistakes })?;
+        loaded.warnings.extend(chosen.iter().flat_map(Chosen::warnings));
         Ok(JobFile { loaded, text })
     }
 
-    fn overrides(&self, more: &[Override]) -> Result<Vec<Override>, InvalidOverride> {
-        let gpus = self.gpus.map(|gpus| {
-            Override::flag("resources.world-size", i64::from(gpus), &format!("--gpus {gpus}"))
-        });
+    fn overrides(
+        &self,
+        more: &[Override],
+        chosen: Option<&Chosen>,
+    ) -> Result<Vec<Override>, Error> {
+        let world = |gpus: u32, flag: &str| {
+            Override::flag("resources.world-size", i64::from(gpus), &format!("{flag} {gpus}"))
+        };
+        let gpus = self.gpus.map(|gpus| world(gpus, "--gpus"));
+        // With a hostfile it is the slots of each host.
+        let num_gpus = self.hosts.filter.num_gpus.filter(|_| chosen.is_none());
+        let num_gpus = num_gpus.map(|gpus| world(gpus.get(), "--num-gpus"));
+        let hosts = match chosen {
+            Some(chosen) => Some(Override::hosts(&chosen.hosts()?, &chosen.flags)),
+            None => None,
+        };
+        let gpus = gpus.or(num_gpus).into_iter().chain(hosts);
         let env = self.env.iter().map(|text| Override::env(text));
         let set = self.set.iter().map(|text| Override::set(text));
-        more.iter().cloned().chain(gpus).map(Ok).chain(env).chain(set).collect()
+        let all = more.iter().cloned().chain(gpus).map(Ok).chain(env).chain(set);
+        Ok(all.collect::<Result<_, InvalidOverride>>()?)
     }
 }
 

@@ -7,6 +7,7 @@ mod cluster;
 mod commands;
 mod coordinator;
 mod follow;
+mod hosts;
 mod job;
 mod master;
 mod place;

@@ -2,6 +2,7 @@
 //! is no failure.
 
 pub(crate) mod explain;
+pub(crate) mod hostfile;
 pub(crate) mod plot;
 pub(crate) mod progress;
 pub(crate) mod status;

@@ -49,12 +49,15 @@ fn select(text: &str, filter: &Filter) -> Result<String, String> {
 
 #[derive(serde::Deserialize)]
 struct Cases {
-    hostfiles: Vec<(String, Option<Vec<(String, u32)>>)>,
-    pool: Vec<(String, u32)>,
+    hostfiles: Vec<(String, Option<Pool>)>,
+    pool: Pool,
     include: Vec<(String, Option<Chosen>)>,
     exclude: Vec<(String, Option<Chosen>)>,
     first: Vec<(i64, i64, Chosen)>,
 }
+
+/// Hosts with how many slots they have.
+type Pool = Vec<(String, u32)>;
 
 /// Hosts with their slots.
 type Chosen = Vec<(String, Vec<u32>)>;

@@ -10,6 +10,8 @@ pub(crate) struct Asked {
     pub(crate) workers: u32,
     /// Of each worker.
     pub(crate) slots: Option<u32>,
+    /// What says so: `--slots`, or the job's hosts.
+    pub(crate) origin: &'static str,
 }
 
 /// How many slots each worker offers.
@@ -77,7 +79,7 @@ fn ranks_per_worker(world: u32, workers: u32) -> u32 {
 
 /// Decides workers and slots for a job on a machine with `cores`.
 pub(crate) fn plan(resources: &Resources, asked: Asked, cores: u32) -> Result<Plan, Error> {
-    let Asked { workers, slots } = asked;
+    let Asked { workers, slots, origin } = asked;
     if let Some(bound) = resources.workers
         && workers > bound
     {
@@ -103,7 +105,7 @@ pub(crate) fn plan(resources: &Resources, asked: Asked, cores: u32) -> Result<Pl
     let (slots, choice) = match (resources.largest_world(), slots) {
         (Some(world), Some(slots)) => {
             let world = world.min(workers.saturating_mul(slots / threads.max(1)));
-            (Slots::Exactly(slots), format!("{world} ranks on {} (--slots)", cluster(slots)))
+            (Slots::Exactly(slots), format!("{world} ranks on {} ({origin})", cluster(slots)))
         }
         (Some(most), None) => {
             // More ranks than cores only where the job insists on them.
@@ -115,7 +117,7 @@ pub(crate) fn plan(resources: &Resources, asked: Asked, cores: u32) -> Result<Pl
             (Slots::Exactly(slots), format!("{world} ranks on {}", cluster(slots)))
         }
         (None, Some(slots)) => {
-            (Slots::Exactly(slots), format!("all of {} (--slots)", cluster(slots)))
+            (Slots::Exactly(slots), format!("all of {} ({origin})", cluster(slots)))
         }
         (None, None) if workers == 1 => {
             (Slots::Auto, "all local devices: the job gives no world-size".to_owned())

@@ -15,6 +15,7 @@ use proto::{convert, v1};
 use service::exit::Failure;
 
 use crate::cluster::Cluster;
+use crate::cluster::here::{self, Machine};
 use crate::cluster::plan::{self, Asked, Plan, Slots};
 use crate::commands::Outcome;
 use crate::commands::end::{self, Print};
@@ -38,10 +39,14 @@ Starts a coordinator and workers of its own on loopback, runs the job to its end
 exits with the job's code. Results stay in the job's output folder (runs/<job id> by default).
 Ctrl-C saves a checkpoint and cancels (exit code 4); a second Ctrl-C stops at once.
 
+A hostfile must name this machine alone (localhost, its hostname or an address of its): workers on
+other hosts are not started yet; they join a coordinator, and `rsctl submit --hostfile` uses them.
+
 Examples:
   rsctl run job.toml
   rsctl run job.toml --workers 2                 ranks spread over two workers
   rsctl run job.toml --gpus 2 --set training.epochs=3
+  rsctl run job.toml --hostfile hosts.txt --include localhost:0,1
   rsctl run job.toml --resume runs/co2-lstm-x7k2p9
   rsctl run job.toml --json | jq .summary.best_val_loss", crate::args::usual_ranges!()))]
 pub(crate) struct Args {
@@ -73,7 +78,9 @@ pub(crate) async fn execute(args: Args) -> Outcome {
         spec.checkpoint.resume = Resume::Path(place::for_run(from, &spec.job.output_dir)?);
     }
     check_inputs(&spec)?;
-    let asked = Asked { workers: args.workers.get(), slots: args.slots.map(NonZeroU32::get) };
+    let slots = args.slots.map(NonZeroU32::get);
+    let asked = Asked { workers: args.workers.get(), slots, origin: "--slots" };
+    let asked = here::stay_here(&mut spec.resources, asked, &Machine::this())?;
     let plan = plan::plan(&spec.resources, asked, cores())?;
     render::talk(format_args!("training {} with {}", spec.job.name, plan.choice));
     let request = v1::SubmitRequest {

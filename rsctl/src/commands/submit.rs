@@ -32,6 +32,9 @@ same absolute path unless --upload ships them (at most 64 MiB each).
 A job with --after waits until the others have ended. One that needs their success is cancelled,
 with the reason, when one of them does not succeed. --max-running needs a group.
 
+A job with --hostfile runs on the hosts and slots of that file only, on all of them if it names no
+world-size; a host is a worker's name, its hostname or its address.
+
 Examples:
   rsctl submit job.toml                          print the job's id
   rsctl submit job.toml --watch                  follow it to its end
@@ -40,6 +43,7 @@ Examples:
   rsctl submit job.toml --sweep model.hidden-size=64,128 --sweep training.learning-rate=1e-3,3e-4
   rsctl submit job.toml --sweep job.seed=1,2,3,4 --group seeds --max-running 2
   rsctl submit job.toml --after co2-lstm-x7k2p9:ok
+  rsctl submit job.toml --hostfile hosts.txt --include gpu-node-01@gpu-node-02:0,2
   id=$(rsctl submit job.toml --json | jq -r .job_id)")]
 pub(crate) struct Args {
     /// The job file

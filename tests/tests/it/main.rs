@@ -11,6 +11,7 @@ mod contracts;
 mod detection;
 mod devices;
 mod elastic;
+mod hostfiles;
 mod kills;
 mod monitors;
 mod network_cut;

@@ -17,8 +17,12 @@ fn resources(world_size: Option<u32>, threads_per_rank: u32) -> Resources {
     }
 }
 
+fn asked(workers: u32, slots: Option<u32>) -> Asked {
+    Asked { workers, slots, origin: "--slots" }
+}
+
 fn check(resources: &Resources, workers: u32, slots: Option<u32>, expected: Slots) {
-    let plan = plan(resources, Asked { workers, slots }, 8).unwrap();
+    let plan = plan(resources, asked(workers, slots), 8).unwrap();
     assert_eq!((plan.workers, plan.slots), (workers, expected), "{}", plan.choice);
 }
 
@@ -47,14 +51,13 @@ fn an_elastic_job_gets_room_for_its_most_and_needs_room_for_its_least() {
     check(&elastic(Some(2), None), 2, None, Slots::Exactly(4));
     check(&elastic(Some(2), Some(64)), 1, None, Slots::Exactly(8));
     check(&elastic(Some(12), Some(64)), 1, None, Slots::Exactly(12));
-    let asked = Asked { workers: 1, slots: Some(1) };
-    let error = plan(&elastic(Some(2), Some(4)), asked, 8).unwrap_err();
+    let error = plan(&elastic(Some(2), Some(4)), asked(1, Some(1)), 8).unwrap_err();
     assert_eq!(error, Error::TooSmall { world: 2, threads: 1, workers: 1, slots: 1, room: 1 });
 }
 
 #[test]
 fn more_than_the_machine_has_is_refused_or_told() {
-    let ask = |world, workers, slots| plan(&resources(world, 1), Asked { workers, slots }, 2);
+    let ask = |world, workers, slots| plan(&resources(world, 1), asked(workers, slots), 2);
     let failure = Failure::from(ask(None, 300, None).unwrap_err());
     assert_eq!(failure.code, ExitCode::BadConfiguration);
     assert_eq!(
@@ -74,7 +77,7 @@ fn more_than_the_machine_has_is_refused_or_told() {
 #[test]
 fn a_world_larger_than_the_cluster_is_bad_configuration() {
     // 3 slots hold one rank of 2 threads, so two workers hold two ranks.
-    let error = plan(&resources(Some(3), 2), Asked { workers: 2, slots: Some(3) }, 8).unwrap_err();
+    let error = plan(&resources(Some(3), 2), asked(2, Some(3)), 8).unwrap_err();
     let failure = Failure::from(error);
     assert_eq!(failure.code, ExitCode::BadConfiguration);
     assert_eq!(
@@ -83,7 +86,7 @@ fn a_world_larger_than_the_cluster_is_bad_configuration() {
          hint: give each worker more: --slots 4, or leave --slots out"
     );
     let bounded = Resources { workers: Some(1), ..resources(Some(2), 1) };
-    let error = plan(&bounded, Asked { workers: 2, slots: None }, 8).unwrap_err();
+    let error = plan(&bounded, asked(2, None), 8).unwrap_err();
     assert_eq!(error, Error::TooManyWorkers { asked: 2, bound: 1 });
 }
 
@@ -92,6 +95,6 @@ fn a_job_for_gpus_takes_one_for_each_rank_on_one_worker() {
     let gpus = |world| Resources { device: Device::Cuda, ..resources(world, 4) };
     check(&gpus(Some(2)), 1, None, Slots::Exactly(2));
     check(&gpus(None), 1, None, Slots::Auto);
-    let many = |world| plan(&gpus(world), Asked { workers: 2, slots: None }, 8);
+    let many = |world| plan(&gpus(world), asked(2, None), 8);
     assert_eq!(many(Some(2)).unwrap_err(), Error::SharedGpus { workers: 2 });
 }

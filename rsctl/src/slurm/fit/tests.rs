@@ -10,6 +10,7 @@ fn resources(world_size: Option<u32>, threads_per_rank: u32) -> Resources {
         min_ranks: None,
         max_ranks: None,
         workers: None,
+        hosts: None,
         device: Device::Auto,
         threads_per_rank,
         transport: Transport::Auto,
