@@ -3,9 +3,6 @@
 
 #include <array>
 #include <cstdint>
-#include <cstdlib>
-#include <cstring>
-#include <exception>
 #include <stdexcept>
 #include <utility>
 
@@ -13,6 +10,8 @@
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/empty.h>
 #include <torch/csrc/autograd/custom_function.h>
+
+#include "guarded.h"
 
 namespace {
 
@@ -163,14 +162,11 @@ extern "C" {
 // lstm.rs has checked. The result is the caller's, or null with a message.
 Tensor* rustspeed_lstm(const Tensor* const* inputs, const Kernel* kernel, uint8_t reverse,
                        char** message) {
-  try {
-    return new Tensor(Lstm::apply(*inputs[0], *inputs[1], *inputs[2], *inputs[3], *inputs[4],
-                                  *kernel, reverse != 0));
-  } catch (const std::exception& error) {
-    *message = strdup(error.what());
-  } catch (...) {
-    *message = strdup("unknown C++ exception");
-  }
-  return nullptr;
+  Tensor* result = nullptr;
+  *message = guarded([&] {
+    result = new Tensor(Lstm::apply(*inputs[0], *inputs[1], *inputs[2], *inputs[3], *inputs[4],
+                                    *kernel, reverse != 0));
+  });
+  return result;
 }
 }

@@ -3,13 +3,14 @@
 
 #include <algorithm>
 #include <cstdint>
-#include <cstring>
-#include <exception>
 #include <memory>
+#include <stdexcept>
 #include <utility>
 
 #include <c10/core/Allocator.h>
 #include <c10/util/ThreadLocalDebugInfo.h>
+
+#include "guarded.h"
 
 namespace {
 
@@ -40,18 +41,13 @@ extern "C" {
 
 // From now on this thread's allocations are counted. A message where they are already.
 char* rustspeed_start_counting() {
-  try {
+  return guarded([] {
     if (c10::ThreadLocalDebugInfo::get(c10::DebugInfoKind::PROFILER_STATE) != nullptr) {
-      return strdup("something counts already");
+      throw std::runtime_error("something counts already");
     }
     c10::ThreadLocalDebugInfo::_push(c10::DebugInfoKind::PROFILER_STATE,
                                      std::make_shared<Counter>());
-    return nullptr;
-  } catch (const std::exception& error) {
-    return strdup(error.what());
-  } catch (...) {
-    return strdup("unknown C++ exception");
-  }
+  });
 }
 
 // The most bytes that were live at once since rustspeed_start_counting; nothing is counted any

@@ -4,7 +4,6 @@
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
-#include <exception>
 #include <memory>
 
 #include <ATen/Version.h>
@@ -12,6 +11,8 @@
 #include <torch/csrc/autograd/function_hook.h>
 #include <torch/csrc/autograd/variable.h>
 #include <torch/version.h>
+
+#include "guarded.h"
 
 namespace {
 
@@ -53,18 +54,6 @@ struct GradientHook final : torch::autograd::PostAccumulateGradHook {
   void* context_;
   uint64_t index_;
 };
-
-template <typename Body>
-char* guarded(Body body) {
-  try {
-    body();
-    return nullptr;
-  } catch (const std::exception& error) {
-    return strdup(error.what());
-  } catch (...) {
-    return strdup("unknown C++ exception");
-  }
-}
 
 }  // namespace
 

@@ -4,8 +4,6 @@
 
 #include <cstdint>
 #include <cstdlib>
-#include <cstring>
-#include <exception>
 #include <memory>
 #include <stdexcept>
 #include <utility>
@@ -17,6 +15,8 @@
 #include <torch/csrc/autograd/functions/utils.h>
 #include <torch/csrc/autograd/saved_variable.h>
 #include <torch/csrc/autograd/variable.h>
+
+#include "guarded.h"
 
 namespace {
 
@@ -60,18 +60,6 @@ struct RecomputedUnit final : torch::autograd::Node {
   Recompute recompute_;
   std::shared_ptr<void> context_;
 };
-
-template <typename Body>
-char* guarded(Body body) {
-  try {
-    body();
-    return nullptr;
-  } catch (const std::exception& error) {
-    return strdup(error.what());
-  } catch (...) {
-    return strdup("unknown C++ exception");
-  }
-}
 
 }  // namespace
 
