@@ -446,7 +446,8 @@ pub struct WorkerRow {
     pub uuid: String,
     pub incarnation: u64,
     /// `ready`, `excluded` (it broke attempts off, and is used only where nothing else is left),
-    /// `draining`, `drained`, `disconnected`, `lost` or `left`.
+    /// `draining`, `drained`, `disconnected`, `lost`, `left`, or `missing`: an expected node without a
+    /// worker.
     pub state: String,
     pub address: String,
     pub slots: u32,
@@ -465,4 +466,12 @@ pub struct WorkerRow {
     /// Of its node; empty before the worker has said so.
     #[serde(default)]
     pub hostname: String,
+    /// The coordinator was told which nodes to expect, and this is none of them.
+    #[serde(default)]
+    pub unlisted: bool,
+}
+
+impl WorkerRow {
+    /// The state of an expected node on which no worker is known.
+    pub const MISSING: &str = "missing";
 }

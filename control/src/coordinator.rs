@@ -15,6 +15,7 @@ mod drain;
 mod effect;
 mod event;
 mod exclude;
+mod expected;
 mod explain;
 mod floor;
 mod goodput;

@@ -17,6 +17,7 @@ use crate::blobs::Blobs;
 use crate::clock::Clock;
 use crate::codec;
 use crate::core::{self, Core, Parts};
+use crate::expected;
 use crate::metrics::Metrics;
 use crate::rpc::{Front, Info};
 use crate::settings::Settings;
@@ -26,6 +27,8 @@ use crate::vitals::Vitals;
 /// Why the coordinator could not start, or had to stop.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
+    #[error(transparent)]
+    Hostfile(#[from] expected::Error),
     #[error(transparent)]
     Lock(#[from] service::lock::Error),
     #[error(transparent)]
@@ -55,6 +58,7 @@ pub enum Error {
 impl From<Error> for service::exit::Failure {
     fn from(error: Error) -> Self {
         match error {
+            Error::Hostfile(error) => Self::new(ExitCode::BadConfiguration, error),
             Error::Lock(error) => error.into(),
             Error::Transport(error) => {
                 let hint = error.hint();
@@ -101,6 +105,7 @@ impl Coordinator {
         settings: &Settings,
         disk: impl FnOnce(Box<dyn EventLog>) -> Box<dyn EventLog>,
     ) -> Result<Self, Error> {
+        let expected = settings.expected()?;
         let folder = settings.data_dir.clone();
         let lock = FolderLock::acquire(&folder, "data folder", "--data-dir")?;
         let listener = service::transport::bind(&settings.listen).await?;
@@ -109,7 +114,7 @@ impl Coordinator {
         let (ledger, replayed, store) = open_store(folder.clone(), disk).await?;
         let archive = Archive::start(&folder).map_err(files)?;
         let blobs = Blobs::open(&folder).map_err(files)?;
-        let config = settings.control_config();
+        let config = control::coordinator::Config { expected, ..settings.control_config() };
         let (metrics, vitals) = (Metrics::new(), Vitals::new(Instant::now()));
         let parts = Parts {
             config,

@@ -8,6 +8,7 @@ mod codec;
 mod core;
 mod daemon;
 mod door;
+mod expected;
 mod fetch;
 mod http;
 mod metrics;

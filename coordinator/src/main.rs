@@ -36,6 +36,7 @@ Examples:
   coordinator serve                                   # 0.0.0.0:29500, state in the data folder
   coordinator serve --listen 127.0.0.1:0              # a free port, printed as the first line
   coordinator serve --data-dir /var/lib/rustspeed     # state that survives a restart, there
+  coordinator serve --hostfile hosts.txt              # rsctl workers tells which of them are missing
   coordinator serve --config coordinator.toml --print-config
 
 The first line on stdout is `listening ADDRESS`. Every key of the configuration file is also an
@@ -56,6 +57,9 @@ struct Serve {
     /// A worker that is silent for this long is lost, such as 5s
     #[arg(long, value_name = "DURATION")]
     lease: Option<String>,
+    /// Lists the nodes that are expected, HOST slots=N a line: `rsctl workers` tells the missing ones
+    #[arg(long, value_name = "FILE")]
+    hostfile: Option<PathBuf>,
     /// How log lines look [default: text]
     #[arg(long, value_enum)]
     log_format: Option<LogFormat>,
@@ -81,6 +85,7 @@ fn run(serve: &Serve) -> Result<exit::ExitCode, Failure> {
         data_dir: serve.data_dir.clone(),
         log_format: serve.log_format,
         lease: serve.lease.clone(),
+        hostfile: serve.hostfile.clone(),
     };
     let loaded: Loaded<Settings> = layers::load(serve.config.as_deref(), &flags)?;
     let settings = &loaded.value;
@@ -92,6 +97,9 @@ fn run(serve: &Serve) -> Result<exit::ExitCode, Failure> {
         return say(&text);
     }
     if serve.check_config {
+        settings
+            .expected()
+            .map_err(|error| Failure::new(exit::ExitCode::BadConfiguration, error))?;
         return Ok(exit::ExitCode::Done);
     }
     telemetry::init(&settings.log_config())

@@ -30,8 +30,8 @@ const PREFIX: &str = "rustspeed";
 /// What does not belong to the closed set of a label.
 const OTHER: &str = "other";
 
-const WORKER_STATES: [&str; 8] =
-    ["ready", "draining", "drained", "excluded", "disconnected", "lost", "left", OTHER];
+const WORKER_STATES: [&str; 9] =
+    ["ready", "draining", "drained", "excluded", "disconnected", "lost", "left", "missing", OTHER];
 const SLOT_STATES: [&str; 2] = ["free", "taken"];
 const ENDS: [&str; 7] = ["finished", "stopped", "failed", "panicked", "killed", "exited", "lost"];
 const STREAMS: [&str; 2] = ["logs", "metrics"];

@@ -6,7 +6,10 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use common::spec::Hosts;
 use service::telemetry::{LogConfig, LogFormat};
+
+use crate::expected;
 
 /// Shorter leases end on a busy machine's hiccups; longer ones leave jobs hanging.
 const LEASE_RANGE: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(600));
@@ -30,6 +33,8 @@ pub struct Settings {
     pub reattach_grace: Duration,
     /// Final jobs that are remembered.
     pub keep_jobs: usize,
+    /// Lists the nodes that are expected, as DeepSpeed's hostfiles do.
+    pub hostfile: Option<PathBuf>,
 }
 
 impl Default for Settings {
@@ -44,6 +49,7 @@ impl Default for Settings {
             lease: control.lease,
             reattach_grace: control.reattach_grace,
             keep_jobs: control.max_final_jobs,
+            hostfile: None,
         }
     }
 }
@@ -60,6 +66,8 @@ pub struct Flags {
     pub log_format: Option<LogFormat>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub lease: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hostfile: Option<PathBuf>,
 }
 
 /// Values that are well-formed and cannot be; all at once.
@@ -101,6 +109,11 @@ impl Settings {
 
     pub fn log_config(&self) -> LogConfig {
         LogConfig { format: self.log_format, filter: self.log_filter.clone() }
+    }
+
+    /// Reads the hostfile, if one is set.
+    pub fn expected(&self) -> Result<Option<Hosts>, expected::Error> {
+        self.hostfile.as_deref().map(expected::read).transpose()
     }
 
     /// The numbers that decisions use.

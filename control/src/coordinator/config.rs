@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use common::spec::Hosts;
+
 use crate::coordinator::record::{StopDecision, StopMode};
 
 /// Heartbeats per lease: four may be lost.
@@ -41,6 +43,8 @@ pub struct Config {
     pub max_open_jobs: usize,
     /// Final jobs that are remembered, at most: the oldest are forgotten.
     pub max_final_jobs: usize,
+    /// Nodes that an operator expects; None: nobody said.
+    pub expected: Option<Hosts>,
 }
 
 impl Config {
@@ -76,6 +80,7 @@ impl Default for Config {
             forget_worker_after: Duration::from_secs(600),
             max_open_jobs: 200_000,
             max_final_jobs: 1_000,
+            expected: None,
         }
     }
 }

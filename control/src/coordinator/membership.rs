@@ -53,6 +53,8 @@ impl Machine {
             }
         }
         self.out.is_schedule_due = true;
+        // Expected nodes are told before any worker comes.
+        self.out.workers_changed |= self.config.expected.is_some();
     }
 
     fn expect_back(&mut self, job_id: &JobId, job: &Job, now: Now) {

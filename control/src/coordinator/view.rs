@@ -63,6 +63,7 @@ impl Machine {
             worker_row(w, self.worker_state(w, !held.slots.is_empty()), held)
         };
         let mut rows: Vec<WorkerRow> = self.live.workers.values().map(&mut row).collect();
+        self.compare_with_expected(&mut rows);
         rows.sort_by(|a, b| a.name.cmp(&b.name).then_with(|| a.uuid.cmp(&b.uuid)));
         rows
     }
@@ -143,6 +144,7 @@ fn worker_row(worker: &LiveWorker, state: &'static str, held: Held) -> WorkerRow
         libtorch: worker.libtorch.clone(),
         gpus: worker.gpus.clone(),
         hostname: worker.hostname.clone(),
+        unlisted: false,
     }
 }
 

@@ -38,6 +38,21 @@ fn impossible_values_are_told_all_at_once() {
 }
 
 #[test]
+fn expected_nodes_come_from_a_hostfile_that_must_be_right() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("hosts.txt");
+    let settings = Settings { hostfile: Some(path.clone()), ..Settings::default() };
+    let told = || service::exit::chain(&settings.expected().unwrap_err());
+    assert!(told().starts_with("read hostfile: "), "{}", told());
+    fs_err::write(&path, "node01 slots=2\nnode02\n").unwrap();
+    assert!(told().contains("hosts.txt:2: `node02` is no entry"), "{}", told());
+    fs_err::write(&path, "node01 slots=2\nnode02 slots=4\n").unwrap();
+    let expected = settings.expected().unwrap().unwrap();
+    assert_eq!(expected.to_string(), "node01 slots=2, node02 slots=4");
+    assert_eq!(Settings::default().expected().unwrap(), None);
+}
+
+#[test]
 fn an_unknown_key_names_the_nearest() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("coordinator.toml");

@@ -301,6 +301,7 @@ impl TryFrom<v1::WorkerRow> for WorkerRow {
             libtorch: row.libtorch,
             gpus: row.gpus.unwrap_or_default().into(),
             hostname: row.hostname,
+            unlisted: row.unlisted,
         })
     }
 }
@@ -323,6 +324,7 @@ impl From<WorkerRow> for v1::WorkerRow {
             libtorch: row.libtorch,
             gpus: Some(row.gpus.into()),
             hostname: row.hostname,
+            unlisted: row.unlisted,
         }
     }
 }

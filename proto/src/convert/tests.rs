@@ -190,6 +190,7 @@ fn rows_and_points_survive_the_wire() {
             source: "NVML".to_owned(),
         },
         hostname: "node-a.cluster.local".to_owned(),
+        unlisted: true,
     });
 }
 

@@ -75,7 +75,9 @@ impl HostState {
 /// `hosts` are those of `chosen`; without `workers` nothing is compared.
 pub(crate) fn compare(chosen: &Chosen, hosts: &Hosts, workers: Option<&[WorkerRow]>) -> Compared {
     let rows = workers.unwrap_or_default();
-    let at: Vec<Option<usize>> = rows.iter().map(|row| hosts.find(&names(row))).collect();
+    // A node that the coordinator only expects has no worker.
+    let find = |row: &WorkerRow| hosts.find(&names(row)).filter(|_| row.state != WorkerRow::MISSING);
+    let at: Vec<Option<usize>> = rows.iter().map(find).collect();
     let on = |index: usize| {
         let is_there = move |(_, at): &(&WorkerRow, &Option<usize>)| **at == Some(index);
         rows.iter().zip(&at).filter(is_there).map(|(row, _)| row)

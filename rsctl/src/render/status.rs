@@ -56,8 +56,8 @@ pub(crate) fn workers(rows: &[WorkerRow], now: UnixMillis) -> String {
     let rows = rows.iter().map(|row| {
         [
             row.name.clone(),
-            row.state.clone(),
-            clock::age(now, row.last_seen),
+            row.state.clone() + if row.unlisted { ", unlisted" } else { "" },
+            heard(row, now),
             row.address.clone(),
             row.device.clone(),
             row.slots.to_string(),
@@ -69,6 +69,14 @@ pub(crate) fn workers(rows: &[WorkerRow], now: UnixMillis) -> String {
         ]
     });
     render(&WORKER_COLUMNS, rows)
+}
+
+/// Nothing was ever heard of a node that is only expected.
+fn heard(row: &WorkerRow, now: UnixMillis) -> String {
+    match row.state == WorkerRow::MISSING {
+        true => String::new(),
+        false => clock::age(now, row.last_seen),
+    }
 }
 
 /// Everything that `rsctl status` shows.

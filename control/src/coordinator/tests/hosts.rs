@@ -1,9 +1,9 @@
 //! Claims about jobs that name their hosts: they run there, on the named slots, and nowhere else.
 
-use common::status::{HostLack, JobState, SmallHost, TrainerEnd, WaitReason};
+use common::status::{HostLack, JobState, SmallHost, TrainerEnd, WaitReason, WorkerRow};
 
 use super::world::{World, id, on_hosts, spec};
-use crate::coordinator::DrainOrder;
+use crate::coordinator::{Config, DrainOrder};
 
 /// Worker and slots of each rank.
 fn slots(w: &World, job: &str) -> Vec<String> {
@@ -152,6 +152,25 @@ fn jobs_on_other_hosts_do_not_wait_behind_each_other() {
     w.submit(on_hosts(spec("free", Some(1)), &["b"]));
     assert_eq!(w.state("head"), JobState::Queued);
     assert_eq!(w.places("free"), ["b"]);
+}
+
+#[test]
+fn expected_nodes_are_told_while_they_are_missing_and_other_workers_are_marked() {
+    let expected = on_hosts(spec("job", None), &["a", "node02"]).resources.hosts;
+    let config = Config { expected, ..Config::default() };
+    let mut w = World::with(config);
+    let told = |w: &World| {
+        let rows = w.machine.workers().into_iter();
+        let row = |row: WorkerRow| format!("{} {} {}", row.name, row.state, row.unlisted);
+        rows.map(row).collect::<Vec<_>>()
+    };
+    assert_eq!(told(&w), ["a missing false", "node02 missing false"]);
+    w.join("a", 1);
+    w.join("b", 1);
+    let mut hello = w.hello("c", 1);
+    hello.hostname = "node02".to_owned();
+    w.send_hello(hello);
+    assert_eq!(told(&w), ["a ready false", "b ready true", "c ready false"]);
 }
 
 #[test]

@@ -131,8 +131,18 @@ pub(super) fn with_batch(mut spec: JobSpec, batch_size: u64) -> JobSpec {
 
 impl World {
     pub(super) fn new(workers: &[(&str, u32)]) -> Self {
+        let mut world = Self::with(config());
+        for (name, slots) in workers {
+            world.join(name, *slots);
+        }
+        world.take();
+        world
+    }
+
+    /// Without workers.
+    pub(super) fn with(config: Config) -> Self {
         let mut world = Self {
-            machine: Machine::new(config(), Ledger::default()),
+            machine: Machine::new(config, Ledger::default()),
             now: Duration::from_secs(1000),
             shadow: Ledger::default(),
             clock: 0,
@@ -142,10 +152,6 @@ impl World {
             log: String::new(),
         };
         world.step(Event::Started);
-        for (name, slots) in workers {
-            world.join(name, *slots);
-        }
-        world.take();
         world
     }
 

@@ -34,6 +34,7 @@ fn worker(name: &str, hostname: &str, address: &str, slots: u32) -> WorkerRow {
         gpus: Gpus::default(),
         libtorch: String::new(),
         hostname: hostname.to_owned(),
+        unlisted: false,
     }
 }
 
