@@ -137,6 +137,9 @@ fn open_and_check(folder: &Path) -> Result<Outcome, Error> {
         return damaged(format!("events from {} are missing", start + 1), events);
     }
     log.set_last(last);
+    if let Some((oldest, _)) = snapshot::list(folder)?.first() {
+        log.set_prunable(start.min(*oldest));
+    }
     let events = after(events, start);
     Ok(Outcome::Whole { log, snapshot, events })
 }

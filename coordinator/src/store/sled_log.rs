@@ -92,6 +92,11 @@ impl SledLog {
         self.last = last;
     }
 
+    /// Up to which event pruning may go, which a crash may have interrupted.
+    pub(super) fn set_prunable(&mut self, oldest: u64) {
+        self.prunable = oldest;
+    }
+
     /// Whether a snapshot file is the one that was written. After a recovery the engine knows none
     /// of the older ones; then a file's own checksum must do.
     pub(super) fn knows_snapshot(&self, seq: u64, state: &[u8]) -> bool {

@@ -7,6 +7,7 @@ mod power_cut;
 
 use std::path::Path;
 
+use crate::store::sled_log::SledLog;
 use crate::store::snapshot::{Place, Written};
 use crate::store::{Error, EventLog, Opened, frame, open};
 
@@ -87,6 +88,23 @@ fn a_replay_starts_at_the_snapshot_and_older_events_go() {
     let opened = open(folder.path()).unwrap();
     assert_eq!(opened.snapshot.as_deref(), Some(&b"after 4"[..]));
     check(&opened, 50..53);
+}
+
+#[test]
+fn pruning_that_a_crash_interrupted_is_taken_up_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut opened = open(folder.path()).unwrap();
+    for round in 0..5 {
+        append(&mut opened.log, round * 10..round * 10 + 10);
+        let written = opened.log.begin_snapshot().write(b"state").unwrap();
+        opened.log.adopt_snapshot(&written).unwrap();
+    }
+    crash(opened);
+    let mut opened = open(folder.path()).unwrap();
+    while opened.log.prune().unwrap() {}
+    crash(opened);
+    let log = SledLog::open(folder.path()).unwrap();
+    assert_eq!(log.events().len(), 20, "what follows the oldest of three snapshots");
 }
 
 fn snapshots(folder: &Path) -> Vec<std::path::PathBuf> {

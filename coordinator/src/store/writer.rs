@@ -55,7 +55,8 @@ pub(crate) struct Writer {
 impl Writer {
     pub(crate) fn start(log: Box<dyn EventLog>) -> Result<Self, Error> {
         let (requests, waiting) = mpsc::sync_channel(QUEUE);
-        let thread = Thread { log: Some(log), is_marked: true, is_pruning: false };
+        // The life before may have been pruning.
+        let thread = Thread { log: Some(log), is_marked: true, is_pruning: true };
         let named = thread::Builder::new().name("store".to_owned());
         let thread = named.spawn(move || thread.run(&waiting))?;
         Ok(Self { requests, thread: Some(thread) })
