@@ -15,7 +15,7 @@ export CARGO_TARGET_DIR ?= $(CURDIR)/target
 export RUSTSPEED_BIN_DIR = $(CARGO_TARGET_DIR)/debug
 BINARIES = --bin coordinator --bin worker --bin trainer --bin rsctl
 
-.PHONY: all setup build demo test soak bench install lint clean
+.PHONY: all setup build demo test soak bench portable install lint clean
 
 all: build
 
@@ -47,10 +47,13 @@ bench: setup
 	$(CARGO) build --release -p collectives -p checkpoint -p coordinator --examples
 	python3 bench/run.py --bin-dir $(CARGO_TARGET_DIR)/release $(BENCH_ARGS)
 
+# What goes elsewhere finds libtorch beside itself only (trainer/build.rs).
+portable: setup
+	RUSTSPEED_PORTABLE=1 $(CARGO) build --release --locked -p coordinator -p worker -p trainer -p rsctl $(BINARIES)
+
 PREFIX ?= $(HOME)/.local
-install: setup
-	$(CARGO) build --release -p coordinator -p worker -p trainer -p rsctl $(BINARIES)
-	install -D -t $(PREFIX)/bin $(addprefix $(CARGO_TARGET_DIR)/release/,coordinator worker trainer rsctl)
+install: portable
+	tools/install.sh $(CARGO_TARGET_DIR)/release $(PREFIX)
 
 lint: setup
 	$(CARGO) fmt --check

@@ -6,6 +6,7 @@
 #   tools/setup.sh                # everything that `make test` and `make demo` need
 #   DEVICE=cuda tools/setup.sh    # and PyTorch with CUDA and NCCL, for nodes with GPUs (3 GB)
 #   RUSTSPEED_CACHE=DIR tools/setup.sh
+#   WITHOUT_TESTS=1 tools/setup.sh   # what building needs, and no more
 set -euo pipefail
 
 TORCH=2.11.0
@@ -109,7 +110,7 @@ ensure_cuda() {
     echo "$LAYOUT" > "$cuda/.layout"
 }
 
-# TensorBoard's and safetensors' own readers, for the system tests.
+# TensorBoard's and safetensors' own readers, for the system tests, and linters of what lies in deploy/.
 ensure_test_venv() {
     local wanted=$root/tests/requirements.txt venv=$cache/test-venv
     cmp -s "$wanted" "$venv/requirements.txt" && return
@@ -185,7 +186,7 @@ ensure_slurm
 ensure_rust
 ensure_libtorch
 [ "$device" = cpu ] || ensure_cuda
-ensure_test_venv
+[ "${WITHOUT_TESTS:-}" = 1 ] || ensure_test_venv
 write_cargo_config
 ensure_build_dir
 say "ready: make demo, make test"
