@@ -15,7 +15,7 @@ export CARGO_TARGET_DIR ?= $(CURDIR)/target
 export RUSTSPEED_BIN_DIR = $(CARGO_TARGET_DIR)/debug
 BINARIES = --bin coordinator --bin worker --bin trainer --bin rsctl
 
-.PHONY: all setup build demo test soak bench portable install lint clean
+.PHONY: all setup build demo test soak bench portable install dist deb lint clean
 
 all: build
 
@@ -54,6 +54,15 @@ portable: setup
 PREFIX ?= $(HOME)/.local
 install: portable
 	tools/install.sh $(CARGO_TARGET_DIR)/release $(PREFIX)
+
+dist: portable
+	tools/dist.sh $(CARGO_TARGET_DIR)/release target/dist
+
+# cargo-deb packs the tree that `make install PREFIX=/usr` would lay; rsctl/Cargo.toml says how.
+deb: portable
+	@$(CARGO) deb --version >/dev/null 2>&1 || { echo "make deb needs cargo-deb: cargo install --locked cargo-deb"; exit 1; }
+	rm -rf target/deb && DESTDIR=target/deb tools/install.sh $(CARGO_TARGET_DIR)/release /usr
+	$(CARGO) deb -p rsctl --no-build --no-strip -o target/dist/
 
 lint: setup
 	$(CARGO) fmt --check
