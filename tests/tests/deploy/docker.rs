@@ -114,7 +114,7 @@ fn the_dockerfile_copies_and_names_what_is_there() {
     // Nobody is root at the end, by a number, which Kubernetes can check.
     for image in ["rsctl", "coordinator", "worker"] {
         let own = built(image);
-        let last = own.lines().filter(|line| line.starts_with("USER ")).next_back();
+        let last = own.lines().rfind(|line| line.starts_with("USER "));
         assert!(last.is_none_or(|line| line == "USER 10001:10001"), "{image}: {last:?}");
     }
     assert!(built("base").contains("\nUSER 10001:10001"));
