@@ -76,7 +76,7 @@ fn the_page_names_what_is_there() {
             for flag in words.iter().filter(|word| word.starts_with("--")) {
                 assert!(help.contains(flag), "{line}: no {flag}");
             }
-            for file in words.iter().filter_map(|word| word.strip_prefix("/work/")) {
+            for file in words.iter().filter_map(|word| word.strip_prefix("/checkout/")) {
                 assert!(workspace_root().join(file).is_file(), "{line}");
             }
         }
