@@ -100,6 +100,10 @@ fn the_debian_package_holds_the_installed_tree() {
             folders.extend(is_folder.then(|| entry.path()));
         }
     }
+    // Without these cargo-deb refuses.
+    let license = fs_err::read_to_string(workspace_root().join("LICENSE")).unwrap();
+    assert!(license.contains(&format!("Copyright (c) {}\n", deb["copyright"].as_str().unwrap())));
+    assert!(deb["maintainer"].as_str().unwrap().contains('@'));
     for file in deb["conf-files"].as_array().unwrap() {
         let name = file.as_str().unwrap().strip_prefix("/etc/rustspeed/").unwrap();
         assert!(installed.prefix().join("share/rustspeed/config").join(name).is_file(), "{name}");
