@@ -5,6 +5,8 @@
 #   make soak    the long forms of tests: every combination of settings; hours
 #   make bench   side by side with PyTorch DDP, DeepSpeed and Gloo (installs them into a cache)
 #   make lint    rustfmt and clippy, as CI runs them
+#   make install [PREFIX=~/.local]   a release build with its libtorch, for this machine
+#   make dist    the same as an archive for others; make deb: as a Debian package
 
 SHELL := /bin/bash
 CARGO ?= cargo
@@ -53,15 +55,16 @@ portable: setup
 
 PREFIX ?= $(HOME)/.local
 install: portable
-	tools/install.sh $(CARGO_TARGET_DIR)/release $(PREFIX)
+	tools/install.sh "$(CARGO_TARGET_DIR)/release" "$(PREFIX)"
 
 dist: portable
-	tools/dist.sh $(CARGO_TARGET_DIR)/release target/dist
+	tools/dist.sh "$(CARGO_TARGET_DIR)/release" target/dist
 
 # cargo-deb packs the tree that `make install PREFIX=/usr` would lay; rsctl/Cargo.toml says how.
 deb: portable
 	@$(CARGO) deb --version >/dev/null 2>&1 || { echo "make deb needs cargo-deb: cargo install --locked cargo-deb"; exit 1; }
-	rm -rf target/deb && DESTDIR=target/deb tools/install.sh $(CARGO_TARGET_DIR)/release /usr
+	rm -rf target/deb && mkdir -p target/dist
+	DESTDIR=target/deb tools/install.sh "$(CARGO_TARGET_DIR)/release" /usr
 	$(CARGO) deb -p rsctl --no-build --no-strip -o target/dist/
 
 lint: setup

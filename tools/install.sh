@@ -6,6 +6,8 @@
 #   DESTDIR=stage tools/install.sh target/release /usr    # the same below `stage`, for packages
 #   LIBTORCH=DIR, COPY="ln -s"                            # another libtorch; how its 450 MB get there
 set -euo pipefail
+# Daemons run as other users than whoever installs.
+umask 022
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 say() { printf 'install: %s\n' "$*" >&2; }
@@ -14,6 +16,8 @@ die() { say "error: $*"; exit 1; }
 bin_dir=$(cd "$1" && pwd)
 prefix=${2%/}
 case $prefix in /*) ;; *) die "PREFIX=$2 must be an absolute path" ;; esac
+# Units name it in ExecStart=, where these mean something else.
+case $prefix in *[[:space:]\"\'\\%$\;\|\&]*) die "PREFIX=$2 must hold no spaces and none of \" ' \\ % \$ ; | &" ;; esac
 to=${DESTDIR:-}$prefix
 copy=${COPY:-cp}
 libtorch=${LIBTORCH:-$(sed -n 's/^LIBTORCH = "\(.*\)"$/\1/p' "$root/.cargo/config.toml" 2>/dev/null || true)}
@@ -55,6 +59,7 @@ install_units() {
 install_documents() {
     install -D -m 644 -t "$to/share/doc/rustspeed" "$root"/{LICENSE,README.md,CHANGELOG.md} "$root"/docs/*.md
     install -D -m 644 -t "$to/share/rustspeed/config" "$root"/deploy/config/*.toml
+    install -D -m 644 -t "$to/share/rustspeed/slurm" "$root"/deploy/slurm/*.sbatch
 }
 
 install_binaries

@@ -115,8 +115,8 @@ ensure_test_venv() {
     local wanted=$root/tests/requirements.txt venv=$cache/test-venv
     cmp -s "$wanted" "$venv/requirements.txt" && return
     say "installing the system tests' Python readers into $venv"
-    rm -rf "$venv"
-    python3 -m venv "$venv"
+    # In place where it works: tests of another clone may be reading from it.
+    "$venv/bin/pip" --version >/dev/null 2>&1 || { rm -rf "$venv"; python3 -m venv "$venv"; }
     "$venv/bin/pip" install -q -r "$wanted"
     cp "$wanted" "$venv/requirements.txt"
 }
@@ -182,11 +182,10 @@ ensure_build_dir() {
 case $device in cpu | cuda) ;; *) die "DEVICE=$device: cpu or cuda" ;; esac
 mkdir -p "$cache"
 ensure_apt_packages
-ensure_slurm
 ensure_rust
 ensure_libtorch
 [ "$device" = cpu ] || ensure_cuda
-[ "${WITHOUT_TESTS:-}" = 1 ] || ensure_test_venv
+[ "${WITHOUT_TESTS:-}" = 1 ] || { ensure_slurm; ensure_test_venv; }
 write_cargo_config
 ensure_build_dir
 say "ready: make demo, make test"
