@@ -39,6 +39,14 @@ pub(crate) fn image(target: &str) -> String {
     format!("rustspeed-{target}:{version}")
 }
 
+/// `HEALTHCHECK ... CMD [...]` of the coordinator's image.
+pub(crate) fn health_check() -> Vec<String> {
+    let stages = stages();
+    let coordinator = stages.iter().find(|stage| stage.name == "coordinator").unwrap();
+    let line = coordinator.instructions.iter().find(|line| line.starts_with("HEALTHCHECK "));
+    serde_json::from_str(line.unwrap().split_once(" CMD ").unwrap().1).unwrap()
+}
+
 #[test]
 fn hadolint_accepts_the_dockerfile() {
     let Some(hadolint) = program("hadolint") else { return };

@@ -110,21 +110,33 @@ fn containers_are_images_of_ours_without_privileges() {
     }
 }
 
+const PROBES: [&str; 3] = ["startupProbe", "livenessProbe", "readinessProbe"];
+
+/// The page of each probe, and the one that is scraped.
+pub(crate) fn pages() -> Vec<String> {
+    let documents = documents();
+    let coordinator = documents.iter().find(|document| document["kind"] == "StatefulSet").unwrap();
+    let template = pod(coordinator).unwrap();
+    let container = &template["spec"]["containers"][0];
+    let asked = PROBES.map(|probe| &container[probe]["httpGet"]["path"]);
+    let scraped = &template["metadata"]["annotations"]["prometheus.io/path"];
+    let pages = asked.into_iter().chain([scraped]);
+    pages.map(|page| page.as_str().unwrap().to_owned()).collect()
+}
+
 #[test]
-fn probes_and_scrapers_ask_for_pages_that_the_coordinator_has() {
+fn probes_and_scrapers_ask_the_port_that_the_coordinator_listens_on() {
     let documents = documents();
     let coordinator = documents.iter().find(|document| document["kind"] == "StatefulSet").unwrap();
     let template = pod(coordinator).unwrap();
     let container = &template["spec"]["containers"][0];
     let port = &container["ports"][0];
-    for (probe, page) in
-        [("startupProbe", "/healthz"), ("livenessProbe", "/healthz"), ("readinessProbe", "/readyz")]
-    {
-        let get = &container[probe]["httpGet"];
-        assert_eq!((&get["path"], &get["port"]), (&Value::from(page), &port["name"]), "{probe}");
+    for probe in PROBES {
+        assert_eq!(container[probe]["httpGet"]["port"], port["name"], "{probe}");
     }
+    // One that is not in charge gets no new connections; it is not killed for a slow disk.
+    assert_eq!(pages(), ["/healthz", "/healthz", "/readyz", "/metrics"]);
     let annotations = &template["metadata"]["annotations"];
-    assert_eq!(annotations["prometheus.io/path"], "/metrics");
     assert_eq!(annotations["prometheus.io/port"], port["containerPort"].to_string());
     assert!(
         texts(&container["args"]).contains(&format!("0.0.0.0:{}", port["containerPort"]).as_str())

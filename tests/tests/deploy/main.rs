@@ -4,7 +4,9 @@
 
 #![allow(clippy::unwrap_used, reason = "a test ends at the first surprise")]
 
+mod archive;
 mod docker;
+mod health;
 mod installed;
 mod kubernetes;
 mod linter;

@@ -15,8 +15,8 @@ fn page() -> String {
     fs_err::read_to_string(workspace_root().join("docs/deploy.md")).unwrap()
 }
 
-/// The blocks of one language: `bash` is run, `sh` is not.
-fn blocks(language: &str) -> Vec<String> {
+/// The blocks of one language: `bash` is run as it is, of `sh` what can be (`archive`).
+pub(crate) fn blocks(language: &str) -> Vec<String> {
     let page = page();
     let blocks = page.split("```").skip(1).step_by(2);
     let ours = blocks.filter_map(|block| block.strip_prefix(language)?.strip_prefix('\n'));
