@@ -1,5 +1,6 @@
 //! An installed tree: what `make install` lays, of the binaries of this build.
 
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -14,7 +15,10 @@ impl Installed {
     pub(crate) fn lay() -> Self {
         let folder = tempfile::Builder::new().prefix("rustspeed-deploy-").tempdir().unwrap();
         let binaries = binary("trainer").parent().unwrap().to_owned();
-        let done = Command::new(workspace_root().join("tools/install.sh"))
+        // As an administrator with a tight umask.
+        let done = Command::new("bash")
+            .args(["-c", "umask 077; exec \"$@\"", "bash"])
+            .arg(workspace_root().join("tools/install.sh"))
             .arg(binaries)
             .arg(folder.path().join("usr"))
             // libtorch is large and need not be copied to be found.
@@ -97,6 +101,9 @@ fn the_debian_package_holds_the_installed_tree() {
         for entry in fs_err::read_dir(&folder).unwrap().map(Result::unwrap) {
             let is_folder = entry.file_type().unwrap().is_dir();
             assert!(is_folder || packed.contains(&folder), "{}", entry.path().display());
+            // Daemons run as other users. Links are those of tests.
+            let mode = entry.metadata().unwrap().permissions().mode();
+            assert_eq!(mode & 0o044, 0o044, "{}", entry.path().display());
             folders.extend(is_folder.then(|| entry.path()));
         }
     }

@@ -7,6 +7,7 @@
 mod archive;
 mod docker;
 mod health;
+mod image;
 mod installed;
 mod kubernetes;
 mod linter;
