@@ -103,10 +103,21 @@ fn containers_are_images_of_ours_without_privileges() {
         assert_eq!(context["allowPrivilegeEscalation"], false, "{name}");
         assert_eq!(context["readOnlyRootFilesystem"], true, "{name}");
         assert_eq!(texts(&context["capabilities"]["drop"]), ["ALL"], "{name}");
+        assert!(container["resources"]["limits"]["memory"].is_string(), "{name} has no limit");
     }
+    // What a namespace asks for that enforces the `restricted` standard.
     for pod in documents().iter().filter_map(pod) {
-        assert_eq!(pod["spec"]["securityContext"]["runAsNonRoot"], true);
-        assert_eq!(pod["spec"]["securityContext"]["runAsUser"], 10001, "as in the Dockerfile");
+        let context = &pod["spec"]["securityContext"];
+        assert_eq!(context["runAsNonRoot"], true);
+        assert_eq!(context["runAsUser"], 10001, "as in the Dockerfile");
+        assert_eq!(context["seccompProfile"]["type"], "RuntimeDefault");
+        assert_eq!(pod["spec"]["automountServiceAccountToken"], false);
+        for host in ["hostNetwork", "hostPID", "hostIPC"] {
+            assert!(pod["spec"].get(host).is_none(), "{host}");
+        }
+        for volume in pod["spec"]["volumes"].as_array().into_iter().flatten() {
+            assert!(volume.get("hostPath").is_none(), "{volume}");
+        }
     }
 }
 
