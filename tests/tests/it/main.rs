@@ -13,6 +13,7 @@ mod devices;
 mod elastic;
 mod hostfiles;
 mod kills;
+mod migrating;
 mod monitors;
 mod network_cut;
 mod nonsense;

@@ -96,6 +96,32 @@ fn a_batch_script_trains_over_both_nodes_and_ends_as_its_job() {
 }
 
 #[test]
+fn the_launcher_of_the_guide_runs_in_a_queue() {
+    let Some(slurm) = Slurm::start() else { return };
+    let page = fs_err::read_to_string(workspace_root().join("docs/migrating.md")).unwrap();
+    let spans = page.split('`').skip(1).step_by(2);
+    let launch: Vec<_> = spans.filter(|span| span.starts_with("sbatch deploy/")).collect();
+    let [launch] = launch.as_slice() else { panic!("one command is enough: {launch:?}") };
+    let flags = "sbatch --nodes=2 --cpus-per-task=1 --output=rustspeed-%j.out ";
+    let sbatch = launch.replace("sbatch ", flags);
+    let small = "--set model.hidden-size=8 --set training.max-steps=3 --set resources.world-size=2";
+    let job = slurm.submit(&format!("{sbatch} {small} --json"));
+    slurm.wait_for_job(&job, &["JobState=COMPLETED", "ExitCode=0:0"]);
+    let status = status_in(&slurm.output(&job));
+    assert_eq!((&status["state"], &status["step"]), (&"succeeded".into(), &3.into()));
+    assert_eq!(status["name"], "cnn");
+
+    let refused = slurm.submit(&sbatch.replace(" cnn ", " vgg "));
+    slurm.wait_for_job(&refused, &["JobState=FAILED", "ExitCode=2:0"]);
+    let told = slurm.output(&refused);
+    assert!(
+        told.contains("MODEL `vgg` does not exist here yet; there are: lstm gru cnn"),
+        "{told}"
+    );
+    slurm.wait_until_empty();
+}
+
+#[test]
 fn after_a_notice_the_job_is_queued_again_and_makes_no_step_twice() {
     const STEPS: u64 = 4000;
     let Some(slurm) = Slurm::start() else { return };

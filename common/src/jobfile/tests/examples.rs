@@ -5,14 +5,18 @@ use expect_test::{ExpectFile, expect_file};
 use super::*;
 
 fn load_example(name: &str) -> Loaded {
-    let base_dir = repository().join("configs/jobs");
+    load_from("configs/jobs", name, &[])
+}
+
+fn load_from(folder: &str, name: &str, overrides: &[Override]) -> Loaded {
+    let base_dir = repository().join(folder);
     let text = fs_err::read_to_string(base_dir.join(name)).unwrap();
     let loaded = load(&Input {
         name,
         text: &text,
         base_dir: &base_dir,
         caller_dir: Path::new("/home/ada"),
-        overrides: &[],
+        overrides,
         strict: false,
         read: &|path| fs_err::read_to_string(path),
         variable: &|_| None,
@@ -62,4 +66,23 @@ fn the_timeseries_example_converts_the_cosine_schedule() {
 fn the_csv_examples_need_no_deepspeed_file() {
     check("co2-lstm.toml", &expect_file!["./examples/co2-lstm.toml"]);
     check("electricity-gru.toml", &expect_file!["./examples/electricity-gru.toml"]);
+}
+
+#[test]
+fn every_model_of_the_launch_scripts_takes_every_strategy_and_batch() {
+    let files = fs_err::read_dir(repository().join("configs/launch")).unwrap();
+    assert_eq!(files.count(), 3, "a model that no test loads");
+    for (strategy, stage, accumulation) in
+        [("ddp", 1, 1), ("fsdp_stage2", 2, 2), ("fsdp_stage3", 3, 1)]
+    {
+        let config = format!("deepspeed-config=../deepspeed/ds_config_{strategy}.json");
+        let set = [config.as_str(), "deepspeed.train_micro_batch_size_per_gpu=8"];
+        let set: Vec<_> = set.into_iter().map(|text| Override::set(text).unwrap()).collect();
+        for model in ["lstm", "gru", "cnn"] {
+            let spec = load_from("configs/launch", &format!("{model}.toml"), &set).spec;
+            assert_eq!(spec.zero.stage, stage, "{model} {strategy}");
+            let plan = batch::plan(&spec.training.batch, 4).unwrap();
+            assert_eq!(plan.batch_size.value, 8 * accumulation * 4, "{model} {strategy}");
+        }
+    }
 }
