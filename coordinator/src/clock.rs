@@ -17,12 +17,15 @@ impl Clock {
     }
 
     pub(crate) fn now(&self) -> Now {
-        // A clock before 1970 is nobody's deadline; people see a zero.
-        let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        Now { uptime: self.start.elapsed(), unix: unix.as_millis() as u64 }
+        Now { uptime: self.start.elapsed(), unix: unix_millis() }
     }
 
     pub(crate) fn instant(&self, uptime: Duration) -> Instant {
         self.start + uptime
     }
+}
+
+pub(crate) fn unix_millis() -> u64 {
+    // A clock before 1970 is nobody's deadline; people see a zero.
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as u64
 }

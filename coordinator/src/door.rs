@@ -6,6 +6,6 @@ mod outgoing;
 
 pub(crate) use self::incoming::{hello, worker_message};
 pub(crate) use self::outgoing::{
-    ends_acknowledged, fetch_order, ping, rank_table, refused, show_stacks, start_trainers,
-    stop_job, welcome,
+    ends_acknowledged, fetch_order, ping, probe_order, rank_table, refused, show_stacks,
+    start_trainers, stop_job, welcome,
 };

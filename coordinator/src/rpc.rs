@@ -6,6 +6,7 @@ mod explain;
 mod files;
 mod follow;
 mod logs;
+mod peers;
 mod queue;
 mod seen;
 mod workers;
@@ -36,6 +37,7 @@ use crate::core::{Handle, Stopping};
 use crate::fetch::Fetches;
 use crate::http::{self, Pages};
 use crate::metrics::Metrics;
+use crate::probes::Probes;
 use crate::vitals::{self, Vitals};
 
 use self::seen::Seen;
@@ -55,6 +57,7 @@ pub(crate) struct Front {
     archive: Archive,
     blobs: Blobs,
     fetches: Fetches,
+    probes: Probes,
     seen: Arc<Seen>,
     info: Arc<Info>,
     /// Streams end at once when the process stops: clients come back to the next life.
@@ -72,8 +75,16 @@ pub(crate) struct Info {
 
 impl Front {
     pub(crate) fn new(core: Handle, archive: Archive, blobs: Blobs, info: Info) -> Self {
-        let (fetches, stop) = (Fetches::default(), CancellationToken::new());
-        Self { core, archive, blobs, fetches, seen: Arc::default(), info: Arc::new(info), stop }
+        Self {
+            core,
+            archive,
+            blobs,
+            fetches: Fetches::default(),
+            probes: Probes::default(),
+            seen: Arc::default(),
+            info: Arc::new(info),
+            stop: CancellationToken::new(),
+        }
     }
 
     /// Ends every stream when cancelled.

@@ -10,6 +10,7 @@ mod health;
 mod jobs;
 mod logs;
 mod nonsense;
+mod peers;
 mod queue;
 mod restart;
 mod settings;

@@ -58,7 +58,7 @@ pub(crate) enum Input {
     /// A message of the shell's own to a worker by name; says whether it was sent.
     Order {
         worker: String,
-        order: v1::FetchOrder,
+        order: v1::CoordinatorMessage,
         reply: oneshot::Sender<bool>,
     },
     /// None: there is no such job.

@@ -115,8 +115,8 @@ impl Links {
     }
 
     /// Sends an order of the shell's own; whether the worker has a stream that takes it.
-    pub(super) fn order(&mut self, worker: &str, order: v1::FetchOrder) -> bool {
+    pub(super) fn order(&mut self, worker: &str, order: v1::CoordinatorMessage) -> bool {
         let link = self.open.values().find(|(name, _)| name == worker).map(|(_, link)| link);
-        link.is_some_and(|link| link.try_send(Outgoing::Message(door::fetch_order(order))).is_ok())
+        link.is_some_and(|link| link.try_send(Outgoing::Message(order)).is_ok())
     }
 }

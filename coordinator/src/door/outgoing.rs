@@ -103,3 +103,7 @@ pub(crate) fn ends_acknowledged(ends: Vec<RankKey>) -> v1::CoordinatorMessage {
 pub(crate) fn fetch_order(order: v1::FetchOrder) -> v1::CoordinatorMessage {
     message(Kind::Fetch(order))
 }
+
+pub(crate) fn probe_order(order: v1::ProbeOrder) -> v1::CoordinatorMessage {
+    message(Kind::Probe(order))
+}

@@ -42,6 +42,7 @@ impl Coordinator for Front {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             incarnation: self.info.incarnation.0,
             address: self.info.address.to_string(),
+            time_ms: crate::clock::unix_millis(),
         }))
     }
 
@@ -132,6 +133,13 @@ impl Coordinator for Front {
     ) -> Result<Response<v1::ListWorkersResponse>, Status> {
         let workers = self.core.views().workers().into_iter().map(Into::into).collect();
         Ok(Response::new(v1::ListWorkersResponse { workers }))
+    }
+
+    async fn probe_peers(
+        &self,
+        _: Request<v1::ProbePeersRequest>,
+    ) -> Result<Response<v1::ProbePeersResponse>, Status> {
+        self.probe_all_peers().await.map(Response::new)
     }
 
     async fn read_logs(

@@ -14,6 +14,7 @@ use proto::v1;
 
 use crate::blobs::Hash;
 use crate::core::Input;
+use crate::door;
 use crate::fetch::Part;
 use crate::rpc::{
     BoxStream, FIRST_MESSAGE_TIMEOUT, Front, STREAM_QUEUE, blocking, boxed, internal, malformed,
@@ -220,12 +221,12 @@ impl Front {
         sender: &mpsc::Sender<Result<v1::FileChunk, Status>>,
     ) -> Result<(), Status> {
         let mut fetch = self.fetches.begin();
-        let order = v1::FetchOrder {
+        let order = door::fetch_order(v1::FetchOrder {
             fetch_id: fetch.id.clone(),
             job_id: job_id.to_owned(),
             root: wanted.root,
             paths: wanted.paths,
-        };
+        });
         let (worker, under) = (wanted.worker, wanted.under);
         let ordered =
             |reply: oneshot::Sender<bool>| Input::Order { worker: worker.clone(), order, reply };

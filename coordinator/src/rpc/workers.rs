@@ -87,6 +87,16 @@ impl WorkerLink for Front {
         self.send_blob(request.into_inner()).await
     }
 
+    async fn report_probe(
+        &self,
+        request: Request<v1::ProbeReport>,
+    ) -> Result<Response<v1::Empty>, Status> {
+        match self.probes.report(request.into_inner()) {
+            true => Ok(Response::new(v1::Empty {})),
+            false => Err(Status::not_found("nobody waits for this report")),
+        }
+    }
+
     async fn put_files(
         &self,
         request: Request<Streaming<v1::PutFilesChunk>>,

@@ -5,8 +5,8 @@ use std::time::Duration;
 use proto::v1::coordinator_message::Kind as Said;
 use proto::v1::worker_message::Kind;
 use proto::v1::{
-    Assignment, CoordinatorMessage, EndsAcknowledged, PrepareFailed, RankTable, ShowStacks,
-    StartTrainers, StopJob, Welcome, WorkerMessage,
+    Assignment, CoordinatorMessage, EndsAcknowledged, PrepareFailed, ProbeOrder, RankTable,
+    ShowStacks, StartTrainers, StopJob, Welcome, WorkerMessage,
 };
 use service::tasks;
 use tokio::sync::mpsc;
@@ -18,7 +18,7 @@ use crate::local_job::{LocalJob, Phase};
 use crate::prepare::{self, Prepared};
 use crate::trainer_process::{self, News, Order, Plan};
 use crate::uplink::LinkEvent;
-use crate::{files, local_job};
+use crate::{files, local_job, probe};
 
 /// Orders that wait for one trainer.
 const ORDERS: usize = 16;
@@ -76,12 +76,22 @@ impl Node {
                 let serving = files::serve(order, self.config.master.clone());
                 tasks::spawn(tasks::Kind::Finish, "fetch", serving);
             }
+            Some(Said::Probe(order)) => self.on_probe(order),
             Some(Said::Ends(ends)) => self.on_acknowledged(&ends),
             Some(Said::Ping(_)) => self.say_heartbeat(),
             Some(Said::ShowStacks(wanted)) => self.on_show_stacks(&wanted),
             None => warn!("a message of an unknown kind from the coordinator is ignored"),
         }
         None
+    }
+
+    fn on_probe(&self, order: ProbeOrder) {
+        let node = probe::Node {
+            name: self.config.name.clone(),
+            advertise: self.advertise,
+            master: self.config.master.clone(),
+        };
+        tasks::spawn(tasks::Kind::Finish, "probe", probe::serve(order, node));
     }
 
     fn on_welcome(&mut self, welcome: &Welcome) -> Duration {

@@ -8,8 +8,8 @@ use proto::v1::coordinator_message::Kind as Say;
 use proto::v1::worker_link_server::{WorkerLink, WorkerLinkServer};
 use proto::v1::worker_message::Kind as Heard;
 use proto::v1::{
-    BlobChunk, BlobHashes, BulkAck, BulkBatch, CoordinatorMessage, Empty, PutFilesChunk,
-    TrainerEnded, Welcome, WorkerHello, WorkerMessage,
+    BlobChunk, BlobHashes, BulkAck, BulkBatch, CoordinatorMessage, Empty, ProbeReport,
+    PutFilesChunk, TrainerEnded, Welcome, WorkerHello, WorkerMessage,
 };
 use service::{tasks, transport};
 use tokio::sync::{mpsc, oneshot};
@@ -180,6 +180,10 @@ impl WorkerLink for Server {
         let chunk =
             BlobChunk { blake3: blake3.clone(), data: self.shared.blob.lock().unwrap().clone() };
         Ok(Response::new(Box::pin(tokio_stream::once(Ok(chunk)))))
+    }
+
+    async fn report_probe(&self, _: Request<ProbeReport>) -> Result<Response<Empty>, Status> {
+        Err(Status::not_found("nobody probes"))
     }
 
     async fn put_files(
