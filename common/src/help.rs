@@ -13,6 +13,9 @@ pub const UNREACHABLE: &str = "docs/troubleshooting.md#the-coordinator-cannot-be
 /// The entry about keys and values that are refused.
 pub const CONFIGURATION: &str = "docs/troubleshooting.md#a-configuration-is-refused";
 
+/// The entry about programs and libraries that are missing.
+pub const INSTALLATION: &str = "docs/troubleshooting.md#installation";
+
 /// The entry about a failed job; None where the message says all there is.
 pub fn of_failure(failure: &Failure) -> Option<&'static str> {
     // A worker tells the kernel's kill in words; a trainer that was killed could not.
@@ -27,7 +30,7 @@ pub fn of_failure(failure: &Failure) -> Option<&'static str> {
         FailureKind::Data => Some("docs/troubleshooting.md#data-is-refused"),
         FailureKind::Checkpoint => Some("docs/troubleshooting.md#checkpoints"),
         FailureKind::Hang => Some("docs/troubleshooting.md#a-job-hangs"),
-        FailureKind::Start => Some("docs/troubleshooting.md#installation"),
+        FailureKind::Start => Some(INSTALLATION),
         FailureKind::Engine | FailureKind::CutOff => None,
     }
 }
@@ -59,7 +62,7 @@ fn anchors() -> Vec<&'static str> {
         last_lines: Vec::new(),
     };
     let of_kinds = kinds.into_iter().filter_map(|kind| of_failure(&failure(kind)));
-    of_kinds.chain([IN_USE, UNREACHABLE, CONFIGURATION]).collect()
+    of_kinds.chain([IN_USE, UNREACHABLE, CONFIGURATION, INSTALLATION]).collect()
 }
 
 #[cfg(test)]

@@ -13,6 +13,7 @@ pub mod jobfile;
 pub mod length;
 pub mod memory;
 pub mod metric;
+pub mod node;
 pub mod position;
 pub mod process;
 pub mod report;

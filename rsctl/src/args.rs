@@ -58,6 +58,7 @@ pub(crate) enum Command {
     Fetch(commands::fetch::Args),
     Checkpoints(commands::checkpoints::Args),
     Config(commands::config::Args),
+    Doctor(commands::doctor::Args),
     Init(commands::init::Args),
     Completions(commands::completions::Args),
 }

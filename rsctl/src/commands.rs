@@ -4,6 +4,7 @@ pub(crate) mod cancel;
 pub(crate) mod checkpoints;
 pub(crate) mod completions;
 pub(crate) mod config;
+pub(crate) mod doctor;
 pub(crate) mod drain;
 mod end;
 pub(crate) mod explain;
@@ -55,6 +56,7 @@ pub(crate) async fn execute(command: Command) -> Outcome {
         Command::Fetch(args) => fetch::execute(args).await,
         Command::Checkpoints(args) => checkpoints::execute(args).await,
         Command::Config(args) => config::execute(args),
+        Command::Doctor(args) => doctor::execute(args).await,
         Command::Init(args) => init::execute(&args),
         Command::Completions(args) => completions::execute(&args),
     }

@@ -240,6 +240,18 @@ impl Coordinator {
         self.read(operation, answer.workers.into_iter().map(WorkerRow::try_from).collect())
     }
 
+    /// Who it is, and what its clock says.
+    pub(crate) async fn info(&mut self) -> Result<v1::InfoResponse, Error> {
+        let mut client = self.client.clone();
+        self.ask("ask who it is", client.get_info(v1::InfoRequest {})).await
+    }
+
+    /// Has the workers connect to each other, which takes seconds.
+    pub(crate) async fn probe_peers(&mut self) -> Result<v1::ProbePeersResponse, Error> {
+        let mut client = self.client.clone();
+        self.ask("probe the workers", client.probe_peers(v1::ProbePeersRequest {})).await
+    }
+
     /// Log lines as the coordinator keeps them; with `follow`, until the job is final.
     pub(crate) async fn logs(
         &mut self,

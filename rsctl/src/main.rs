@@ -6,6 +6,7 @@ mod clock;
 mod cluster;
 mod commands;
 mod coordinator;
+mod doctor;
 mod follow;
 mod hosts;
 mod job;

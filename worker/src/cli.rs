@@ -12,7 +12,7 @@ use service::telemetry::{self, LogConfig, LogFormat};
 
 use crate::config::{Offer, Settings, Slots};
 use crate::libtorch::Wish;
-use crate::node;
+use crate::{inspect, node};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -23,6 +23,11 @@ Examples:
   worker join --config worker.toml --print-config      show what would be used, and why
 
 Settings come from defaults, then --config, then RUSTSPEED_* (RUSTSPEED_STATE_DIR), then flags.";
+
+const INSPECT_EXAMPLES: &str = "\
+Examples:
+  worker inspect
+  worker inspect --libtorch /opt/torch/lib | jq .trainer";
 
 #[derive(Debug, Parser)]
 #[command(
@@ -40,6 +45,27 @@ enum Command {
     /// Join a coordinator and run its trainers until told to stop.
     #[command(after_help = EXAMPLES)]
     Join(Join),
+    /// Print what this machine has to train with, as JSON: what `rsctl doctor` judges.
+    #[command(after_help = INSPECT_EXAMPLES)]
+    Inspect(Inspect),
+}
+
+/// What decides which trainer starts and what it runs on; the same keys as of `join`.
+#[derive(Debug, Args, Serialize)]
+#[serde(rename_all = "kebab-case")]
+struct Inspect {
+    /// The trainer binary [default: beside this one].
+    #[arg(long, value_name = "PATH")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    trainer: Option<PathBuf>,
+    /// The libtorch of `worker join --libtorch` [default: auto].
+    #[arg(long, value_name = "DIR|auto")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    libtorch: Option<Wish>,
+    /// TOML file with the keys of `worker join`.
+    #[arg(long, value_name = "FILE")]
+    #[serde(skip)]
+    config: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]
@@ -110,7 +136,21 @@ struct Flags {
 
 /// Parses, loads, runs until stopped.
 pub fn main() -> Result<ExitCode, Failure> {
-    let Command::Join(join) = Cli::parse().command;
+    match Cli::parse().command {
+        Command::Join(join) => self::join(&join),
+        Command::Inspect(inspect) => self::inspect(&inspect),
+    }
+}
+
+fn inspect(flags: &Inspect) -> Result<ExitCode, Failure> {
+    let loaded = layers::load::<Settings>(flags.config.as_deref(), flags)?;
+    let facts = inspect::look(&loaded.value);
+    let text = serde_json::to_string_pretty(&facts);
+    print(&(text.map_err(|error| Failure::new(ExitCode::Bug, error))? + "\n"));
+    Ok(ExitCode::Done)
+}
+
+fn join(join: &Join) -> Result<ExitCode, Failure> {
     let loaded = layers::load::<Settings>(join.config.as_deref(), &join.flags)?;
     let checked = loaded.value.check();
     if join.check_config {

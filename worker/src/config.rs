@@ -327,18 +327,23 @@ impl Settings {
         future(seconds)
     }
 
+    /// As told, or beside this binary; absolute.
+    pub(crate) fn trainer_path(&self) -> Option<PathBuf> {
+        let beside = || Some(std::env::current_exe().ok()?.parent()?.join("trainer"));
+        let trainer = self.trainer.clone().or_else(beside)?;
+        Some(std::path::absolute(&trainer).unwrap_or(trainer))
+    }
+
     /// The trainer and what it runs on.
     fn program(
         &self,
         mistakes: &mut Vec<Mistake>,
         reasons: &mut Reasons,
     ) -> Option<(PathBuf, Libtorch)> {
-        let trainer = self.trainer.clone().or_else(|| {
-            let trainer = std::env::current_exe().ok()?.parent()?.join("trainer");
+        let trainer = self.trainer_path()?;
+        if self.trainer.is_none() {
             reasons.insert("trainer", format!("`{}`, beside this binary", trainer.display()));
-            Some(trainer)
-        })?;
-        let trainer = std::path::absolute(&trainer).unwrap_or(trainer);
+        }
         let needs_cuda = self.device == Offer::Cuda;
         let libtorch = Libtorch::resolve(&self.libtorch, &trainer, needs_cuda)
             .map_err(|problem| mistakes.push(Mistake("libtorch", problem)))

@@ -3,6 +3,8 @@
 
 mod places;
 
+pub(crate) use places::answer;
+
 use std::ffi::OsString;
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -22,7 +24,7 @@ const LOADER: &str = if cfg!(target_arch = "aarch64") {
     "/lib64/ld-linux-x86-64.so.2"
 };
 
-const LIBRARY_PATH: &str = "LD_LIBRARY_PATH";
+pub(crate) const LIBRARY_PATH: &str = "LD_LIBRARY_PATH";
 
 /// `--libtorch`.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -136,6 +138,14 @@ impl Libtorch {
             }
         }
         Self::Missing(reasons.join("; "))
+    }
+
+    /// Of one that the trainer was not linked with.
+    pub(crate) fn folder(&self) -> Option<&Path> {
+        match self {
+            Self::Installed(Installed { folder, .. }) => Some(folder),
+            Self::Linked | Self::Missing(_) => None,
+        }
     }
 
     /// Puts it before whatever the environment has.

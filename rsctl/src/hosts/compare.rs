@@ -76,7 +76,8 @@ impl HostState {
 pub(crate) fn compare(chosen: &Chosen, hosts: &Hosts, workers: Option<&[WorkerRow]>) -> Compared {
     let rows = workers.unwrap_or_default();
     // A node that the coordinator only expects has no worker.
-    let find = |row: &WorkerRow| hosts.find(&names(row)).filter(|_| row.state != WorkerRow::MISSING);
+    let find =
+        |row: &WorkerRow| hosts.find(&names(row)).filter(|_| row.state != WorkerRow::MISSING);
     let at: Vec<Option<usize>> = rows.iter().map(find).collect();
     let on = |index: usize| {
         let is_there = move |(_, at): &(&WorkerRow, &Option<usize>)| **at == Some(index);

@@ -10,6 +10,7 @@ mod checkpoints;
 mod contracts;
 mod detection;
 mod devices;
+mod doctor;
 mod elastic;
 mod hostfiles;
 mod kills;

@@ -20,7 +20,7 @@ pub(super) fn usual() -> impl Iterator<Item = PathBuf> {
 }
 
 /// What a program says, if it ends well in time.
-pub(super) fn answer(mut command: Command) -> Option<String> {
+pub(crate) fn answer(mut command: Command) -> Option<String> {
     let quiet = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
     let mut child = quiet.spawn().ok()?;
     let until = Instant::now() + DEADLINE;

@@ -49,14 +49,18 @@ fn check(filter: &Filter, workers: Option<&[WorkerRow]>, expected: &Expect) -> C
 
 #[test]
 fn without_workers_nothing_is_compared() {
-    let compared = check(&Filter::All, None, &expect![[r#"
+    let compared = check(
+        &Filter::All,
+        None,
+        &expect![[r#"
         HOST      LINE  SLOTS  USE       WORKER  STATE
         node01       1      4  0-3       -       -
         node02       2      4  0-3       -       -
         10.0.0.3     3      2  0-1       -       -
         node04       4      1  0         -       -
         total        -      -  11 slots  -       -
-    "#]]);
+    "#]],
+    );
     assert!(compared.ok && !compared.compared);
 }
 
@@ -70,7 +74,10 @@ fn each_host_has_its_worker_and_what_to_do() {
         drained,
         worker("w9", "node09", "10.0.0.9", 2),
     ];
-    let compared = check(&Filter::All, Some(&workers), &expect![[r#"
+    let compared = check(
+        &Filter::All,
+        Some(&workers),
+        &expect![[r#"
         HOST      LINE  SLOTS  USE       WORKER  STATE
         node01       1      4  0-3       w1      too few slots
         node02       2      4  0-3       -       missing
@@ -81,7 +88,8 @@ fn each_host_has_its_worker_and_what_to_do() {
         hosts.txt:2: no worker is on `node02`: run `worker join --master MASTER` there; if one runs there, name it as `rsctl workers` does
         hosts.txt:4: worker `node04` on `node04` is drained: `rsctl drain node04 --undo` takes it back into service
         1 worker not in hosts.txt: w9; jobs that are given the file never run there
-    "#]]);
+    "#]],
+    );
     assert!(!compared.ok);
     let states: Vec<&HostState> = compared.hosts.iter().map(|host| &host.state).collect();
     let json = serde_json::to_string(&states).unwrap();
@@ -96,12 +104,16 @@ fn what_a_filter_leaves_out_is_neither_wanting_nor_unlisted() {
         worker("node04", "d", "10.0.0.4", 1),
         worker("node01", "a", "10.0.0.1", 1),
     ];
-    let compared = check(&filter, Some(&workers), &expect![[r#"
+    let compared = check(
+        &filter,
+        Some(&workers),
+        &expect![[r#"
         HOST    LINE  SLOTS  USE      WORKER  STATE
         node02     2      4  1,3      node02  ready
         node04     4      1  0        node04  ready
         total      -      -  3 slots  -       -
-    "#]]);
+    "#]],
+    );
     assert!(compared.ok && compared.unlisted.is_empty());
     assert_eq!(compared.slots, 3);
 }
