@@ -15,6 +15,7 @@ use crate::tree::{self, Place, Table, Value};
 use crate::{batch, hjson, length};
 
 mod checkpoint;
+mod command;
 mod data;
 mod hosts;
 mod job;
@@ -183,6 +184,10 @@ pub fn load(input: &Input<'_>) -> Result<Loaded, Mistakes> {
     match spec {
         Some(mut spec) if collected.mistakes.is_empty() => {
             let mut explain = explain::in_order(collected.effective);
+            if spec.command.is_some() {
+                command::explain(&mut explain);
+                return Ok(Loaded { spec, warnings: collected.warnings, explain });
+            }
             spec.notes = collected.notes;
             spec.notes.extend(explain::auto_note(&collected.deepspeed, &explain));
             explain.extend(explain::deepspeed_rows(collected.deepspeed, &explain));
@@ -203,7 +208,9 @@ fn read(input: &Input<'_>, report: &Report) -> Option<JobSpec> {
         return None;
     }
     let root = Section::root(&tree, Dialect::Job, report);
-    let deepspeed_tree = deepspeed_tree(&root, input, report);
+    // A command reads its DeepSpeed configuration itself.
+    let is_command = command::is_given(&root);
+    let deepspeed_tree = if is_command { None } else { deepspeed_tree(&root, input, report) };
     let strictness = if input.strict { Strictness::Strict } else { Strictness::Lenient };
     let settings = deepspeed::Settings { strictness, caller_dir: input.caller_dir };
     let deepspeed = deepspeed::read(deepspeed_tree.as_ref(), settings, report);
@@ -217,11 +224,17 @@ fn read(input: &Input<'_>, report: &Report) -> Option<JobSpec> {
         deepspeed: &deepspeed,
         report,
     };
-    let spec = sections(&root, &context);
-    root.not_yet(&["slurm", "predict", "generate", "command"], "this section");
+    let spec = match is_command {
+        true => command::sections(&root, &context),
+        false => sections(&root, &context),
+    };
+    root.not_yet(&["slurm", "predict", "generate"], "this section");
+    root.elsewhere(&["command"], "write it as a list below [job]: job.command");
     root.refuse_unknown(&[]);
     let spec = spec?;
-    cross_check(&spec, &context);
+    if spec.command.is_none() {
+        cross_check(&spec, &context);
+    }
     Some(spec)
 }
 
@@ -283,12 +296,12 @@ fn deepspeed_tree(root: &Section<'_>, input: &Input<'_>, report: &Report) -> Opt
 }
 
 fn sections(root: &Section<'_>, context: &Context<'_>) -> Option<JobSpec> {
-    let job = job::read(root, context);
+    let (job, _) = job::read(root, context);
     let resources = job::read_resources(root);
     let zero = training::read_zero(context);
     let checkpoint = checkpoint::read(root, context);
     let monitor = checkpoint::read_monitor(root, context);
-    let restart = restart::read(root);
+    let restart = restart::read(root, false);
     // The kind of the data decides the defaults of these; they are read in any case, so that
     // their mistakes are told together with the missing kind.
     let data = data::read(root, context);
@@ -303,6 +316,7 @@ fn sections(root: &Section<'_>, context: &Context<'_>) -> Option<JobSpec> {
     }
     let (_, data) = data?;
     Some(JobSpec {
+        command: None,
         job,
         resources,
         model,

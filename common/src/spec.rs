@@ -11,11 +11,13 @@ use serde::{Deserialize, Serialize};
 
 use crate::units;
 
+mod command;
 mod diagnostics;
 pub(crate) mod hosts;
 mod precision;
 mod restart;
 
+pub use command::Command;
 pub use diagnostics::{Collective, CommsLog, Diagnostics, FlopsProfile, GradientCompression};
 pub use hosts::{
     Host, HostSlots, Hosts, InvalidHosts, MAX_HOSTS, MAX_SLOTS, NodeNames, is_host_name,
@@ -27,6 +29,10 @@ pub use restart::Restart;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct JobSpec {
+    /// What runs in place of our trainer; None: our trainer. With it, what is about training below
+    /// means nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub command: Option<Command>,
     pub job: Job,
     pub resources: Resources,
     pub model: Model,

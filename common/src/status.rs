@@ -469,6 +469,9 @@ pub struct WorkerRow {
     /// The coordinator was told which nodes to expect, and this is none of them.
     #[serde(default)]
     pub unlisted: bool,
+    /// It was started with `--allow-commands`.
+    #[serde(default)]
+    pub allows_commands: bool,
 }
 
 impl WorkerRow {

@@ -38,6 +38,7 @@ Examples:
   coordinator serve --data-dir /var/lib/rustspeed     # state that survives a restart, there
   coordinator serve --hostfile hosts.txt              # rsctl workers tells which of them are missing
   coordinator serve --config coordinator.toml --print-config
+  coordinator serve --allow-commands                  # also runs jobs' own programs: docs/launch.md
 
 The first line on stdout is `listening ADDRESS`. Every key of the configuration file is also an
 environment variable: RUSTSPEED_LISTEN, RUSTSPEED_DATA_DIR, RUSTSPEED_LEASE, ...
@@ -60,6 +61,10 @@ struct Serve {
     /// Lists the nodes that are expected, HOST slots=N a line: `rsctl workers` tells the missing ones
     #[arg(long, value_name = "FILE")]
     hostfile: Option<PathBuf>,
+    /// Let jobs run programs of their own (job.command) as this user on workers with the same flag:
+    /// whoever reaches this port may then run anything there
+    #[arg(long)]
+    allow_commands: bool,
     /// How log lines look [default: text]
     #[arg(long, value_enum)]
     log_format: Option<LogFormat>,
@@ -86,6 +91,7 @@ fn run(serve: &Serve) -> Result<exit::ExitCode, Failure> {
         log_format: serve.log_format,
         lease: serve.lease.clone(),
         hostfile: serve.hostfile.clone(),
+        allow_commands: serve.allow_commands.then_some(true),
     };
     let loaded: Loaded<Settings> = layers::load(serve.config.as_deref(), &flags)?;
     let settings = &loaded.value;

@@ -35,6 +35,8 @@ pub struct Settings {
     pub keep_jobs: usize,
     /// Lists the nodes that are expected, as DeepSpeed's hostfiles do.
     pub hostfile: Option<PathBuf>,
+    /// Jobs may run programs of their own (`job.command`).
+    pub allow_commands: bool,
 }
 
 impl Default for Settings {
@@ -50,6 +52,7 @@ impl Default for Settings {
             reattach_grace: control.reattach_grace,
             keep_jobs: control.max_final_jobs,
             hostfile: None,
+            allow_commands: control.allow_commands,
         }
     }
 }
@@ -68,6 +71,8 @@ pub struct Flags {
     pub lease: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub hostfile: Option<PathBuf>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub allow_commands: Option<bool>,
 }
 
 /// Values that are well-formed and cannot be; all at once.
@@ -122,6 +127,7 @@ impl Settings {
             lease: self.lease,
             reattach_grace: self.reattach_grace,
             max_final_jobs: self.keep_jobs,
+            allow_commands: self.allow_commands,
             ..Default::default()
         }
     }

@@ -119,6 +119,7 @@ pub(crate) fn optimizers() -> Vec<OptimizerCase> {
 
 fn job(name: &str, file: &File, initial: PathBuf) -> spec::JobSpec {
     spec::JobSpec {
+        command: None,
         job: spec::Job {
             name: name.to_owned(),
             seed: 1,

@@ -20,6 +20,7 @@ Examples:
   worker join --master 192.168.1.100:29500 --slots 2   offer two
   RUSTSPEED_MASTER=head:29500 worker join --log-format json
   worker join --master 192.168.1.100 --libtorch /opt/torch/lib   run trainers on that one
+  worker join --master 192.168.1.100 --allow-commands   also run jobs' own programs: docs/launch.md
   worker join --config worker.toml --print-config      show what would be used, and why
 
 Settings come from defaults, then --config, then RUSTSPEED_* (RUSTSPEED_STATE_DIR), then flags.";
@@ -128,10 +129,20 @@ struct Flags {
     #[arg(long, value_enum)]
     #[serde(skip_serializing_if = "Option::is_none")]
     device: Option<Offer>,
+    /// Let jobs run programs of their own (job.command) here as this user, where the coordinator
+    /// allows it too: whoever reaches its port may then run anything.
+    #[arg(long)]
+    #[serde(skip_serializing_if = "is_off")]
+    allow_commands: bool,
     /// How log lines look.
     #[arg(long, value_enum)]
     #[serde(skip_serializing_if = "Option::is_none")]
     log_format: Option<LogFormat>,
+}
+
+/// A flag that was not given leaves the other layers alone.
+fn is_off(flag: &bool) -> bool {
+    !flag
 }
 
 /// Parses, loads, runs until stopped.

@@ -52,6 +52,8 @@ pub struct Settings {
     pub ends_at: Option<u64>,
     /// Ranks stay on cores of their own, where there are enough.
     pub pin_cores: bool,
+    /// Jobs may run programs of their own here (`job.command`).
+    pub allow_commands: bool,
     pub log_format: LogFormat,
     pub log_filter: String,
 }
@@ -71,6 +73,7 @@ impl Default for Settings {
             notice_grace: Duration::from_secs(60),
             ends_at: None,
             pin_cores: true,
+            allow_commands: false,
             log_format: LogFormat::default(),
             log_filter: "info".to_owned(),
         }
@@ -181,6 +184,8 @@ pub struct Config {
     /// When the node is taken away, if that is known.
     pub ends_at: Option<SystemTime>,
     pub pin_cores: bool,
+    /// Jobs may run programs of their own.
+    pub allow_commands: bool,
 }
 
 /// Why derived values are what they are, by key; for `--print-config`.
@@ -250,7 +255,7 @@ impl Settings {
         }
         match (mistakes.is_empty(), state_dir, program) {
             (true, Some(state_dir), Some((trainer, libtorch))) => {
-                let Self { stop_grace, notice_grace, pin_cores, .. } = *self;
+                let Self { stop_grace, notice_grace, pin_cores, allow_commands, .. } = *self;
                 let config = Config {
                     master,
                     slots,
@@ -264,6 +269,7 @@ impl Settings {
                     notice_grace,
                     ends_at,
                     pin_cores,
+                    allow_commands,
                 };
                 Ok((config, reasons))
             }

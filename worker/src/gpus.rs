@@ -17,13 +17,28 @@ use crate::nvml;
 const NVML_DEADLINE: Duration = Duration::from_secs(10);
 
 /// Which GPUs a process may use, as for every CUDA program.
-const CHOICE: &str = "CUDA_VISIBLE_DEVICES";
+pub(crate) const CHOICE: &str = "CUDA_VISIBLE_DEVICES";
 
 /// Blocks for at most [`NVML_DEADLINE`].
 pub(crate) fn visible() -> Gpus {
     let choice = std::env::var_os(CHOICE);
     let told = ask_nvml(Path::new(nvml::LIBRARY), NVML_DEADLINE);
     of(told, Path::new("/"), choice.as_deref())
+}
+
+/// `CUDA_VISIBLE_DEVICES` for processes that are to see the GPUs of these slots, in their order:
+/// entries of the worker's own choice, where it has one.
+pub(crate) fn choice_of(slots: &[u32]) -> String {
+    narrowed(std::env::var(CHOICE).ok().as_deref(), slots)
+}
+
+fn narrowed(choice: Option<&str>, slots: &[u32]) -> String {
+    let entries: Vec<&str> = choice.map_or_else(Vec::new, |list| list.split(',').collect());
+    let entry = |slot: &u32| match entries.get(*slot as usize) {
+        Some(entry) => entry.trim().to_owned(),
+        None => slot.to_string(),
+    };
+    slots.iter().map(entry).collect::<Vec<_>>().join(",")
 }
 
 /// What whoever starts the worker must know about this node's GPUs.

@@ -7,6 +7,7 @@ pub mod config;
 
 mod blobs;
 mod capture;
+mod command_process;
 mod cores;
 mod files;
 mod gpus;
@@ -21,6 +22,7 @@ mod nccl;
 mod node;
 mod nvml;
 mod outcomes;
+mod output;
 mod prepare;
 mod probe;
 mod rank_log;

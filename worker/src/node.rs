@@ -1,6 +1,7 @@
 //! The loop of the daemon: orders from the coordinator and news from trainers in, orders to
 //! trainers and reports out. The single owner of what runs here; nothing in it waits.
 
+mod commands;
 mod leave;
 mod orders;
 mod reports;
@@ -230,6 +231,7 @@ impl Node {
             withdrawing: self.withdrawing.clone(),
             libtorch: self.libtorch.clone(),
             gpus: Some(self.gpus.clone().into()),
+            allows_commands: self.config.allow_commands,
         }
     }
 }

@@ -1,12 +1,14 @@
 //! Before a job's trainers start here: its uploads fetched, its inputs checked, its folder made and
-//! the trainers' environment composed. Starts nothing.
+//! the trainers' environment composed; or its command found. Starts nothing.
 
-use std::collections::BTreeMap;
+mod command;
+mod environment;
+
 use std::ffi::OsString;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use common::spec::{JobSpec, Resume};
+use common::spec::{Command, JobSpec, Resume};
 use fs_err as fs;
 use proto::v1::StartTrainers;
 
@@ -47,6 +49,17 @@ pub(crate) enum Error {
         #[source]
         source: io::Error,
     },
+    #[error("worker `{worker}` runs no commands: it was started without --allow-commands")]
+    NoCommands { worker: String },
+    #[error("job.working-dir `{}` cannot be entered on worker `{worker}`", .path.display())]
+    WorkingDir {
+        path: PathBuf,
+        worker: String,
+        #[source]
+        source: io::Error,
+    },
+    #[error("worker `{worker}` cannot run `{program}`, the program of job.command: {why}")]
+    Program { program: String, worker: String, why: String },
     #[error("upload of `{path}` for worker `{worker}`")]
     Upload {
         path: String,
@@ -66,7 +79,8 @@ impl Error {
         match self {
             Self::Input { source, .. }
             | Self::Output { source, .. }
-            | Self::CheckpointDir { source, .. } => matches!(
+            | Self::CheckpointDir { source, .. }
+            | Self::WorkingDir { source, .. } => matches!(
                 source.kind(),
                 // That is a file where a folder should be.
                 AlreadyExists
@@ -76,7 +90,9 @@ impl Error {
                     | IsADirectory
                     | ReadOnlyFilesystem
             ),
+            Self::Program { .. } => true,
             Self::Spec { .. }
+            | Self::NoCommands { .. }
             | Self::NoTrainer { .. }
             | Self::NoLibtorch { .. }
             | Self::Upload { .. } => false,
@@ -90,10 +106,42 @@ pub(crate) struct Prepared {
     pub(crate) spec_json: String,
     pub(crate) run_dir: PathBuf,
     pub(crate) env: Vec<(OsString, OsString)>,
+    pub(crate) runs: Runs,
+}
+
+/// What a rank's process is.
+#[derive(Debug)]
+pub(crate) enum Runs {
+    Trainer,
+    Command(FoundCommand),
+}
+
+/// A command that can be started here.
+#[derive(Debug)]
+pub(crate) struct FoundCommand {
+    pub(crate) command: Command,
+    /// Where its program is.
+    pub(crate) program: PathBuf,
+    pub(crate) threads: u32,
+    pub(crate) max_restarts: u32,
+    /// Said at its start.
+    pub(crate) notes: Vec<String>,
 }
 
 /// Checks and makes everything that the trainers of `order` need here.
 pub(crate) async fn prepare(order: &StartTrainers, config: &Config) -> Result<Prepared, Error> {
+    let spec = proto::convert::spec(&order.spec_json).map_err(|source| Error::Spec { source })?;
+    match spec.command.clone() {
+        Some(command) => command::prepare(order, spec, command, config).await,
+        None => prepare_trainers(order, spec, config).await,
+    }
+}
+
+async fn prepare_trainers(
+    order: &StartTrainers,
+    mut spec: JobSpec,
+    config: &Config,
+) -> Result<Prepared, Error> {
     let worker = || config.name.clone();
     if !config.trainer.is_file() {
         let path = config.trainer.clone();
@@ -103,8 +151,6 @@ pub(crate) async fn prepare(order: &StartTrainers, config: &Config) -> Result<Pr
         return Err(Error::NoLibtorch { worker: worker(), why: why.clone() });
     }
     let job_id = proto::convert::job_id(&order.job_id).map_err(|source| Error::Spec { source })?;
-    let mut spec =
-        proto::convert::spec(&order.spec_json).map_err(|source| Error::Spec { source })?;
     for (path, hash) in &order.uploads {
         let original = Path::new(path);
         let fetching = blobs::local_path(hash, original, &config.state_dir, &config.master);
@@ -116,12 +162,11 @@ pub(crate) async fn prepare(order: &StartTrainers, config: &Config) -> Result<Pr
         replace_path(&mut spec, original, &local);
     }
     let run_dir = spec.job.output_dir.join(job_id.as_str());
-    let job_toml = order.ranks.iter().any(|r| r.rank == 0).then(|| order.job_toml.clone());
-    let blocking = {
+    let job_toml = has_rank_0(order).then(|| order.job_toml.clone());
+    let checking = {
         let (spec, run_dir, name) = (spec.clone(), run_dir.clone(), worker());
         let has_rank_0 = job_toml.is_some();
-        // Disks can be slow and network disks can hang: not on a thread that others share.
-        tokio::task::spawn_blocking(move || {
+        move || {
             check_inputs(&spec, &name)?;
             if has_rank_0 {
                 check_checkpoint_dir(spec.checkpoint.dir.as_deref(), &name)?;
@@ -131,15 +176,29 @@ pub(crate) async fn prepare(order: &StartTrainers, config: &Config) -> Result<Pr
                 worker: name,
                 source,
             })
-        })
+        }
     };
-    blocking.await.unwrap_or_else(|error| {
-        let source = io::Error::other(error);
-        Err(Error::Output { path: run_dir.clone(), worker: worker(), source })
-    })?;
+    blocking(&run_dir, &config.name, checking).await?;
     let threads = spec.resources.threads_per_rank;
-    let env = environment(std::env::vars_os(), &spec.job.env, threads);
-    Ok(Prepared { spec_json: proto::convert::spec_json(&spec), run_dir, env })
+    let env = environment::of_trainers(std::env::vars_os(), &spec.job.env, threads);
+    let spec_json = proto::convert::spec_json(&spec);
+    Ok(Prepared { spec_json, run_dir, env, runs: Runs::Trainer })
+}
+
+fn has_rank_0(order: &StartTrainers) -> bool {
+    order.ranks.iter().any(|rank| rank.rank == 0)
+}
+
+/// Disks can be slow and network disks can hang: not on a thread that others share.
+async fn blocking<T: Send + 'static>(
+    run_dir: &Path,
+    worker: &str,
+    work: impl FnOnce() -> Result<T, Error> + Send + 'static,
+) -> Result<T, Error> {
+    tokio::task::spawn_blocking(work).await.unwrap_or_else(|error| {
+        let (path, worker) = (run_dir.to_owned(), worker.to_owned());
+        Err(Error::Output { path, worker, source: io::Error::other(error) })
+    })
 }
 
 /// Every input path of a job, with the key that names it.
@@ -204,55 +263,6 @@ fn make_run_dir(run_dir: &Path, job_toml: Option<&str>) -> io::Result<()> {
         Some(text) => service::files::replace(&run_dir.join("job.toml"), text.as_bytes()),
         None => Ok(()),
     }
-}
-
-/// glibc's allocator returns and re-faults libtorch's workspaces on every step; kept, a recurrent
-/// model's step takes up to a quarter less. Above 2 GiB only the environment can say it: `mallopt`
-/// takes an int.
-const ALLOCATOR: [(&str, &str); 3] = [
-    ("MALLOC_MMAP_THRESHOLD_", "4000000000"),
-    ("MALLOC_TRIM_THRESHOLD_", "8000000000"),
-    ("MALLOC_TOP_PAD_", "268435456"),
-];
-
-/// What other launchers leave behind would be misread inside a trainer.
-const LAUNCHER_LEFTOVERS: [&str; 8] = [
-    "RANK",
-    "LOCAL_RANK",
-    "WORLD_SIZE",
-    "LOCAL_WORLD_SIZE",
-    "MASTER_ADDR",
-    "MASTER_PORT",
-    "OMP_NUM_THREADS",
-    "MKL_NUM_THREADS",
-];
-
-/// Of our own variables the one that is for trainers.
-const NCCL_LIBRARY: &str = "RUSTSPEED_NCCL_LIB";
-
-/// The worker's environment without its own and other launchers' settings, then ours, then the
-/// job's, which wins.
-fn environment(
-    inherited: impl Iterator<Item = (OsString, OsString)>,
-    job: &BTreeMap<String, String>,
-    threads_per_rank: u32,
-) -> Vec<(OsString, OsString)> {
-    let is_kept = |key: &str| {
-        (key == NCCL_LIBRARY || !key.starts_with("RUSTSPEED_"))
-            && !LAUNCHER_LEFTOVERS.contains(&key)
-    };
-    let mut env: BTreeMap<OsString, OsString> =
-        inherited.filter(|(key, _)| key.to_str().is_some_and(is_kept)).collect();
-    let threads = threads_per_rank.to_string();
-    let ours = [("OMP_NUM_THREADS", threads.as_str()), ("MKL_NUM_THREADS", &threads)];
-    env.extend(ours.map(|(key, value)| (key.into(), value.into())));
-    // A choice that the user made for the worker is the user's choice for its trainers.
-    let unset = ALLOCATOR.iter().chain(&[("RUST_BACKTRACE", "1")]);
-    for (key, value) in unset {
-        env.entry(key.into()).or_insert_with(|| value.into());
-    }
-    env.extend(job.iter().map(|(key, value)| (key.into(), value.into())));
-    env.into_iter().collect()
 }
 
 #[cfg(test)]

@@ -29,11 +29,14 @@ const WAITER_STACK_BYTES: usize = 64 << 10;
 #[derive(Debug)]
 pub(crate) struct Launch {
     pub(crate) program: PathBuf,
+    pub(crate) arguments: Vec<String>,
     /// The whole environment; nothing else is inherited.
     pub(crate) env: Vec<(OsString, OsString)>,
     pub(crate) working_dir: PathBuf,
-    /// A socket that the child keeps open under its own number, named in [`LINK_FD`].
-    pub(crate) link: OwnedFd,
+    /// A socket that the child keeps open under its own number, named in [`LINK_FD`]: of our own
+    /// programs, which are told to stop by it and ignore the signals that are meant for the daemon.
+    /// None: a program that knows nothing of us, and takes signals as any other.
+    pub(crate) link: Option<OwnedFd>,
 }
 
 /// The environment variable that names the inherited socket's number.
@@ -64,10 +67,19 @@ impl Process {
 
     /// SIGKILL to the process and everything that it started in its group.
     pub(crate) fn kill(&self) {
+        self.signal(Signal::SIGKILL);
+    }
+
+    /// SIGTERM to the same.
+    pub(crate) fn terminate(&self) {
+        self.signal(Signal::SIGTERM);
+    }
+
+    fn signal(&self, signal: Signal) {
         let gone = self.gone.lock().expect("no code panics while it holds this lock");
         if !*gone {
-            // The only failure is that nobody is left to kill.
-            let _ = killpg(self.pid, Signal::SIGKILL);
+            // The only failure is that nobody is left to signal.
+            let _ = killpg(self.pid, signal);
         }
     }
 }
@@ -119,20 +131,26 @@ impl Spawner {
 }
 
 fn spawn(launch: Launch) -> io::Result<Started> {
-    let link = launch.link.as_raw_fd();
+    let link = launch.link.as_ref().map(|link| link.as_raw_fd());
     let parent = std::process::id();
     let mut command = Command::new(&launch.program);
     command
+        .args(&launch.arguments)
         .env_clear()
         .envs(launch.env)
-        .env(LINK_FD, link.to_string())
+        .envs(link.map(|link| (LINK_FD, link.to_string())))
         .current_dir(&launch.working_dir)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .process_group(0);
-    let prepare =
-        move || die_with(parent).and_then(|()| ignore_news_for_us()).and_then(|()| inherit(link));
+    let prepare = move || {
+        die_with(parent)?;
+        match link {
+            Some(link) => ignore_news_for_us().and_then(|()| inherit(link)),
+            None => Ok(()),
+        }
+    };
     // SAFETY: the closure runs in the child between fork and exec and makes only system calls
     // that are async-signal-safe (prctl, getppid, sigaction, fcntl); it neither allocates nor locks.
     unsafe { command.pre_exec(prepare) };

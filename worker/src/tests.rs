@@ -1,6 +1,7 @@
 //! The worker as a whole, against a scripted coordinator on a real socket and scripted trainers in
 //! real processes.
 
+mod commands;
 mod coordinator;
 mod leaving;
 mod links;

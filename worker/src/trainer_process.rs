@@ -13,18 +13,18 @@ use std::time::Duration;
 
 use common::status::{FailureKind, TrainerEnd, TrainerFailure};
 use proto::v1::{
-    Assignment, Checkpoint, Listening, LogLine, Metrics, Progress, RankPosition, RankTable,
-    TrainerMessage, WorkerCommand, trainer_message, worker_command,
+    Assignment, Checkpoint, Listening, Metrics, Progress, RankPosition, RankTable, TrainerMessage,
+    WorkerCommand, trainer_message, worker_command,
 };
-use service::tasks;
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::{Instant, timeout};
+use tokio::time::Instant;
 use tracing::{info, warn};
 
-use crate::capture::{self, Line};
+use crate::capture::Line;
 use crate::cores::Claim;
 use crate::memory::Memory;
-use crate::rank_log::{LogWriter, Tail};
+use crate::output::{self, Output};
+use crate::rank_log::LogWriter;
 use crate::spawner::{Launch, Process, Spawned, Spawner};
 use crate::spool::{Key, Spool};
 
@@ -35,7 +35,7 @@ use end::{Evidence, KillReason, Said};
 const HELLO_DEADLINE: Duration = Duration::from_secs(60);
 
 /// An aborted trainer, or one that has said its last word, is killed after this.
-const LEAVE_DEADLINE: Duration = Duration::from_secs(2);
+pub(crate) const LEAVE_DEADLINE: Duration = Duration::from_secs(2);
 
 /// A trainer that does not show its stacks by then is looked at from outside.
 const STACKS_DEADLINE: Duration = Duration::from_millis(4500);
@@ -45,7 +45,7 @@ const STACKS_DEADLINE: Duration = Duration::from_millis(4500);
 const DRAIN_DEADLINE: Duration = Duration::from_millis(100);
 
 /// Lines that go with the report of an end.
-const REPORTED_LINES: usize = 50;
+pub(crate) const REPORTED_LINES: usize = 50;
 
 /// The last values of a trainer that finished go before its end, so that who saw a job end and
 /// asks for its metrics gets all of them. A coordinator that is away must not hold up the end.
@@ -139,7 +139,7 @@ impl Teller {
 
     /// Waits while the node is busy. A node that does not listen any more is ending, and so will
     /// the trainer: then there is nothing to do about lost news.
-    async fn tell(&self, news: News) {
+    pub(crate) async fn tell(&self, news: News) {
         let _ = self.node.send((self.key.clone(), self.rank, news)).await;
     }
 }
@@ -168,12 +168,10 @@ struct Trainer {
     tools: Tools,
     key: Key,
     rank: u32,
-    log_path: PathBuf,
     /// None once the trainer has left: nothing can be said to it.
     commands: Option<mpsc::Sender<WorkerCommand>>,
     serving: tokio::task::JoinHandle<()>,
-    tail: Tail,
-    lines_missing_in_file: u64,
+    output: Output,
     said_hello: bool,
     said: Option<Said>,
     summary_json: String,
@@ -213,30 +211,25 @@ impl Trainer {
             .expect("a new channel has room for one message");
         let launch = Launch {
             program: plan.program.clone(),
+            arguments: Vec::new(),
             env: plan.env,
             working_dir: plan.run_dir.clone(),
-            link: theirs.into(),
+            link: Some(theirs.into()),
         };
         let spawned = tools.spawner.spawn(launch).await.map_err(|error| failed(&error))?;
         let Spawned { process, ended, stdout, stderr } = spawned;
         let memory = Memory::of(process.pid());
         let (messages, serving) = link::serve(ours, outgoing);
-        let (line_sender, lines) = mpsc::channel(64);
-        for (pipe, is_stderr) in [(stdout, false), (stderr, true)] {
-            let reading = capture::read_lines(pipe, is_stderr, line_sender.clone());
-            tasks::spawn(tasks::Kind::Finish, "trainer output", reading);
-        }
+        let lines = output::lines(stdout, stderr);
         info!(job = key.0, generation = key.1, rank, pid = process.pid(), "trainer started");
         let trainer = Self {
             process,
+            output: Output::new(&key, rank, &plan.run_dir, &tools),
             tools,
             key,
             rank,
-            log_path: plan.run_dir.join(format!("logs/rank-{rank}.log")),
             commands: Some(commands),
             serving,
-            tail: Tail::default(),
-            lines_missing_in_file: 0,
             said_hello: false,
             said: None,
             summary_json: String::new(),
@@ -274,7 +267,7 @@ impl Trainer {
                     }
                 },
                 line = streams.lines.recv(), if lines_open => match line {
-                    Some(line) => self.on_line(line),
+                    Some(line) => self.output.take(line),
                     None => lines_open = false,
                 },
                 order = orders.recv(), if orders_open => match order {
@@ -291,10 +284,7 @@ impl Trainer {
         };
         self.drain(streams, messages_open, news).await;
         self.serving.abort();
-        self.tell_missing_lines();
-        if timeout(DRAIN_DEADLINE, self.tools.logs.close(&self.log_path)).await.is_err() {
-            warn!(path = %self.log_path.display(), "rank log is still being written");
-        }
+        self.output.close(DRAIN_DEADLINE).await;
         self.ended(status)
     }
 
@@ -357,26 +347,6 @@ impl Trainer {
         // A trainer speaks for its own rank only.
         series.iter_mut().for_each(|one| one.rank = self.rank);
         self.tools.spool.push_metrics(&self.key, series);
-    }
-
-    fn on_line(&mut self, line: Line) {
-        let Line { time_ms, text, stderr } = line.clone();
-        self.tools.spool.push_line(&self.key, self.rank, LogLine { time_ms, text, stderr });
-        if self.tools.logs.write(&self.log_path, &line.text) {
-            self.tell_missing_lines();
-        } else {
-            self.lines_missing_in_file += 1;
-        }
-        self.tail.push(line);
-    }
-
-    fn tell_missing_lines(&mut self) {
-        if self.lines_missing_in_file > 0 {
-            let text = format!("[{} lines are missing: slow disk]", self.lines_missing_in_file);
-            if self.tools.logs.write(&self.log_path, &text) {
-                self.lines_missing_in_file = 0;
-            }
-        }
     }
 
     fn on_order(&mut self, order: Order) {
@@ -453,7 +423,7 @@ impl Trainer {
             }
         }
         while let Ok(Some(line)) = tokio::time::timeout_at(until, lines.recv()).await {
-            self.on_line(line);
+            self.output.take(line);
         }
     }
 
@@ -465,11 +435,11 @@ impl Trainer {
             killed: self.killed,
             memory_ran_out: self.memory.ran_out(),
         };
-        let end = end::classify(evidence, self.tail.stderr());
+        let end = end::classify(evidence, self.output.tail().stderr());
         let (job, generation) = (&self.key.0, self.key.1);
         info!(job, generation, rank = self.rank, end = ?end, "trainer ended");
         let summary_json = std::mem::take(&mut self.summary_json);
-        Ended { end, last_lines: self.tail.last(REPORTED_LINES), summary_json }
+        Ended { end, last_lines: self.output.tail().last(REPORTED_LINES), summary_json }
     }
 }
 
@@ -480,7 +450,7 @@ async fn sleep_until(at: Option<Instant>) {
     }
 }
 
-fn far_future() -> Instant {
+pub(crate) fn far_future() -> Instant {
     // A year; tokio has no "never".
     Instant::now() + Duration::from_secs(365 * 24 * 3600)
 }

@@ -5,11 +5,11 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::section::{Found, IntegerRange, Section};
-use crate::spec::{Device, Job, Resources, Transport};
+use crate::spec::{Command, Device, Job, Resources, Transport};
 use crate::tree::Place;
 use crate::units::count;
 
-use super::{Context, DEFAULT, SYNONYMS, hosts};
+use super::{Context, DEFAULT, SYNONYMS, command, hosts};
 
 /// TOML has no larger integers.
 const SEED: IntegerRange = IntegerRange::new(0, i64::MAX);
@@ -22,7 +22,8 @@ const COLLECTIVE_TIMEOUT: Duration = Duration::from_secs(600);
 const HANG_TIMEOUT_MIN: Duration = Duration::from_secs(1);
 const DEEPSPEED_TIMEOUT: &str = "DEEPSPEED_TIMEOUT";
 
-pub(super) fn read(root: &Section<'_>, context: &Context<'_>) -> Job {
+/// With what it runs in place of our trainer.
+pub(super) fn read(root: &Section<'_>, context: &Context<'_>) -> (Job, Option<Command>) {
     let section = root.sub("job");
     let stem = context.job_stem.clone();
     let name = section.filled_text("name");
@@ -45,9 +46,10 @@ pub(super) fn read(root: &Section<'_>, context: &Context<'_>) -> Job {
     let collective_timeout = collective_timeout(&section, &env_found, context);
     let hang_timeout = hang_timeout(&section);
     let env = recorded(&section, "env", env_found);
-    section.not_yet(&["command", "depends-on", "deadline"], "jobs of this kind");
+    let command = command::read(&section, context);
+    section.not_yet(&["depends-on", "deadline"], "jobs of this kind");
     section.refuse_unknown(SYNONYMS);
-    Job {
+    let job = Job {
         name,
         seed,
         priority,
@@ -57,7 +59,8 @@ pub(super) fn read(root: &Section<'_>, context: &Context<'_>) -> Job {
         collective_timeout,
         hang_timeout,
         time_limit,
-    }
+    };
+    (job, command)
 }
 
 fn time_limit(section: &Section<'_>) -> Option<Duration> {

@@ -11,9 +11,10 @@ const BUDGET: IntegerRange = IntegerRange::new(0, Restart::MAX as i64);
 const COUNT: IntegerRange = IntegerRange::new(1, Restart::MAX as i64);
 const STEPS: IntegerRange = IntegerRange::new(1, 1 << 40);
 
-pub(super) fn read(root: &Section<'_>) -> Restart {
+/// Of a job that runs a command, or of one that trains.
+pub(super) fn read(root: &Section<'_>, is_command: bool) -> Restart {
     let section = root.sub("restart");
-    let usual = Restart::DEFAULT;
+    let usual = if is_command { Restart::OF_COMMAND } else { Restart::DEFAULT };
     let number = |key: &str, range: IntegerRange, usual: u32| {
         section.settle(key, section.integer(key, range), (usual, DEFAULT))
     };

@@ -5,6 +5,7 @@ use expect_test::{Expect, expect};
 
 use super::*;
 
+mod command;
 mod diagnostics;
 mod elastic;
 mod examples;

@@ -43,6 +43,10 @@ impl Restart {
     pub const NEVER: Self =
         Self { application: 0, infrastructure: 0, preemption: Some(0), ..Self::DEFAULT };
 
+    /// A command tells no steps and saves no checkpoints of ours: they cannot be counted.
+    pub const OF_COMMAND: Self =
+        Self { same_step: Self::MAX, without_progress: Self::MAX, ..Self::DEFAULT };
+
     pub const DEFAULT: Self = Self {
         application: 3,
         infrastructure: 20,

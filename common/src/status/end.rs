@@ -26,7 +26,7 @@ impl fmt::Display for TrainerEnd {
                 }
                 f.write_str(if *core_dumped { ", core dumped" } else { "" })
             }
-            Self::Exited { code } => write!(f, "exited with code {code} without a word"),
+            Self::Exited { code } => write!(f, "exited with code {code}"),
             Self::Lost => f.write_str("was lost with its worker"),
         }
     }

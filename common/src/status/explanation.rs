@@ -38,6 +38,8 @@ pub enum Question {
     /// Of an elastic job.
     World,
     Slow,
+    /// Of a job whose hang nobody would see.
+    Unwatched,
     Stopped,
 }
 
@@ -48,6 +50,7 @@ impl Question {
             Self::Restarted => "why restarted",
             Self::World => "why this world",
             Self::Slow => "why slow",
+            Self::Unwatched => "why unwatched",
             Self::Stopped => "why stopped",
         }
     }

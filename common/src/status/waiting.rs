@@ -64,6 +64,9 @@ pub struct SlotShortage {
     /// Workers that could help it and were taken out of service.
     #[serde(default)]
     pub drained: u32,
+    /// Of a job that runs a command: workers that could help it and run none.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub without_commands: u32,
     /// The worker that has the checkpoint: rank 0 must be there.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub home: Option<String>,
@@ -134,6 +137,14 @@ impl fmt::Display for SlotShortage {
             1 => f.write_str("; 1 worker is drained")?,
             drained => write!(f, "; {drained} workers are drained")?,
         }
+        if self.without_commands > 0 {
+            let (workers, run) = match self.without_commands {
+                1 => ("worker", "runs"),
+                _ => ("workers", "run"),
+            };
+            let number = self.without_commands;
+            write!(f, "; {number} {workers} {run} no commands: they need --allow-commands")?;
+        }
         if let Some(hosts) = &self.hosts {
             hosts.fmt(f)?;
         }
@@ -200,6 +211,10 @@ impl fmt::Display for HostLack {
         }
         Ok(())
     }
+}
+
+fn is_zero(number: &u32) -> bool {
+    *number == 0
 }
 
 fn count(number: u32, noun: &str) -> String {

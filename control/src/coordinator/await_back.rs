@@ -95,6 +95,8 @@ impl Machine {
             version: String::new(),
             libtorch: String::new(),
             gpus: Gpus::default(),
+            // It has not told yet, and has no slots before it has.
+            allows_commands: true,
             is_withdrawing: false,
             is_drained,
             last_heard: now.uptime,

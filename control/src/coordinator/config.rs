@@ -39,6 +39,9 @@ pub struct Config {
     pub resend_every: Duration,
     /// Lost and departed workers are listed for this long.
     pub forget_worker_after: Duration,
+    /// Jobs may run programs of their own on workers that allow it too. Off as long as nothing
+    /// authenticates who submits.
+    pub allow_commands: bool,
     /// Jobs that are not final, at most.
     pub max_open_jobs: usize,
     /// Final jobs that are remembered, at most: the oldest are forgotten.
@@ -78,6 +81,7 @@ impl Default for Config {
             reattach_grace: Duration::from_secs(30),
             resend_every: Duration::from_secs(5),
             forget_worker_after: Duration::from_secs(600),
+            allow_commands: false,
             max_open_jobs: 200_000,
             max_final_jobs: 1_000,
             expected: None,

@@ -136,6 +136,8 @@ pub enum Refusal {
     NotRunning(JobId, JobState),
     /// Neither connected nor known from before.
     UnknownWorker(String),
+    /// The job runs a program of its own, and this coordinator lets none.
+    NoCommands,
 }
 
 impl fmt::Display for Refusal {
@@ -153,6 +155,10 @@ impl fmt::Display for Refusal {
                 write!(f, "job `{job_id}` is {state}: only a job that runs can be preempted")
             }
             Self::UnknownWorker(name) => write!(f, "there is no worker `{name}`"),
+            Self::NoCommands => f.write_str(
+                "the job runs a command, and this coordinator was started without --allow-commands; \
+                 the workers that are to run it need the flag too",
+            ),
         }
     }
 }

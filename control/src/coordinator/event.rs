@@ -146,6 +146,8 @@ pub struct WorkerHello {
     pub libtorch: String,
     /// What its node has, whatever it offers.
     pub gpus: Gpus,
+    /// Jobs may run programs of their own there.
+    pub allows_commands: bool,
     /// None: it stays.
     pub withdrawing: Option<Withdrawal>,
     pub running: Vec<RunningTrainer>,

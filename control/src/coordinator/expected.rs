@@ -40,5 +40,6 @@ fn missing(host: &Host) -> WorkerRow {
         gpus: Gpus::default(),
         hostname: String::new(),
         unlisted: false,
+        allows_commands: false,
     }
 }

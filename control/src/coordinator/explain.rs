@@ -2,7 +2,7 @@
 //! known here: `why slow` is the shell's to add.
 
 use common::ids::JobId;
-use common::spec::{Device, NodeNames};
+use common::spec::{Command, Device, NodeNames};
 use common::status::{
     Answer, AttemptCause, Explanation, GuiltyRank, JobState, Question, WorkerLack, WorkerRow,
 };
@@ -38,6 +38,9 @@ impl Machine {
         if let Some(why) = self.why_world(job_id) {
             answer(Question::World, why);
         }
+        if job.submission.spec.command.is_some() && row.state == JobState::Running {
+            answer(Question::Unwatched, Command::UNWATCHED.to_owned());
+        }
         if row.state.is_final() || row.state == JobState::Cancelling {
             answer(Question::Stopped, row.reason.clone());
         }
@@ -61,6 +64,8 @@ fn lack(job: &Job, worker: WorkerRow) -> WorkerLack {
     let is_named = resources.hosts.as_ref().is_none_or(|hosts| hosts.find(&node).is_some());
     let lacks = if !is_named {
         "is not one of the job's hosts".to_owned()
+    } else if job.submission.spec.command.is_some() && !worker.allows_commands {
+        "runs no commands: it needs --allow-commands".to_owned()
     } else if worker.state != "ready" {
         format!("is {}", worker.state)
     } else if is_wrong_device {

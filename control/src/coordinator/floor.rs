@@ -219,8 +219,7 @@ impl Floor {
             // Where the home alone can hold it, nothing else is waited for.
             let (world, slots) = (wish.worlds.smallest(), wish.slots_of_rank(is_cuda));
             let alone = home.as_ref().filter(|home| home.slots / slots >= world);
-            let is_of_use =
-                |o: &Offer| wish.names(&o.node) && alone.is_none_or(|home| home.id == o.id);
+            let is_of_use = |o: &Offer| wish.suits(o) && alone.is_none_or(|home| home.id == o.id);
             let left = self.left.iter_mut();
             for offer in left.filter(|o| o.is_cuda == is_cuda && is_of_use(o)) {
                 wish.keep(offer);
@@ -238,7 +237,9 @@ impl Machine {
         let offer = |worker: &&LiveWorker| {
             let uuid = worker.id.uuid;
             let is_trusted = self.excluded_until(&uuid, now.unix).is_none();
-            offer(worker, held.get(&uuid), is_trusted)
+            // Jobs that were queued while commands were allowed wait until they are again.
+            let allows_commands = worker.allows_commands && self.config.allow_commands;
+            Offer { is_trusted, allows_commands, ..offer(worker, held.get(&uuid)) }
         };
         let offers: Vec<Offer> = workers.iter().map(offer).collect();
         let index = (0..).zip(&workers).map(|(at, w)| (w.id.uuid, at)).collect();
@@ -337,7 +338,7 @@ fn said(live: &LiveAttempt, now: Now) -> Option<Duration> {
     Some(eta.saturating_sub(now.uptime.saturating_sub(said_at)))
 }
 
-fn offer(worker: &LiveWorker, held: Option<&Held>, is_trusted: bool) -> Offer {
+fn offer(worker: &LiveWorker, held: Option<&Held>) -> Offer {
     Offer {
         id: worker.id,
         name: worker.name.as_str().into(),
@@ -349,7 +350,8 @@ fn offer(worker: &LiveWorker, held: Option<&Held>, is_trusted: bool) -> Offer {
         idle: idle_slots(worker, held),
         held: held.map_or_else(Vec::new, |held| held.jobs.values().copied().collect()),
         kept: BTreeSet::new(),
-        is_trusted,
+        is_trusted: true,
+        allows_commands: false,
     }
 }
 

@@ -1,10 +1,11 @@
 //! What a job that names its hosts sees of the cluster: their workers alone, and of each the slots
-//! that it may use. A job that names none sees everything. Pure; places nothing.
+//! that it may use. A job that names none sees everything; one that runs a command, the workers that
+//! allow it. Pure; places nothing.
 
 use std::collections::BTreeSet;
 
 use common::spec::{Host, HostSlots, Hosts, NodeNames};
-use common::status::{HostLack, SmallHost};
+use common::status::{HostLack, SlotShortage, SmallHost};
 
 use crate::coordinator::exclude::place_with_care;
 use crate::coordinator::floor::spare_slots;
@@ -15,18 +16,20 @@ const MAX_TOLD: usize = 8;
 
 /// Finds places for every rank where the job may be, or says why there are none.
 pub(super) fn place_on_hosts(wish: &Wish, offers: &[Offer]) -> Verdict {
-    let Some(hosts) = &wish.hosts else { return place_with_care(wish, offers) };
-    let seen: Vec<Offer> = offers.iter().filter_map(|offer| wish.sees(offer)).collect();
+    if wish.hosts.is_none() && !wish.is_command {
+        return place_with_care(wish, offers);
+    }
+    let named: Vec<Offer> = offers.iter().filter_map(|offer| wish.sees(offer)).collect();
+    let lacks = |shortage: SlotShortage| SlotShortage {
+        hosts: wish.hosts.as_ref().map(|hosts| lack(hosts, &named)),
+        without_commands: wish.without_commands(&named),
+        ..shortage
+    };
+    let seen: Vec<Offer> = named.iter().filter(|offer| wish.may_run_on(offer)).cloned().collect();
     match place_with_care(wish, &seen) {
         Verdict::Place(places) => Verdict::Place(places),
-        Verdict::Busy(mut shortage) => {
-            shortage.hosts = Some(lack(hosts, &seen));
-            Verdict::Busy(shortage)
-        }
-        Verdict::TooLarge(mut shortage) => {
-            shortage.hosts = Some(lack(hosts, &seen));
-            Verdict::TooLarge(shortage)
-        }
+        Verdict::Busy(shortage) => Verdict::Busy(lacks(shortage)),
+        Verdict::TooLarge(shortage) => Verdict::TooLarge(lacks(shortage)),
     }
 }
 
@@ -36,6 +39,21 @@ impl Wish {
         let hosts = self.hosts.as_ref()?;
         let index = hosts.find(node)?;
         Some((index, hosts.get(index)?))
+    }
+
+    fn may_run_on(&self, offer: &Offer) -> bool {
+        !self.is_command || offer.allows_commands
+    }
+
+    /// Workers that could help the job if they ran commands.
+    fn without_commands(&self, named: &[Offer]) -> u32 {
+        let could_help = |o: &&Offer| !self.may_run_on(o) && self.accepts(o.is_cuda);
+        named.iter().filter(could_help).count() as u32
+    }
+
+    /// Whether ranks may be on this worker.
+    pub(super) fn suits(&self, offer: &Offer) -> bool {
+        self.names(&offer.node) && self.may_run_on(offer)
     }
 
     /// Whether ranks may be on this node.
@@ -79,8 +97,9 @@ impl Wish {
 
     /// Whether a worker could serve both, as far as hosts decide it.
     pub(super) fn shares_hosts(&self, other: &Self, offers: &[Offer]) -> bool {
-        let is_open = self.hosts.is_none() && other.hosts.is_none();
-        is_open || offers.iter().any(|o| self.names(&o.node) && other.names(&o.node))
+        let is_open = |wish: &Self| wish.hosts.is_none() && !wish.is_command;
+        let both = || offers.iter().any(|o| self.suits(o) && other.suits(o));
+        (is_open(self) && is_open(other)) || both()
     }
 }
 

@@ -66,6 +66,8 @@ pub(super) struct LiveWorker {
     /// What its trainers compute with; empty before the first has said so.
     pub(super) libtorch: String,
     pub(super) gpus: Gpus,
+    /// Jobs may run programs of their own there.
+    pub(super) allows_commands: bool,
     /// It was told to leave: nothing new starts there.
     pub(super) is_withdrawing: bool,
     /// Taken out of service by an operator.

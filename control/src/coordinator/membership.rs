@@ -189,6 +189,7 @@ impl Machine {
             version: mem::take(&mut hello.version),
             libtorch: mem::take(&mut hello.libtorch),
             gpus: mem::take(&mut hello.gpus),
+            allows_commands: hello.allows_commands,
             is_withdrawing: false,
             is_drained,
             last_heard: now.uptime,

@@ -40,6 +40,8 @@ pub(super) struct Offer {
     pub(super) kept: BTreeSet<u32>,
     /// It did not break attempts off of late.
     pub(super) is_trusted: bool,
+    /// Jobs may run programs of their own on it.
+    pub(super) allows_commands: bool,
 }
 
 /// What a job wants, as far as its place depends on it: of jobs with equal wishes the first is
@@ -52,6 +54,8 @@ pub(super) struct Wish {
     /// Where ranks may be; None: anywhere.
     pub(super) hosts: Option<Hosts>,
     pub(super) device: Device,
+    /// It runs a program of its own.
+    pub(super) is_command: bool,
     /// Of its group.
     pub(super) limit: Option<(String, u32)>,
     /// The worker that has the checkpoint, by name: while it is known, rank 0 runs there or waits.
@@ -85,6 +89,7 @@ impl Wish {
             max_workers: resources.workers,
             hosts: resources.hosts.clone(),
             device: resources.device,
+            is_command: spec.command.is_some(),
             limit,
             home,
             avoid,
@@ -205,6 +210,7 @@ fn place_in_group(wish: &Wish, offers: &[&Offer], home: Option<&Offer>) -> Verdi
         slots: offers.iter().map(|o| o.slots).sum(),
         workers: offers.len() as u32,
         drained: 0,
+        without_commands: 0,
         home: home.map(|home| home.name.to_string()),
         hosts: None,
     };

@@ -129,7 +129,12 @@ impl Machine {
 
 /// A worker that refuses what has run elsewhere lacks something itself: a file of the data, a folder.
 fn is_of_the_worker(job: &Job, failure: &Failure, judgement: &Judgement<'_>) -> bool {
-    let has_run = job.attempts.iter().any(|attempt| attempt.ready_at.is_some());
+    // A command tells nothing of a state that it has.
+    let is_command = job.submission.spec.command.is_some();
+    let has_run = job
+        .attempts
+        .iter()
+        .any(|attempt| attempt.ready_at.is_some() || (is_command && attempt.running_at.is_some()));
     let is_refusal = failure.kind == Some(FailureKind::Configuration) && judgement.end.is_none();
     has_run && is_refusal && failure.worker.is_some()
 }

@@ -46,6 +46,9 @@ impl Machine {
         if let Some(known) = self.ledger.requests.get(&submission.request_id) {
             return Answer::Submitted(known.clone());
         }
+        if submission.spec.command.is_some() && !self.config.allow_commands {
+            return Answer::Refused(Refusal::NoCommands);
+        }
         if self.ledger.jobs.contains_key(&job_id) {
             return Answer::Refused(Refusal::IdTaken);
         }

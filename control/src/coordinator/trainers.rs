@@ -84,6 +84,8 @@ impl Machine {
         rank.libtorch.clone_from(&libtorch);
         if let Some(worker) = self.live.workers.get_mut(uuid)
             && worker.libtorch != libtorch
+            // A command computes with what we know nothing of.
+            && !libtorch.is_empty()
         {
             worker.libtorch = libtorch;
             self.out.workers_changed = true;

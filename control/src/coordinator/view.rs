@@ -145,6 +145,7 @@ fn worker_row(worker: &LiveWorker, state: &'static str, held: Held) -> WorkerRow
         gpus: worker.gpus.clone(),
         hostname: worker.hostname.clone(),
         unlisted: false,
+        allows_commands: worker.allows_commands,
     }
 }
 

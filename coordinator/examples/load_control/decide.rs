@@ -141,6 +141,7 @@ fn hello(number: u32) -> Event {
         slots: SLOTS,
         device: "cpu".to_owned(),
         gpus: Default::default(),
+        allows_commands: false,
         memory_bytes: 1 << 30,
         version: String::new(),
         hostname: String::new(),

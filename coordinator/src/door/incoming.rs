@@ -175,6 +175,7 @@ pub(crate) fn hello(hello: v1::WorkerHello) -> Result<WorkerHello, Error> {
         hostname: cut(hello.hostname, MAX_NAME),
         libtorch: cut(hello.libtorch, MAX_NAME),
         gpus: hello.gpus.map(gpus).unwrap_or_default(),
+        allows_commands: hello.allows_commands,
         withdrawing: hello.withdrawing.map(withdrawal),
         running: hello.running.into_iter().map(running).collect::<Result<_, _>>()?,
         unacknowledged: hello

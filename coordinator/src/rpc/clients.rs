@@ -5,7 +5,7 @@ use std::path::Path;
 
 use tonic::{Request, Response, Status, Streaming};
 
-use common::spec::JobSpec;
+use common::spec::{Command, JobSpec};
 use common::status::JobStatus;
 use common::units;
 use control::coordinator::{Answer, CancelMode, Refusal, Submission};
@@ -241,7 +241,7 @@ pub(super) fn check_request_id(request_id: &str) -> Result<(), Status> {
 /// What every room behind the door relies on.
 fn check_spec(spec: &JobSpec) -> Result<(), Status> {
     let refuse = |text: String| Err(Status::invalid_argument(text));
-    let JobSpec { job, resources, .. } = spec;
+    let JobSpec { command, job, resources, .. } = spec;
     if !job.output_dir.is_absolute() {
         return refuse(format!("job.output-dir `{}` must be absolute", job.output_dir.display()));
     }
@@ -258,6 +258,15 @@ fn check_spec(spec: &JobSpec) -> Result<(), Status> {
     }
     if resources.threads_per_rank == 0 {
         return refuse("resources.threads-per-rank must be at least 1".to_owned());
+    }
+    if let Some(Command { line, working_dir, .. }) = command {
+        if line.first().is_none_or(String::is_empty) {
+            return refuse("job.command must name a program".to_owned());
+        }
+        if !working_dir.is_absolute() {
+            let shown = working_dir.display();
+            return refuse(format!("job.working-dir `{shown}` must be absolute"));
+        }
     }
     if resources.workers == Some(0) {
         return refuse("resources.workers must be at least 1".to_owned());
@@ -285,7 +294,9 @@ pub(super) fn refused(refusal: &Refusal) -> Status {
     let text = refusal.to_string();
     match refusal {
         Refusal::UnknownJob(_) | Refusal::UnknownWorker(_) => Status::not_found(text),
-        Refusal::NotEnded(..) | Refusal::NotRunning(..) => Status::failed_precondition(text),
+        Refusal::NotEnded(..) | Refusal::NotRunning(..) | Refusal::NoCommands => {
+            Status::failed_precondition(text)
+        }
         Refusal::QueueFull { .. } => Status::resource_exhausted(text),
         Refusal::IdTaken => Status::internal(text),
     }

@@ -165,6 +165,7 @@ pub(super) fn hello(name: &str, slots: u32) -> v1::WorkerHello {
         withdrawing: None,
         libtorch: String::new(),
         gpus: None,
+        allows_commands: false,
     }
 }
 

@@ -9,6 +9,7 @@ pub(crate) struct Builder(JobSpec);
 
 pub(crate) fn job() -> Builder {
     Builder(JobSpec {
+        command: None,
         job: Job {
             name: "test".to_owned(),
             seed: 7,

@@ -302,6 +302,7 @@ impl TryFrom<v1::WorkerRow> for WorkerRow {
             gpus: row.gpus.unwrap_or_default().into(),
             hostname: row.hostname,
             unlisted: row.unlisted,
+            allows_commands: row.allows_commands,
         })
     }
 }
@@ -325,6 +326,7 @@ impl From<WorkerRow> for v1::WorkerRow {
             gpus: Some(row.gpus.into()),
             hostname: row.hostname,
             unlisted: row.unlisted,
+            allows_commands: row.allows_commands,
         }
     }
 }

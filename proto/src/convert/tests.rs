@@ -191,6 +191,7 @@ fn rows_and_points_survive_the_wire() {
         },
         hostname: "node-a.cluster.local".to_owned(),
         unlisted: true,
+        allows_commands: true,
     });
 }
 

@@ -156,6 +156,7 @@ fn lists_read_like_this() {
         libtorch: "2.11.0, AVX512".to_owned(),
         hostname: "node-a".to_owned(),
         unlisted: false,
+        allows_commands: false,
         gpus: Gpus::default(),
     };
     let gpu = Gpu { name: "NVIDIA A".to_owned(), uuid: "GPU-1".to_owned(), memory_bytes: 80 << 30 };

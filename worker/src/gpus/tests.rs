@@ -82,3 +82,9 @@ fn a_driver_that_hangs_is_left_alone_after_the_deadline() {
     let said = ask_nvml(&library, Duration::from_millis(100)).unwrap_err();
     assert!(said.contains("did not answer"), "{said}");
 }
+
+#[test]
+fn a_command_sees_the_gpus_of_its_slots_by_the_workers_own_names() {
+    assert_eq!(narrowed(None, &[2, 0]), "2,0");
+    assert_eq!(narrowed(Some("5, GPU-abc,7"), &[1, 2]), "GPU-abc,7");
+}

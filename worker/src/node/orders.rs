@@ -15,13 +15,13 @@ use tracing::{debug, info, warn};
 use super::{Link, Node, PreparedJob};
 use crate::config::Device;
 use crate::local_job::{LocalJob, Phase};
-use crate::prepare::{self, Prepared};
+use crate::prepare::{self, Prepared, Runs};
 use crate::trainer_process::{self, News, Order, Plan};
 use crate::uplink::LinkEvent;
 use crate::{files, local_job, probe};
 
 /// Orders that wait for one trainer.
-const ORDERS: usize = 16;
+pub(super) const ORDERS: usize = 16;
 
 /// Bounds on what a coordinator may ask of the heartbeat.
 const HEARTBEAT_MIN: Duration = Duration::from_millis(50);
@@ -176,7 +176,10 @@ impl Node {
                     self.on_news(&key, rank, News::Ended(trainer_process::Ended::before_start()));
                 }
             }
-            Ok(prepared) => self.start_trainers(&order, &prepared),
+            Ok(prepared) => match &prepared.runs {
+                Runs::Trainer => self.start_trainers(&order, &prepared),
+                Runs::Command(found) => self.start_commands(&order, &prepared, found),
+            },
         }
     }
 

@@ -1,46 +1,5 @@
 use super::*;
 
-fn environment_of(inherited: &[(&str, &str)], job: &[(&str, &str)]) -> BTreeMap<String, String> {
-    let inherited = inherited.iter().map(|(k, v)| (OsString::from(k), OsString::from(v)));
-    let job = job.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
-    environment(inherited, &job, 3)
-        .into_iter()
-        .map(|(k, v)| (k.into_string().unwrap(), v.into_string().unwrap()))
-        .collect()
-}
-
-#[test]
-fn trainers_inherit_the_users_world_but_not_another_launchers() {
-    let inherited = [
-        ("PATH", "/bin"),
-        ("RANK", "7"),
-        ("RUSTSPEED_MASTER", "a:1"),
-        ("OMP_NUM_THREADS", "64"),
-        ("CUDA_VISIBLE_DEVICES", "1"),
-        ("NCCL_IB_DISABLE", "1"),
-        ("RUSTSPEED_NCCL_LIB", "/n/libnccl.so.2"),
-    ];
-    let env = environment_of(&inherited, &[]);
-    assert_eq!(env["PATH"], "/bin");
-    assert_eq!(env["OMP_NUM_THREADS"], "3");
-    assert_eq!(env["MALLOC_TOP_PAD_"], "268435456");
-    assert_eq!(env["RUST_BACKTRACE"], "1");
-    assert_eq!((env["CUDA_VISIBLE_DEVICES"].as_str(), env["NCCL_IB_DISABLE"].as_str()), ("1", "1"));
-    assert_eq!(env["RUSTSPEED_NCCL_LIB"], "/n/libnccl.so.2");
-    assert!(!env.contains_key("RANK") && !env.contains_key("RUSTSPEED_MASTER"));
-}
-
-#[test]
-fn what_the_user_set_wins_over_ours_and_what_the_job_set_over_both() {
-    let inherited = [("MALLOC_TOP_PAD_", "1"), ("NCCL_DEBUG", "WARN")];
-    let job = [("NCCL_DEBUG", "INFO"), ("OMP_NUM_THREADS", "1"), ("MALLOC_TRIM_THRESHOLD_", "2")];
-    let env = environment_of(&inherited, &job);
-    assert_eq!(env["MALLOC_TOP_PAD_"], "1");
-    assert_eq!(env["NCCL_DEBUG"], "INFO");
-    assert_eq!(env["OMP_NUM_THREADS"], "1");
-    assert_eq!(env["MALLOC_TRIM_THRESHOLD_"], "2");
-}
-
 #[test]
 fn a_missing_input_is_the_jobs_fault_and_a_full_disk_is_not() {
     let error = |kind: io::ErrorKind| Error::Input {

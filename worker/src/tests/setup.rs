@@ -66,6 +66,7 @@ impl Folders {
             notice_grace: Duration::from_secs(50),
             ends_at: None,
             pin_cores: true,
+            allow_commands: false,
         }
     }
 

@@ -109,7 +109,7 @@ fn a_silent_exit_and_a_panic_are_told_as_such() {
     let mut w = training();
     w.end("job", 0, TrainerEnd::Exited { code: 3 });
     w.end("job", 1, TrainerEnd::Stopped);
-    assert_eq!(failure(&w).1, "rank 0 on worker `a` exited with code 3 without a word");
+    assert_eq!(failure(&w).1, "rank 0 on worker `a` exited with code 3");
     let mut w = training();
     let (message, place) = ("index out of bounds".to_owned(), "engine/src/a.rs:3".to_owned());
     w.end("job", 0, TrainerEnd::Panicked { message, place });

@@ -37,7 +37,8 @@ pub(super) struct World {
 
 /// The real numbers, and bounds that tests can reach.
 fn config() -> Config {
-    Config { max_final_jobs: 20, max_heartbeat_rate: 100, ..Config::default() }
+    let usual = Config::default();
+    Config { max_final_jobs: 20, max_heartbeat_rate: 100, allow_commands: true, ..usual }
 }
 
 struct FixedChance;
@@ -309,6 +310,7 @@ impl World {
             hostname: "host".to_owned(),
             libtorch: String::new(),
             gpus: Gpus::default(),
+            allows_commands: false,
             withdrawing: None,
             running: Vec::new(),
             unacknowledged: Vec::new(),

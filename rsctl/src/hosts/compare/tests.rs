@@ -35,6 +35,7 @@ fn worker(name: &str, hostname: &str, address: &str, slots: u32) -> WorkerRow {
         libtorch: String::new(),
         hostname: hostname.to_owned(),
         unlisted: false,
+        allows_commands: false,
     }
 }
 

@@ -1,0 +1,59 @@
+//! Jobs that run a program of the user's own.
+
+use super::*;
+use crate::spec::{Command, Restart};
+
+const TRAIN: &str = "[job]\ncommand = [\"python\", \"train.py\", \"--lr\", 0.1]\n";
+
+#[test]
+fn a_command_is_a_whole_job() {
+    let spec = job(&format!("{TRAIN}[resources]\nworld-size = 2\n")).spec();
+    let command = spec.command.clone().unwrap();
+    assert_eq!(command.line, ["python", "train.py", "--lr", "0.1"]);
+    assert_eq!(command.working_dir, Path::new("/home/ada/jobs"));
+    assert_eq!((command.local_rank_at, spec.resources.world_size), (None, Some(2)));
+    // It tells no steps by which one failure could be told from the next.
+    assert_eq!((spec.restart.same_step, spec.restart.without_progress), (Restart::MAX, Restart::MAX));
+    assert_eq!(spec.notes, [Command::UNWATCHED]);
+    for world in [1, 7, 4096] {
+        batch::plan(&spec.training.batch, world).unwrap();
+    }
+    let json = serde_json::to_string(&spec).unwrap();
+    assert_eq!(serde_json::from_str::<JobSpec>(&json).unwrap(), spec);
+    assert_eq!(explain::from_toml(&explain::to_toml(&spec).unwrap()).unwrap(), spec);
+}
+
+#[test]
+fn a_job_without_a_command_reads_and_is_written_as_before() {
+    let spec = job("data.kind = \"sine\"\n").spec();
+    assert_eq!(spec.command, None);
+    assert!(!serde_json::to_string(&spec).unwrap().contains("command"));
+}
+
+#[test]
+fn what_only_our_trainer_reads_is_refused_by_name() {
+    let text = "deepspeed-config = \"absent.json\"\n[job]\ncommand = [\"./train.sh\"]\nseed = 3\n\
+                hang-timeout = \"10s\"\nenv = { RANK = \"0\", MASTER_PORT = \"29501\" }\n\
+                [model]\nkind = \"lstm\"\n[data]\nkind = \"sine\"\n[training]\nepochs = 3\n\
+                [checkpoint]\nkeep-last = 1\n[resources]\ntransport = \"tcp\"\n";
+    job(text).check(&expect![[""]]);
+}
+
+#[test]
+fn a_wrong_command_is_told_with_what_would_be_right() {
+    for (text, expected) in [
+        ("[job]\ncommand = \"python train.py\"\n", expect![[""]]),
+        ("[job]\ncommand = []\n", expect![[""]]),
+        ("[job]\ncommand = [\"a\"]\nlocal-rank-at = 7\n", expect![[""]]),
+        ("[command]\nline = \"x\"\n[data]\nkind = \"sine\"\n", expect![[""]]),
+        ("data.kind = \"sine\"\njob.working-dir = \"/x\"\n", expect![[""]]),
+    ] {
+        job(text).check(&expected);
+    }
+}
+
+#[test]
+fn explain_says_what_has_no_meaning_for_a_command() {
+    job(TRAIN).explain("job.", &expect![[""]]);
+    job(TRAIN).explain("restart.same", &expect![[""]]);
+}
