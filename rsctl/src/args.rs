@@ -41,6 +41,7 @@ pub(crate) struct Args {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     Run(commands::run::Args),
+    Launch(Box<commands::launch::Args>),
     Slurm(commands::slurm::Args),
     Submit(commands::submit::Args),
     Jobs(commands::jobs::Args),

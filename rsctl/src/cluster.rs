@@ -65,6 +65,15 @@ impl From<Error> for Failure {
     }
 }
 
+/// What a private cluster is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Runs {
+    /// Jobs that train.
+    Jobs,
+    /// Programs of the user's own.
+    Commands,
+}
+
 /// Running daemons; dropped, they are killed.
 #[derive(Debug)]
 pub(crate) struct Cluster {
@@ -77,10 +86,16 @@ pub(crate) struct Cluster {
 
 impl Cluster {
     /// Starts the daemons; the coordinator listens when this returns.
-    pub(crate) async fn start(plan: &Plan) -> Result<Self, Error> {
-        // The trainer is checked here too: workers would only find out after the submit.
-        let [coordinator, worker, _trainer] =
-            [binary("coordinator")?, binary("worker")?, binary("trainer")?];
+    pub(crate) async fn start(plan: &Plan, runs: Runs) -> Result<Self, Error> {
+        let [coordinator, worker] = [binary("coordinator")?, binary("worker")?];
+        let permission: &[&str] = match runs {
+            Runs::Commands => &["--allow-commands"],
+            Runs::Jobs => {
+                // Checked here too: workers would only find out after the submit.
+                binary("trainer")?;
+                &[]
+            }
+        };
         let folder = Folder::create(&std::env::temp_dir())?;
         let path = |name: &str| folder.path().join(name).display().to_string();
         let arguments = [
@@ -91,6 +106,7 @@ impl Cluster {
             &path("coordinator"),
             "--exit-with-stdin",
         ];
+        let arguments: Vec<&str> = arguments.iter().chain(permission).copied().collect();
         let log = folder.path().join("coordinator.log");
         let mut coordinator = Daemon::start(&Launch {
             name: "coordinator",
@@ -124,6 +140,7 @@ impl Cluster {
                 &state,
                 "--exit-with-stdin",
             ];
+            arguments.extend(permission);
             if plan.is_cuda {
                 arguments.extend(["--device", "cuda"]);
             }
@@ -142,6 +159,11 @@ impl Cluster {
 
     pub(crate) fn address(&self) -> &str {
         &self.address
+    }
+
+    /// Its temporary folder, which goes with it.
+    pub(crate) fn folder(&self) -> &std::path::Path {
+        self.folder.path()
     }
 
     /// Waits until every worker is ready; gives the sum of their slots.
@@ -186,10 +208,15 @@ impl Cluster {
         daemons.map(Daemon::last_words).collect()
     }
 
-    /// Stops workers, then the coordinator, then removes the folder.
-    pub(crate) async fn stop(mut self) {
+    /// What the workers still had to tell has reached the coordinator when this returns.
+    pub(crate) async fn stop_workers(&mut self) {
         let stops = self.workers.iter_mut().map(|worker| worker.stop(STOP_WITHIN));
         futures::future::join_all(stops).await;
+    }
+
+    /// Stops workers, then the coordinator, then removes the folder.
+    pub(crate) async fn stop(mut self) {
+        self.stop_workers().await;
         self.coordinator.stop(STOP_WITHIN).await;
     }
 }

@@ -13,6 +13,7 @@ mod follow;
 pub(crate) mod hostfile;
 pub(crate) mod init;
 pub(crate) mod jobs;
+pub(crate) mod launch;
 pub(crate) mod logs;
 pub(crate) mod metrics;
 pub(crate) mod preempt;
@@ -24,6 +25,7 @@ pub(crate) mod submit;
 pub(crate) mod watch;
 pub(crate) mod workers;
 
+use std::process::ExitCode as ProcessExit;
 use std::time::Duration;
 
 use common::exit::ExitCode;
@@ -36,8 +38,10 @@ use crate::master::{Master, MasterArgs};
 /// How every command ends.
 pub(crate) type Outcome = Result<ExitCode, Failure>;
 
-pub(crate) async fn execute(command: Command) -> Outcome {
-    match command {
+pub(crate) async fn execute(command: Command) -> Result<ProcessExit, Failure> {
+    let outcome = match command {
+        // It ends with the code of what it ran.
+        Command::Launch(args) => return launch::execute(*args).await,
         Command::Run(args) => run::execute(args).await,
         Command::Slurm(args) => slurm::execute(args).await,
         Command::Submit(args) => submit::execute(args).await,
@@ -59,7 +63,8 @@ pub(crate) async fn execute(command: Command) -> Outcome {
         Command::Doctor(args) => doctor::execute(args).await,
         Command::Init(args) => init::execute(&args),
         Command::Completions(args) => completions::execute(&args),
-    }
+    };
+    outcome.map(ProcessExit::from)
 }
 
 /// As a request has it: 0 is the default, so what is shorter than a millisecond is one.
@@ -71,7 +76,7 @@ async fn connect(master: &MasterArgs) -> Result<Coordinator, Failure> {
     connect_to(&master.master).await
 }
 
-async fn connect_to(master: &Master) -> Result<Coordinator, Failure> {
+pub(crate) async fn connect_to(master: &Master) -> Result<Coordinator, Failure> {
     let address = master.address();
     Coordinator::connect(address).await.map_err(|error| {
         let failure = Failure::from(error);

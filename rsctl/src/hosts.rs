@@ -30,13 +30,13 @@ pub(crate) struct HostArgs {
 pub(crate) struct FilterArgs {
     /// Of the hostfile use these: HOST or HOST:SLOT,SLOT, joined by @
     #[arg(long, value_name = "HOSTS", requires = "hostfile")]
-    include: Option<String>,
+    pub(crate) include: Option<String>,
     /// Of the hostfile use all but these
     #[arg(long, value_name = "HOSTS", requires = "hostfile")]
-    exclude: Option<String>,
+    pub(crate) exclude: Option<String>,
     /// Of the hostfile use the first N hosts
     #[arg(long, value_name = "N", alias = "num_nodes", requires = "hostfile")]
-    num_nodes: Option<NonZeroU32>,
+    pub(crate) num_nodes: Option<NonZeroU32>,
     /// Of each host use the first N slots; without a hostfile as --gpus
     #[arg(long, value_name = "N", alias = "num_gpus")]
     pub(crate) num_gpus: Option<NonZeroU32>,
@@ -108,7 +108,7 @@ impl FilterArgs {
     }
 
     /// As typed, behind the hostfile's own flag.
-    fn flags(&self) -> String {
+    pub(crate) fn flags(&self) -> String {
         let number = |number: Option<NonZeroU32>| number.map(|number| number.to_string());
         let flags = [
             ("--include", self.include.clone()),

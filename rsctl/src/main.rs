@@ -10,6 +10,8 @@ mod doctor;
 mod follow;
 mod hosts;
 mod job;
+mod launch;
+mod log_reader;
 mod master;
 mod place;
 mod render;
@@ -34,12 +36,13 @@ fn main() -> ProcessExit {
     let result = std::panic::catch_unwind(AssertUnwindSafe(|| execute(args.command)));
     match result {
         Ok(Err(failure)) if render::is_closed_pipe(&failure) => ExitCode::Done.into(),
-        Ok(result) => service::exit::finish(result),
+        Ok(Ok(code)) => code,
+        Ok(Err(failure)) => service::exit::finish(Err(failure)),
         Err(_) => ExitCode::Bug.into(),
     }
 }
 
-fn execute(command: args::Command) -> Result<ExitCode, Failure> {
+fn execute(command: args::Command) -> Result<ProcessExit, Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()

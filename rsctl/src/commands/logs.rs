@@ -1,21 +1,18 @@
 //! `rsctl logs`.
 
-use std::pin::pin;
 use std::time::Duration;
 
-use futures::StreamExt as _;
 use serde::Serialize;
 
 use common::exit::ExitCode;
-use common::ids::JobId;
 use common::status::{JobState, JobStatus, UnixMillis};
 use proto::v1;
 use service::exit::Failure;
 
 use crate::commands::watch::PatienceArgs;
 use crate::commands::{Outcome, connect};
-use crate::coordinator::{Coordinator, Error, LogQuery};
-use crate::follow::Patience;
+use crate::coordinator::LogQuery;
+use crate::log_reader::{Lines, LogReader};
 use crate::master::MasterArgs;
 use crate::{clock, job, render};
 
@@ -161,61 +158,6 @@ fn headline(status: &JobStatus) -> Option<String> {
     failure.rank.map(|_| format!("failed first: {}", failure.message))
 }
 
-/// Reads a job's logs; knows how far it came.
-struct LogReader {
-    coordinator: Coordinator,
-    id: JobId,
-    query: LogQuery,
-}
-
-impl LogReader {
-    /// Reads until the job ends, over as many connections as it takes.
-    async fn until_end(
-        &mut self,
-        printer: &mut Printer,
-        patience: Duration,
-    ) -> Result<(), Failure> {
-        let mut patience = Patience::new(patience);
-        loop {
-            let error = match self.once(printer, Some(&mut patience)).await? {
-                Ok(()) => return Ok(()),
-                Err(error) if error.is_retryable() => error,
-                Err(error) => return Err(error.into()),
-            };
-            // What was shown is not shown again, so there is no tail to begin with.
-            self.query.tail = 0;
-            patience.lost(error, render::talk).await?;
-        }
-    }
-
-    /// One connection's worth; the outer error is of printing.
-    async fn once(
-        &mut self,
-        printer: &mut Printer,
-        patience: Option<&mut Patience>,
-    ) -> Result<Result<(), Error>, Failure> {
-        let messages = match self.coordinator.logs(&self.id, &self.query).await {
-            Ok(messages) => messages,
-            Err(error) => return Ok(Err(error)),
-        };
-        if patience.is_some_and(Patience::found) {
-            render::talk("the coordinator is back");
-        }
-        let mut messages = pin!(messages);
-        while let Some(message) = messages.next().await {
-            let message = match message {
-                Ok(message) => message,
-                Err(error) => return Ok(Err(error)),
-            };
-            let key = (message.attempt, message.rank);
-            let next = message.next;
-            printer.print(message)?;
-            self.query.positions.insert(key, next);
-        }
-        Ok(Ok(()))
-    }
-}
-
 /// How lines are shown.
 struct Printer {
     is_json: bool,
@@ -236,7 +178,26 @@ impl Printer {
         }
     }
 
-    fn print(&mut self, message: v1::LogLines) -> Result<(), Failure> {
+    /// `[rank 1] `, of a later attempt `[attempt 2, rank 1] `.
+    fn prefix(&self, attempt: u32, rank: u32) -> String {
+        match (self.tells_attempt && attempt > 1, self.tells_rank) {
+            (true, true) => format!("[attempt {attempt}, rank {rank}] "),
+            (true, false) => format!("[attempt {attempt}] "),
+            (false, true) => format!("[rank {rank}] "),
+            (false, false) => String::new(),
+        }
+    }
+
+    fn finish(self) -> Result<(), Failure> {
+        match self.kept {
+            Some(kept) => render::json(&kept),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Lines for Printer {
+    fn take(&mut self, message: v1::LogLines) -> Result<(), Failure> {
         let prefix = self.prefix(message.attempt, message.rank);
         if message.skipped > 0 {
             let count = message.skipped;
@@ -255,23 +216,6 @@ impl Printer {
             }
         }
         Ok(())
-    }
-
-    /// `[rank 1] `, of a later attempt `[attempt 2, rank 1] `.
-    fn prefix(&self, attempt: u32, rank: u32) -> String {
-        match (self.tells_attempt && attempt > 1, self.tells_rank) {
-            (true, true) => format!("[attempt {attempt}, rank {rank}] "),
-            (true, false) => format!("[attempt {attempt}] "),
-            (false, true) => format!("[rank {rank}] "),
-            (false, false) => String::new(),
-        }
-    }
-
-    fn finish(self) -> Result<(), Failure> {
-        match self.kept {
-            Some(kept) => render::json(&kept),
-            None => Ok(()),
-        }
     }
 }
 

@@ -14,7 +14,7 @@ use common::status::{JobState, JobStatus};
 use proto::{convert, v1};
 use service::exit::Failure;
 
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, Runs};
 use crate::cluster::here::{self, Machine};
 use crate::cluster::plan::{self, Asked, Plan, Slots};
 use crate::commands::Outcome;
@@ -26,11 +26,11 @@ use crate::render::progress;
 use crate::{place, render};
 
 /// The private coordinator is on this machine: when it is gone, it is gone.
-const PATIENCE: Duration = Duration::from_secs(5);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(5);
 /// All workers are there, so a job that is still queued after this time waits for what never comes.
 const PLACED_WITHIN: Duration = Duration::from_secs(3);
 /// After a second Ctrl-C.
-const KILLED_WITHIN: Duration = Duration::from_secs(3);
+pub(crate) const KILLED_WITHIN: Duration = Duration::from_secs(3);
 
 /// Train a job on this machine, with a private cluster that ends with the command
 #[derive(Debug, clap::Args)]
@@ -100,7 +100,7 @@ async fn train(
     interrupts: &mut Interrupts,
 ) -> Result<JobStatus, Failure> {
     let mut cluster = tokio::select! {
-        cluster = Cluster::start(plan) => cluster?,
+        cluster = Cluster::start(plan, Runs::Jobs) => cluster?,
         () = interrupts.next() => return Err(interrupted()),
     };
     let mut coordinator = Coordinator::connect(cluster.address()).await?;
@@ -169,7 +169,7 @@ async fn follow(
 }
 
 /// Resolves only when the job waits for what this cluster will never have.
-async fn never_placed(mut coordinator: Coordinator, id: &JobId) -> Failure {
+pub(crate) async fn never_placed(mut coordinator: Coordinator, id: &JobId) -> Failure {
     tokio::time::sleep(PLACED_WITHIN).await;
     // A coordinator that does not answer is the follower's business.
     if let Ok(status) = coordinator.job(id).await
@@ -181,7 +181,7 @@ async fn never_placed(mut coordinator: Coordinator, id: &JobId) -> Failure {
     std::future::pending().await
 }
 
-fn with_last_words(failure: Failure, cluster: &Cluster) -> Failure {
+pub(crate) fn with_last_words(failure: Failure, cluster: &Cluster) -> Failure {
     match failure.code {
         ExitCode::CoordinatorUnreachable => {
             let words = cluster.last_words();
@@ -196,7 +196,7 @@ fn with_last_words(failure: Failure, cluster: &Cluster) -> Failure {
     }
 }
 
-fn interrupted() -> Failure {
+pub(crate) fn interrupted() -> Failure {
     Failure::new(ExitCode::Cancelled, anyhow!("interrupted"))
 }
 
@@ -212,19 +212,19 @@ fn check_inputs(spec: &JobSpec) -> Result<(), Failure> {
     Ok(())
 }
 
-fn cores() -> u32 {
+pub(crate) fn cores() -> u32 {
     std::thread::available_parallelism().map_or(1, |cores| u32::try_from(cores.get()).unwrap_or(1))
 }
 
 /// Ctrl-C and SIGTERM.
 #[derive(Debug)]
-struct Interrupts {
+pub(crate) struct Interrupts {
     interrupt: Signal,
     terminate: Signal,
 }
 
 impl Interrupts {
-    fn new() -> Result<Self, Failure> {
+    pub(crate) fn new() -> Result<Self, Failure> {
         let failed = |error| Failure::new(ExitCode::Failed, error);
         Ok(Self {
             interrupt: signal(SignalKind::interrupt()).map_err(failed)?,
@@ -233,7 +233,7 @@ impl Interrupts {
     }
 
     /// Cancel-safe.
-    async fn next(&mut self) {
+    pub(crate) async fn next(&mut self) {
         tokio::select! {
             _ = self.interrupt.recv() => {}
             _ = self.terminate.recv() => {}

@@ -1,0 +1,203 @@
+//! Following what was launched: its lines, its end, and Ctrl-C.
+
+use std::pin::pin;
+use std::time::Duration;
+
+use common::ids::{AttemptId, JobId};
+use common::spec::JobSpec;
+use common::status::JobStatus;
+use proto::v1;
+use service::exit::Failure;
+
+use crate::cluster::plan::Plan;
+use crate::cluster::{Cluster, Runs};
+use crate::commands::run::{
+    Interrupts, KILLED_WITHIN, PATIENCE, interrupted, never_placed, with_last_words,
+};
+use crate::coordinator::{Coordinator, LogQuery};
+use crate::follow::{Follower, View};
+use crate::launch::output::Printer;
+use crate::launch::request;
+use crate::log_reader::LogReader;
+use crate::master::Master;
+use crate::{commands, render};
+
+/// On a cluster, the last lines may come a moment after the end.
+const LAST_LINES_WITHIN: Duration = Duration::from_secs(2);
+
+/// What rsctl says itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Talk {
+    Usual,
+    Little,
+}
+
+/// What runs on a private cluster.
+#[derive(Debug)]
+pub(super) struct Here {
+    pub(super) plan: Plan,
+    pub(super) spec: JobSpec,
+    pub(super) job_toml: String,
+}
+
+/// On a private cluster; where nothing `is_kept`, the logs go with it.
+pub(super) async fn here(
+    here: Here,
+    is_kept: bool,
+    lines: Printer,
+    talk: Talk,
+    interrupts: &mut Interrupts,
+) -> Result<JobStatus, Failure> {
+    let Here { plan, mut spec, job_toml } = here;
+    let mut cluster = tokio::select! {
+        cluster = Cluster::start(&plan, Runs::Commands) => cluster?,
+        () = interrupts.next() => return Err(interrupted()),
+    };
+    if !is_kept {
+        spec.job.output_dir = cluster.folder().join("runs");
+    }
+    let mut coordinator = Coordinator::connect(cluster.address()).await?;
+    let submit = async {
+        cluster.ready(&mut coordinator).await?;
+        Ok::<JobId, Failure>(coordinator.submit(request(&spec, job_toml)).await?)
+    };
+    let submitted = tokio::select! {
+        id = submit => id,
+        () = interrupts.next() => Err(interrupted()),
+    };
+    let result = match submitted {
+        Ok(id) => {
+            let mut launched = Launched::new(coordinator, id, lines, talk);
+            let status = tokio::select! {
+                status = launched.until_final(interrupts) => status,
+                error = cluster.broken() => Err(error.into()),
+            };
+            // They send what they still have.
+            cluster.stop_workers().await;
+            match status {
+                Ok(status) => launched.last_lines().await.map(|()| status),
+                Err(failure) => Err(failure),
+            }
+        }
+        Err(failure) => Err(failure),
+    };
+    let result = result.map_err(|failure| with_last_words(failure, &cluster));
+    cluster.stop().await;
+    result
+}
+
+/// On the workers of a coordinator.
+pub(super) async fn on_cluster(
+    master: &Master,
+    request: v1::SubmitRequest,
+    lines: Printer,
+    talk: Talk,
+    interrupts: &mut Interrupts,
+) -> Result<JobStatus, Failure> {
+    let mut coordinator = commands::connect_to(master).await?;
+    let id = commands::submit::submit(&mut coordinator, request).await?;
+    if talk == Talk::Usual {
+        render::talk(format_args!("job {id} on the cluster at {}", master.address()));
+    }
+    let mut launched = Launched::new(coordinator, id, lines, talk);
+    let status = launched.until_final(interrupts).await?;
+    // Those that come later are in the job's logs.
+    let _ = tokio::time::timeout(LAST_LINES_WITHIN, launched.last_lines()).await;
+    Ok(status)
+}
+
+/// A job whose lines are shown.
+#[derive(Debug)]
+struct Launched {
+    coordinator: Coordinator,
+    id: JobId,
+    reader: LogReader,
+    lines: Printer,
+    talk: Talk,
+}
+
+impl Launched {
+    fn new(coordinator: Coordinator, id: JobId, lines: Printer, talk: Talk) -> Self {
+        let query = LogQuery { follow: true, ..LogQuery::default() };
+        let reader = LogReader { coordinator: coordinator.clone(), id: id.clone(), query };
+        Self { coordinator, id, reader, lines, talk }
+    }
+
+    /// Shows lines until the job is final.
+    async fn until_final(&mut self, interrupts: &mut Interrupts) -> Result<JobStatus, Failure> {
+        let Self { coordinator, id, reader, lines, talk } = self;
+        let mut reading = pin!(reader.until_end(lines, PATIENCE));
+        let mut following = pin!(follow(coordinator, id, *talk, interrupts));
+        let mut is_read = false;
+        loop {
+            tokio::select! {
+                read = &mut reading, if !is_read => {
+                    read?;
+                    is_read = true;
+                }
+                status = &mut following => return status,
+            }
+        }
+    }
+
+    /// Those that were not there at the end.
+    async fn last_lines(&mut self) -> Result<(), Failure> {
+        self.reader.query.follow = false;
+        self.reader.once(&mut self.lines, None).await?.map_err(Failure::from)
+    }
+}
+
+/// A first interrupt stops the ranks with SIGTERM, a second kills them.
+async fn follow(
+    coordinator: &Coordinator,
+    id: &JobId,
+    talk: Talk,
+    interrupts: &mut Interrupts,
+) -> Result<JobStatus, Failure> {
+    let mut asking = coordinator.clone();
+    let mut follower = Follower { coordinator: coordinator.clone(), patience: PATIENCE };
+    let mut view = Restarts { talk, seen: AttemptId(0) };
+    tokio::select! {
+        status = follower.until_final(id, &mut view) => return status,
+        failure = never_placed(asking.clone(), id) => return Err(failure),
+        () = interrupts.next() => {}
+    }
+    view.talk("stopping all ranks with SIGTERM; Ctrl-C again kills them");
+    asking.cancel(id, false).await?;
+    tokio::select! {
+        status = follower.until_final(id, &mut view) => return status,
+        () = interrupts.next() => {}
+    }
+    asking.cancel(id, true).await?;
+    match tokio::time::timeout(KILLED_WITHIN, follower.until_final(id, &mut view)).await {
+        Ok(status) => status,
+        // The cluster's end takes the ranks with it.
+        Err(_) => Err(interrupted()),
+    }
+}
+
+/// Says when all ranks start again, and why.
+#[derive(Debug)]
+struct Restarts {
+    talk: Talk,
+    seen: AttemptId,
+}
+
+impl View for Restarts {
+    fn status(&mut self, status: &JobStatus) -> Result<(), Failure> {
+        let attempt = status.row.attempt;
+        if attempt > self.seen && self.seen > AttemptId(0) {
+            let before = status.attempts.iter().rev().find(|one| one.attempt < attempt);
+            let why = before.map_or("", |before| before.reason.as_str());
+            self.talk(&format!("attempt {attempt} starts: {why}"));
+        }
+        self.seen = attempt.max(self.seen);
+        Ok(())
+    }
+
+    fn talk(&mut self, text: &str) {
+        if self.talk == Talk::Usual {
+            render::talk(text);
+        }
+    }
+}

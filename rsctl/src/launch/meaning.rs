@@ -1,0 +1,357 @@
+//! What a command line of torchrun or deepspeed means: a job. Pure: what this machine has is passed
+//! in.
+
+use std::num::NonZeroU32;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use common::hostfile::{Filter, Hostfile};
+use common::spec::{HostSlots, Hosts};
+use toml::{Table, Value};
+
+use crate::cluster::here::Machine;
+use crate::commands::launch::Args;
+use crate::commands::run::cores;
+use crate::hosts::{self, Chosen, FilterArgs};
+use crate::launch::Error;
+
+pub(super) const ELSEWHERE: &str =
+    "rsctl launch --master HOST runs on the workers of a coordinator: docs/launch.md";
+
+/// Variables that deepspeed passes on to other nodes, by the beginning of their names.
+const EXPORTED: [&str; 5] = ["NCCL", "PYTHON", "MLFLOW", "MV2", "UCX"];
+
+const VISIBLE: &str = "CUDA_VISIBLE_DEVICES";
+
+/// Whose defaults hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Like {
+    Torchrun,
+    Deepspeed,
+}
+
+/// Ranks of a node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Nproc {
+    Count(NonZeroU32),
+    Gpu,
+    Cpu,
+    /// One per GPU where there are any, else one per core.
+    Auto,
+}
+
+impl FromStr for Nproc {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "gpu" => Ok(Self::Gpu),
+            "cpu" => Ok(Self::Cpu),
+            "auto" => Ok(Self::Auto),
+            _ => text.parse().map(Self::Count).map_err(|_| {
+                "expected a number of at least 1, `gpu`, `cpu` or `auto`".to_owned()
+            }),
+        }
+    }
+}
+
+/// What the caller's machine is and has.
+#[derive(Debug)]
+pub(super) struct Surroundings {
+    pub(super) folder: PathBuf,
+    pub(super) variables: Vec<(String, String)>,
+    pub(super) cores: u32,
+    pub(super) gpus: u32,
+    /// Names of programs that are there.
+    pub(super) has_program: fn(&str) -> bool,
+    pub(super) machine: Machine,
+}
+
+impl Surroundings {
+    pub(super) fn here() -> Result<Self, std::io::Error> {
+        let folder = std::env::current_dir()?;
+        let text = |(name, value): (std::ffi::OsString, std::ffi::OsString)| {
+            Some((name.into_string().ok()?, value.into_string().ok()?))
+        };
+        let variables: Vec<_> = std::env::vars_os().filter_map(text).collect();
+        let machine = Machine::this();
+        Ok(Self { folder, variables, cores: cores(), gpus: gpus(), has_program, machine })
+    }
+
+    fn variable(&self, wanted: &str) -> Option<&str> {
+        let (_, value) = self.variables.iter().find(|(name, _)| name == wanted)?;
+        (!value.is_empty()).then_some(value)
+    }
+
+    /// As a CUDA program sees them.
+    fn visible_gpus(&self) -> u32 {
+        match self.variable(VISIBLE) {
+            Some(list) if self.gpus > 0 => {
+                u32::try_from(list.split(',').count()).unwrap_or(u32::MAX)
+            }
+            _ => self.gpus,
+        }
+    }
+}
+
+/// By the files of the driver.
+fn gpus() -> u32 {
+    let Ok(entries) = fs_err::read_dir("/dev") else { return 0 };
+    let names = entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned());
+    let is_gpu = |name: &String| {
+        name.strip_prefix("nvidia").is_some_and(|number| number.parse::<u32>().is_ok())
+    };
+    u32::try_from(names.filter(is_gpu).count()).unwrap_or(0)
+}
+
+fn has_program(name: &str) -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path).any(|folder| folder.join(name).is_file())
+}
+
+/// The hosts and slots that are named; None: all that `--nproc` asks for.
+pub(super) fn hosts(args: &Args, around: &Surroundings) -> Result<Option<Chosen>, Error> {
+    // torchrun's words for the same.
+    let nnodes = args.nnodes.as_ref().and_then(|nodes| nodes.split(':').next()?.parse().ok());
+    let nproc = match args.nproc {
+        Some(Nproc::Count(number)) => Some(number),
+        _ => None,
+    };
+    let filter = FilterArgs {
+        include: args.include.clone(),
+        exclude: args.exclude.clone(),
+        num_nodes: args.num_nodes.or(nnodes),
+        num_gpus: args.num_gpus.or(nproc),
+    };
+    if let Some(file) = &args.hostfile {
+        return Ok(Some(hosts::choose(file, &filter)?));
+    }
+    if args.include.is_none() && args.exclude.is_none() {
+        return Ok(None);
+    }
+    // As deepspeed: this machine alone, with all that it has.
+    let slots = if around.gpus > 0 { around.gpus } else { around.cores };
+    let part: Filter = filter.filter().map_err(hosts::Error::from)?;
+    let hostfile = Hostfile::parse("this machine", &format!("localhost slots={slots}\n"))
+        .map_err(hosts::Error::Mistakes)?;
+    let selection = hostfile.select(&part).map_err(hosts::Error::from)?;
+    let flags = filter.flags().trim_start().to_owned();
+    Ok(Some(Chosen { hostfile, selection, flags }))
+}
+
+/// A job, and what must be said about it.
+#[derive(Debug)]
+pub(super) struct Meaning {
+    pub(super) job_toml: String,
+    pub(super) notes: Vec<String>,
+}
+
+impl Meaning {
+    pub(super) fn of(
+        args: &Args,
+        chosen: Option<&Chosen>,
+        around: &Surroundings,
+    ) -> Result<Self, Error> {
+        let script = args.line.first().cloned().unwrap_or_default();
+        if script.starts_with('-') {
+            return Err(Error::UnknownFlag(script));
+        }
+        args.compatible.check()?;
+        check_master(args, around)?;
+        let nodes = nodes(args)?;
+        let like = args.like.unwrap_or_else(|| inferred(args));
+        let mut notes = args.compatible.without_effect();
+        let (line, script_at) = line(args, around);
+        let mut job = Table::new();
+        job.insert("name".to_owned(), Value::String(name(&script)));
+        job.insert("command".to_owned(), line.into());
+        job.insert("working-dir".to_owned(), text(&around.folder));
+        if like == Like::Deepspeed && !args.no_local_rank {
+            job.insert("local-rank-at".to_owned(), Value::Integer(script_at + 1));
+            if args.like.is_none() {
+                notes.push("the script gets --local_rank=N, as from deepspeed; --no_local_rank: it \
+                            does not"
+                    .to_owned());
+            }
+        }
+        if let Some(folder) = &args.log_dir {
+            job.insert("output-dir".to_owned(), text(&around.folder.join(folder)));
+        }
+        job.insert("env".to_owned(), Value::Table(variables(args, like, chosen, around)?));
+        let mut resources = Table::new();
+        if chosen.is_none() {
+            let ranks = i64::from(nproc(args, like, around)?.get()) * i64::from(nodes);
+            resources.insert("world-size".to_owned(), Value::Integer(ranks));
+            resources.insert("workers".to_owned(), Value::Integer(nodes.into()));
+        }
+        if args.master.is_none() {
+            // A slot is a core: which GPU is whose is the script's to say, by LOCAL_RANK.
+            resources.insert("device".to_owned(), Value::String("cpu".to_owned()));
+        }
+        let whole = [
+            ("job".to_owned(), Value::Table(job)),
+            ("resources".to_owned(), Value::Table(resources)),
+            ("restart".to_owned(), Value::Table(restart(args))),
+        ];
+        let job_toml = toml::to_string(&Table::from_iter(whole)).expect("TOML has all of it");
+        Ok(Self { job_toml, notes })
+    }
+}
+
+fn text(path: &Path) -> Value {
+    Value::String(path.to_string_lossy().into_owned())
+}
+
+/// A job's name, of the script's.
+fn name(script: &str) -> String {
+    let stem = Path::new(script).file_stem().map(|stem| stem.to_string_lossy().into_owned());
+    stem.filter(|stem| !stem.is_empty()).unwrap_or_else(|| "launch".to_owned())
+}
+
+/// A flag that torchrun does not have.
+fn inferred(args: &Args) -> Like {
+    let is_deepspeeds = args.num_gpus.is_some()
+        || args.num_nodes.is_some()
+        || args.hostfile.is_some()
+        || args.include.is_some()
+        || args.exclude.is_some()
+        || args.no_local_rank
+        || args.compatible.is_deepspeeds();
+    if is_deepspeeds { Like::Deepspeed } else { Like::Torchrun }
+}
+
+/// Program and arguments, and the place of the script among them.
+fn line(args: &Args, around: &Surroundings) -> (Vec<String>, i64) {
+    let mut line = Vec::new();
+    if !args.no_python {
+        let python = match around.variable("PYTHON_EXEC") {
+            Some(python) => python,
+            None if (around.has_program)("python") => "python",
+            None => "python3",
+        };
+        line.extend([python.to_owned(), "-u".to_owned()]);
+        if args.module {
+            line.push("-m".to_owned());
+        }
+    }
+    let script_at = i64::try_from(line.len()).expect("a few words");
+    line.extend(args.line.iter().cloned());
+    (line, script_at)
+}
+
+/// Ranks of each node.
+fn nproc(args: &Args, like: Like, around: &Surroundings) -> Result<NonZeroU32, Error> {
+    let count = |number: u32| NonZeroU32::new(number).unwrap_or(NonZeroU32::MIN);
+    let gpus = around.visible_gpus();
+    match (args.num_gpus, args.nproc, like) {
+        (Some(number), ..) | (None, Some(Nproc::Count(number)), _) => Ok(number),
+        (None, Some(Nproc::Cpu), _) => Ok(count(around.cores)),
+        (None, Some(Nproc::Gpu), _) if gpus == 0 => Err(Error::NoGpus("all")),
+        (None, Some(Nproc::Auto), _) if gpus == 0 => Ok(count(around.cores)),
+        (None, Some(Nproc::Gpu | Nproc::Auto), _) => Ok(count(gpus)),
+        (None, None, Like::Deepspeed) => Ok(count(gpus)),
+        (None, None, Like::Torchrun) => Ok(NonZeroU32::MIN),
+    }
+}
+
+/// `2`, or `2:2`; more than one only on a cluster.
+fn nodes(args: &Args) -> Result<u32, Error> {
+    let number = |text: &str| text.parse::<NonZeroU32>().ok().map(NonZeroU32::get);
+    let asked = match (&args.nnodes, args.num_nodes) {
+        (None, None) => return Ok(1),
+        (None, Some(nodes)) => nodes.get(),
+        (Some(written), _) => match written.split_once(':') {
+            None => number(written),
+            Some((least, most)) if least == most => number(least),
+            Some((least, most)) if number(least).is_some() && number(most).is_some() => {
+                return Err(Error::NotSupported {
+                    flag: "--nnodes MIN:MAX",
+                    instead: "submit a job with job.command, resources.min-ranks and max-ranks: \
+                              docs/launch.md",
+                });
+            }
+            Some(_) => None,
+        }
+        .ok_or_else(|| Error::Nodes(written.clone()))?,
+    };
+    if asked > 1 && args.master.is_none() && args.hostfile.is_none() {
+        return Err(Error::OneNode(asked.to_string()));
+    }
+    Ok(asked)
+}
+
+/// `--master-addr` names this machine, or nothing could be reached there.
+fn check_master(args: &Args, around: &Surroundings) -> Result<(), Error> {
+    let Some(address) = &args.compatible.master_addr else { return Ok(()) };
+    if args.master.is_some() {
+        let why = "it is the address of the worker that has rank 0";
+        return Err(Error::WithMaster { flag: "--master-addr", why });
+    }
+    let is_here = address == "localhost"
+        || *address == around.machine.hostname
+        || address.parse().is_ok_and(around.machine.has_address);
+    if is_here { Ok(()) } else { Err(Error::OtherMaster(address.clone())) }
+}
+
+/// What every rank gets, beside what is each rank's own.
+fn variables(
+    args: &Args,
+    like: Like,
+    chosen: Option<&Chosen>,
+    around: &Surroundings,
+) -> Result<Table, Error> {
+    let mut table = Table::new();
+    let mut set = |name: &str, value: String| {
+        table.insert(name.to_owned(), Value::String(value));
+    };
+    if args.master.is_some() {
+        let is_exported = |name: &str| EXPORTED.iter().any(|prefix| name.starts_with(prefix));
+        for (name, value) in around.variables.iter().filter(|(name, _)| is_exported(name)) {
+            set(name, value.clone());
+        }
+    } else if like == Like::Deepspeed {
+        let own = around.variable(VISIBLE).filter(|_| chosen.is_none() && args.num_gpus.is_none());
+        let slots = match (own, chosen) {
+            (Some(own), _) => own.to_owned(),
+            (None, Some(chosen)) => listed(&chosen.hosts()?),
+            (None, None) => numbers(0..nproc(args, like, around)?.get()),
+        };
+        set(VISIBLE, slots);
+    }
+    if let Some(port) = args.master_port {
+        set("MASTER_PORT", port.to_string());
+    }
+    if let Some(run_id) = &args.compatible.rdzv_id {
+        set("TORCHELASTIC_RUN_ID", run_id.clone());
+    }
+    if let Some(role) = &args.compatible.role {
+        set("ROLE_NAME", role.clone());
+    }
+    Ok(table)
+}
+
+/// The slots of the only host.
+fn listed(hosts: &Hosts) -> String {
+    match hosts.get(0).map(|host| &host.slots) {
+        Some(slots @ HostSlots::These(_)) => {
+            numbers((0..slots.least()).filter(|slot| slots.contains(*slot)))
+        }
+        Some(HostSlots::All) | None => String::new(),
+    }
+}
+
+fn numbers(slots: impl Iterator<Item = u32>) -> String {
+    slots.map(|slot| slot.to_string()).collect::<Vec<_>>().join(",")
+}
+
+/// As torchrun: whatever went wrong counts, and the next attempt starts at once.
+fn restart(args: &Args) -> Table {
+    let restarts = Value::Integer(args.max_restarts.into());
+    let mut table = Table::new();
+    table.insert("application".to_owned(), restarts.clone());
+    table.insert("infrastructure".to_owned(), restarts);
+    for key in ["backoff", "max-backoff"] {
+        table.insert(key.to_owned(), Value::String("1ms".to_owned()));
+    }
+    table
+}
