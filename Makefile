@@ -2,6 +2,7 @@
 #   make setup   what building and testing need; DEVICE=cuda: and PyTorch with CUDA and NCCL
 #   make demo    fetch libtorch, build, train a real job on 2 ranks
 #   make test    every test
+#   make test-peers   the tests that run scripts of PyTorch: its peers of `make bench`, 3 GB, are installed
 #   make soak    the long forms of tests: every combination of settings; hours
 #   make bench   side by side with PyTorch DDP, DeepSpeed and Gloo (installs them into a cache)
 #   make lint    rustfmt and clippy, as CI runs them
@@ -17,7 +18,7 @@ export CARGO_TARGET_DIR ?= $(CURDIR)/target
 export RUSTSPEED_BIN_DIR = $(CARGO_TARGET_DIR)/debug
 BINARIES = --bin coordinator --bin worker --bin trainer --bin rsctl
 
-.PHONY: all setup build demo test soak bench portable install dist deb lint clean
+.PHONY: all setup build demo test test-peers soak bench portable install dist deb lint clean
 
 all: build
 
@@ -35,6 +36,11 @@ test: build
 	$(CARGO) test -q
 	$(CARGO) test -q -p engine -p trainer
 	$(CARGO) test -q -p tests -- --test-threads 2
+
+# Unmodified scripts of PyTorch on our workers; `make test` skips them where no Python has torch.
+test-peers: build
+	RUSTSPEED_PEERS_PYTHON=$$(python3 bench/run.py --peers)/bin/python RUSTSPEED_NO_SKIPS=1 \
+		$(CARGO) test -q -p tests --test it launch
 
 # Tests named soak_* have a long form. SOAK=soak_part_of_a_name picks some; each ends after
 # SOAK_MINUTES at the latest, and the order of its cases is that of RUSTSPEED_SOAK_SEED, if given.

@@ -86,7 +86,12 @@ def main():
     parser.add_argument("--bin-dir", type=Path, default=ROOT / "target" / "release")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--only", action="append", choices=SECTIONS, help="repeatable")
+    parser.add_argument("--peers", action="store_true",
+                        help="install the peers if they are not there, print their folder and stop")
     arguments = parser.parse_args()
+    if arguments.peers:
+        print(peers_venv())
+        return
     adopt_orphans()
     context = {
         "root": ROOT,

@@ -191,6 +191,7 @@ fn worker(name: &str, state: &str) -> WorkerRow {
         gpus: Gpus::default(),
         hostname: name.to_owned(),
         unlisted: false,
+        allows_commands: false,
     }
 }
 

@@ -14,6 +14,7 @@ mod doctor;
 mod elastic;
 mod hostfiles;
 mod kills;
+mod launch;
 mod migrating;
 mod monitors;
 mod network_cut;
