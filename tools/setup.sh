@@ -36,24 +36,43 @@ ensure_apt_packages() {
     apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq "${missing[@]}"
 }
 
-# A real SLURM for the system tests, which need root to start it: without it they are skipped, and
-# say so. Its daemons are not to start by themselves.
-ensure_slurm() {
-    command -v slurmctld >/dev/null && command -v slurmd >/dev/null && command -v munged >/dev/null && return
-    if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
-        say "no SLURM here: its system tests will be skipped (they need root and Debian's slurm packages)"
-        return
-    fi
-    local policy=/usr/sbin/policy-rc.d packages=(slurmctld slurmd slurm-client munge)
-    say "apt-get install ${packages[*]}"
+# Daemons that the system tests start themselves, so they are not to start by themselves.
+install_daemons() {
+    local policy=/usr/sbin/policy-rc.d
+    say "apt-get install $*"
     (
         if [ ! -e "$policy" ]; then
             trap 'rm -f "$policy"' EXIT
             install -m 755 /dev/stdin "$policy" <<<$'#!/bin/sh\nexit 101'
         fi
         apt-get update -qq && DEBIAN_FRONTEND=noninteractive \
-            apt-get install -y -qq --no-install-recommends "${packages[@]}"
-    ) || say "SLURM could not be installed: its system tests will be skipped"
+            apt-get install -y -qq --no-install-recommends "$@"
+    )
+}
+
+can_install() { [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; }
+
+# A real SLURM for the system tests, which need root to start it: without it they are skipped, and
+# say so.
+ensure_slurm() {
+    command -v slurmctld >/dev/null && command -v slurmd >/dev/null && command -v munged >/dev/null && return
+    if ! can_install; then
+        say "no SLURM here: its system tests will be skipped (they need root and Debian's slurm packages)"
+        return
+    fi
+    install_daemons slurmctld slurmd slurm-client munge ||
+        say "SLURM could not be installed: its system tests will be skipped"
+}
+
+# A real sshd, and ssh, for the system tests of hosts that are reached over ssh.
+ensure_sshd() {
+    { command -v sshd >/dev/null || [ -x /usr/sbin/sshd ]; } && command -v ssh >/dev/null && return
+    if ! can_install; then
+        say "no sshd here: its system tests will be skipped (Debian's openssh-server and openssh-client)"
+        return
+    fi
+    install_daemons openssh-server openssh-client ||
+        say "sshd could not be installed: its system tests will be skipped"
 }
 
 ensure_rust() {
@@ -185,7 +204,7 @@ ensure_apt_packages
 ensure_rust
 ensure_libtorch
 [ "$device" = cpu ] || ensure_cuda
-[ "${WITHOUT_TESTS:-}" = 1 ] || { ensure_slurm; ensure_test_venv; }
+[ "${WITHOUT_TESTS:-}" = 1 ] || { ensure_slurm; ensure_sshd; ensure_test_venv; }
 write_cargo_config
 ensure_build_dir
 say "ready: make demo, make test"

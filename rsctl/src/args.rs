@@ -56,6 +56,7 @@ pub(crate) enum Command {
     Workers(commands::workers::Args),
     Drain(commands::drain::Args),
     Hostfile(commands::hostfile::Args),
+    Cluster(commands::cluster::Args),
     Fetch(commands::fetch::Args),
     Checkpoints(commands::checkpoints::Args),
     Config(commands::config::Args),

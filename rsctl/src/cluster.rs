@@ -1,13 +1,14 @@
 //! The private cluster of `rsctl run`: a real coordinator and real workers on loopback, with
-//! folders of their own in a temporary one. They stop when their standard input ends, so even a
-//! kill -9 of rsctl leaves nothing running.
+//! folders of their own in a temporary one, or workers on other hosts over ssh. They stop when their
+//! standard input ends, so even a kill -9 of rsctl leaves nothing running.
 
 pub(crate) mod daemon;
 mod folder;
 pub(crate) mod here;
 pub(crate) mod plan;
+mod remote;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -29,6 +30,8 @@ const READY_POLL: Duration = Duration::from_millis(10);
 const WATCH_EVERY: Duration = Duration::from_millis(200);
 /// Daemons drain within this after SIGTERM; then they are killed.
 const STOP_WITHIN: Duration = Duration::from_secs(5);
+/// From the end of a remote worker's standard input to that of its ssh.
+const HANG_UP_WITHIN: Duration = Duration::from_secs(10);
 
 /// Why there is no private cluster.
 #[derive(Debug, thiserror::Error)]
@@ -82,6 +85,8 @@ pub(crate) struct Cluster {
     coordinator: Daemon,
     address: String,
     folder: Folder,
+    /// Where hosts were told to find the coordinator; None: all of it is on this machine.
+    told: Option<String>,
 }
 
 impl Cluster {
@@ -97,27 +102,9 @@ impl Cluster {
             }
         };
         let folder = Folder::create(&std::env::temp_dir())?;
-        let path = |name: &str| folder.path().join(name).display().to_string();
-        let arguments = [
-            "serve",
-            "--listen",
-            "127.0.0.1:0",
-            "--data-dir",
-            &path("coordinator"),
-            "--exit-with-stdin",
-        ];
-        let arguments: Vec<&str> = arguments.iter().chain(permission).copied().collect();
-        let log = folder.path().join("coordinator.log");
-        let mut coordinator = Daemon::start(&Launch {
-            name: "coordinator",
-            program: &coordinator,
-            arguments: &arguments,
-            log: &log,
-            stdout: Stdout::Read,
-            without: &[],
-        })?;
-        let address = coordinator.address(LISTENING_WITHIN).await?;
-        let mut cluster = Self { workers: Vec::new(), coordinator, address, folder };
+        let (coordinator, address) = serve(&coordinator, "127.0.0.1", permission, &folder).await?;
+        let told = None;
+        let mut cluster = Self { workers: Vec::new(), coordinator, address, folder, told };
         let slots = match plan.slots {
             Slots::Auto => "auto".to_owned(),
             Slots::Exactly(slots) => slots.to_string(),
@@ -184,7 +171,14 @@ impl Cluster {
                     .iter()
                     .find(|worker| ready.iter().all(|row| row.name != worker.name()));
                 let daemon = missing.unwrap_or(&self.coordinator);
-                return Err(daemon.not_ready(READY_WITHIN).into());
+                let failure = Failure::from(daemon.not_ready(READY_WITHIN));
+                return Err(match &self.told {
+                    None => failure,
+                    Some(told) => failure.hint(format!(
+                        "can it reach this machine at {told}? --advertise gives another name or \
+                         address for the hosts"
+                    )),
+                });
             }
             tokio::time::sleep(READY_POLL).await;
         }
@@ -210,7 +204,15 @@ impl Cluster {
 
     /// What the workers still had to tell has reached the coordinator when this returns.
     pub(crate) async fn stop_workers(&mut self) {
-        let stops = self.workers.iter_mut().map(|worker| worker.stop(STOP_WITHIN));
+        let is_remote = self.told.is_some();
+        let stops = self.workers.iter_mut().map(|worker| async move {
+            // A signal to ssh would leave the worker's end to itself.
+            if is_remote {
+                worker.hang_up();
+                worker.ended_within(HANG_UP_WITHIN).await;
+            }
+            worker.stop(STOP_WITHIN).await;
+        });
         futures::future::join_all(stops).await;
     }
 
@@ -219,6 +221,29 @@ impl Cluster {
         self.stop_workers().await;
         self.coordinator.stop(STOP_WITHIN).await;
     }
+}
+
+/// A coordinator with a free port at `listen`, and the address that it says.
+async fn serve(
+    program: &Path,
+    listen: &str,
+    permission: &[&str],
+    folder: &Folder,
+) -> Result<(Daemon, String), Error> {
+    let listen = format!("{listen}:0");
+    let data_dir = folder.path().join("coordinator").display().to_string();
+    let arguments = ["serve", "--listen", &listen, "--data-dir", &data_dir, "--exit-with-stdin"];
+    let arguments: Vec<&str> = arguments.iter().chain(permission).copied().collect();
+    let mut coordinator = Daemon::start(&Launch {
+        name: "coordinator",
+        program,
+        arguments: &arguments,
+        log: &folder.path().join("coordinator.log"),
+        stdout: Stdout::Read,
+        without: &[],
+    })?;
+    let address = coordinator.address(LISTENING_WITHIN).await?;
+    Ok((coordinator, address))
 }
 
 /// One of our binaries, beside this one.

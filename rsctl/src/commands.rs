@@ -2,6 +2,7 @@
 
 pub(crate) mod cancel;
 pub(crate) mod checkpoints;
+pub(crate) mod cluster;
 pub(crate) mod completions;
 pub(crate) mod config;
 pub(crate) mod doctor;
@@ -56,6 +57,7 @@ pub(crate) async fn execute(command: Command) -> Result<ProcessExit, Failure> {
         Command::Requeue(args) => requeue::execute(args).await,
         Command::Drain(args) => drain::execute(args).await,
         Command::Hostfile(args) => hostfile::execute(args).await,
+        Command::Cluster(args) => cluster::execute(args).await,
         Command::Workers(args) => workers::execute(args).await,
         Command::Fetch(args) => fetch::execute(args).await,
         Command::Checkpoints(args) => checkpoints::execute(args).await,
@@ -77,7 +79,10 @@ async fn connect(master: &MasterArgs) -> Result<Coordinator, Failure> {
 }
 
 pub(crate) async fn connect_to(master: &Master) -> Result<Coordinator, Failure> {
-    let address = master.address();
+    connect_to_address(master.address()).await
+}
+
+pub(crate) async fn connect_to_address(address: &str) -> Result<Coordinator, Failure> {
     Coordinator::connect(address).await.map_err(|error| {
         let failure = Failure::from(error);
         failure.hint(format!(

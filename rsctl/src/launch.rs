@@ -24,8 +24,9 @@ pub(crate) use meaning::{Like, Nproc};
 use crate::cluster::here::{self, Machine};
 use crate::cluster::plan::{self, Asked};
 use crate::commands::launch::Args;
-use crate::commands::run::{Interrupts, cores};
+use crate::commands::run::cores;
 use crate::hosts::{self, Chosen};
+use crate::interrupts::Interrupts;
 use crate::launch::meaning::{Meaning, Surroundings};
 use crate::{job, render};
 
@@ -42,7 +43,9 @@ pub(crate) enum Error {
     Nodes(String),
     #[error("--nnodes {0}: this machine is one node")]
     OneNode(String),
-    #[error("--master-addr {0} is not this machine, and nothing says how the other nodes are reached")]
+    #[error(
+        "--master-addr {0} is not this machine, and nothing says how the other nodes are reached"
+    )]
     OtherMaster(String),
     #[error("{flag} with --master: {why}")]
     WithMaster { flag: &'static str, why: &'static str },

@@ -9,6 +9,7 @@ mod coordinator;
 mod doctor;
 mod follow;
 mod hosts;
+mod interrupts;
 mod job;
 mod launch;
 mod log_reader;
@@ -16,6 +17,7 @@ mod master;
 mod place;
 mod render;
 mod slurm;
+mod ssh;
 mod sweep;
 #[cfg(test)]
 mod tests;

@@ -1,6 +1,7 @@
 //! The only place that prints: data to stdout, talk to stderr. A reader that went away (`| head`)
 //! is no failure.
 
+pub(crate) mod cluster;
 pub(crate) mod doctor;
 pub(crate) mod explain;
 pub(crate) mod hostfile;

@@ -11,4 +11,5 @@ pub mod process;
 pub mod rsctl;
 pub mod slurm;
 pub mod soak;
+pub mod ssh;
 pub mod wait;

@@ -58,33 +58,33 @@ impl Rsctl {
 
     /// Runs to the end; panics after `deadline`, so that a hang is a failure.
     pub fn call_within(&self, deadline: Duration, arguments: &[&str]) -> Answer {
-        let mut child = self
-            .command(arguments)
-            .stdin(std::process::Stdio::null())
-            .stdout(std::process::Stdio::piped())
-            .stderr(std::process::Stdio::piped())
-            .spawn()
-            .expect("start rsctl");
-        let pid = child.id();
-        let stdout = drain(child.stdout.take().expect("stdout is piped"));
-        let stderr = drain(child.stderr.take().expect("stderr is piped"));
-        let what = format!("end of `rsctl {}` (pid {pid})", arguments.join(" "));
-        let status = wait_for(&what, deadline, || child.try_wait().expect("wait for rsctl"));
-        let text = |reader: std::thread::JoinHandle<Vec<u8>>| {
-            String::from_utf8_lossy(&reader.join().expect("reader ends at end-of-file"))
-                .into_owned()
-        };
-        answer(
-            Output { status, stdout: Vec::new(), stderr: Vec::new() },
-            text(stdout),
-            text(stderr),
-        )
+        run_to_end(self.command(arguments), deadline)
     }
 
     /// Runs to the end within a minute.
     pub fn call(&self, arguments: &[&str]) -> Answer {
         self.call_within(Duration::from_secs(60), arguments)
     }
+}
+
+/// Runs a command to its end; panics after `deadline`.
+pub fn run_to_end(mut command: Command, deadline: Duration) -> Answer {
+    let mut child = command
+        .stdin(std::process::Stdio::null())
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .expect("start rsctl");
+    let pid = child.id();
+    let stdout = drain(child.stdout.take().expect("stdout is piped"));
+    let stderr = drain(child.stderr.take().expect("stderr is piped"));
+    let arguments: Vec<_> = command.get_args().map(|text| text.to_string_lossy()).collect();
+    let what = format!("end of `rsctl {}` (pid {pid})", arguments.join(" "));
+    let status = wait_for(&what, deadline, || child.try_wait().expect("wait for rsctl"));
+    let text = |reader: std::thread::JoinHandle<Vec<u8>>| {
+        String::from_utf8_lossy(&reader.join().expect("reader ends at end-of-file")).into_owned()
+    };
+    answer(Output { status, stdout: Vec::new(), stderr: Vec::new() }, text(stdout), text(stderr))
 }
 
 fn drain(mut from: impl std::io::Read + Send + 'static) -> std::thread::JoinHandle<Vec<u8>> {

@@ -156,8 +156,8 @@ impl fmt::Display for Refusal {
             }
             Self::UnknownWorker(name) => write!(f, "there is no worker `{name}`"),
             Self::NoCommands => f.write_str(
-                "the job runs a command, and this coordinator was started without --allow-commands; \
-                 the workers that are to run it need the flag too",
+                "the job runs a program of its own (job.command), and this coordinator was started \
+                 without --allow-commands; the workers that are to run it need the flag too",
             ),
         }
     }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::Pid;
-use tokio::io::{AsyncBufReadExt as _, BufReader};
+use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 
 use crate::cluster::Error;
@@ -165,6 +165,14 @@ impl Daemon {
         if let Some(process) = self.group {
             // Not reaped yet, so the number is still its own.
             let _ = kill(process, signal);
+        }
+    }
+
+    /// Writes to its standard input, which stays open.
+    pub(crate) async fn feed(&mut self, text: &str) {
+        if let Some(stdin) = &mut self.alive {
+            // One that has ended says why in its log.
+            let _ = stdin.write_all(text.as_bytes()).await;
         }
     }
 

@@ -1,5 +1,5 @@
-//! A job that names its hosts, on the private cluster: it runs if they are this machine. Pure: what
-//! this machine is called is passed in.
+//! A job that names its hosts, on the private cluster: whether they are this machine. Pure: what this
+//! machine is called is passed in.
 
 use std::net::{IpAddr, UdpSocket};
 
@@ -30,20 +30,20 @@ impl Machine {
         Self { hostname: hostname.trim().to_owned(), has_address }
     }
 
-    fn is(&self, host: &Host) -> bool {
+    pub(crate) fn is(&self, host: &Host) -> bool {
         let names = NodeNames::new("", &self.hostname, "127.0.0.1");
         host.is(&names) || host.name.parse().is_ok_and(self.has_address)
     }
 }
 
-/// Hosts that no private cluster has.
+/// Hosts, and flags that say something else.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Error {
-    #[error("`{first}`{} not this machine (`{hostname}`), and `rsctl run` starts workers here only", others(*.more))]
-    Elsewhere { first: String, more: usize, hostname: String },
+    #[error("`{first}` is not this machine (`{hostname}`), and workers are started here only")]
+    Elsewhere { first: String, hostname: String },
     #[error("`{0}` and `{1}` are both this machine; name it once, with all its slots")]
     Twice(String, String),
-    #[error("--workers {0}: the job names its host, and one worker is on it")]
+    #[error("--workers {0}: the job names its hosts, and one worker is on each")]
     Workers(u32),
     #[error("--slots {slots}: the job names the slots of its host, {host}")]
     Slots { slots: u32, host: String },
@@ -51,22 +51,10 @@ pub(crate) enum Error {
     Hosts(#[from] InvalidHosts),
 }
 
-fn others(more: usize) -> String {
-    match more {
-        0 => " is".to_owned(),
-        1 => " and 1 more host are".to_owned(),
-        more => format!(" and {more} more hosts are"),
-    }
-}
-
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
         let hint = match &error {
-            Error::Elsewhere { .. } => {
-                "starting workers over ssh is not built yet: run `coordinator serve` here and \
-                 `worker join --master THIS_MACHINE` on each host, then `rsctl submit` with the \
-                 same arguments and --watch"
-            }
+            Error::Elsewhere { .. } => "`rsctl cluster up` starts workers on other hosts",
             Error::Twice(..) => "the other line can go",
             Error::Workers(_) => "leave --workers out",
             Error::Slots { .. } => "leave --slots out",
@@ -76,22 +64,26 @@ impl From<Error> for Failure {
     }
 }
 
-/// Refuses hosts that are elsewhere; else the job names the one worker that will be here, and that has
+/// Where the workers of a job are to be.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Site {
+    /// All on this machine.
+    Here(Asked),
+    /// One on each host that the job names, and not all of them are this machine.
+    OnHosts,
+}
+
+/// Decides it. A job that names this machine alone names the one worker that will be here, and that has
 /// the slots that are named.
-pub(crate) fn stay_here(
+pub(crate) fn site(
     resources: &mut Resources,
     asked: Asked,
     machine: &Machine,
-) -> Result<Asked, Error> {
-    let Some(hosts) = resources.hosts.clone() else { return Ok(asked) };
-    let elsewhere: Vec<&Host> = hosts.iter().filter(|host| !machine.is(host)).collect();
-    if let [first, more @ ..] = elsewhere.as_slice() {
-        let (first, hostname) = (first.name.clone(), machine.hostname.clone());
-        return Err(Error::Elsewhere { first, more: more.len(), hostname });
-    }
-    let mut here = hosts.iter();
-    let (Some(host), second) = (here.next(), here.next()) else { return Ok(asked) };
-    if let Some(second) = second {
+) -> Result<Site, Error> {
+    let Some(hosts) = &resources.hosts else { return Ok(Site::Here(asked)) };
+    let Some(host) = hosts.get(0) else { return Ok(Site::Here(asked)) };
+    let is_here = hosts.iter().all(|host| machine.is(host));
+    if let (true, Some(second)) = (is_here, hosts.get(1)) {
         return Err(Error::Twice(host.name.clone(), second.name.clone()));
     }
     if asked.workers > 1 {
@@ -104,9 +96,29 @@ pub(crate) fn stay_here(
             Asked { slots: Some(host.slots.least()), origin: "the job's host", ..asked }
         }
     };
+    if !is_here {
+        return Ok(Site::OnHosts);
+    }
     let renamed = Host { name: worker_name(0), slots: host.slots.clone() };
     resources.hosts = Some(Hosts::new(vec![renamed])?);
-    Ok(asked)
+    Ok(Site::Here(asked))
+}
+
+/// As [`site`], for what runs on this machine only.
+pub(crate) fn stay_here(
+    resources: &mut Resources,
+    asked: Asked,
+    machine: &Machine,
+) -> Result<Asked, Error> {
+    match site(resources, asked, machine)? {
+        Site::Here(asked) => Ok(asked),
+        Site::OnHosts => {
+            let mut hosts = resources.hosts.iter().flat_map(Hosts::iter);
+            let first = hosts.find(|host| !machine.is(host)).map(|host| host.name.clone());
+            let hostname = machine.hostname.clone();
+            Err(Error::Elsewhere { first: first.unwrap_or_default(), hostname })
+        }
+    }
 }
 
 #[cfg(test)]

@@ -1,28 +1,33 @@
-//! `rsctl run`: a job on this machine, with a private cluster that lives as long as the command.
+//! `rsctl run`: a job on this machine, or on the hosts that it names, with a private cluster that lives
+//! as long as the command.
 
 use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::anyhow;
-use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use common::exit::ExitCode;
 use common::ids::JobId;
-use common::spec::{JobSpec, Resume};
+use common::spec::{Device, JobSpec, Resume};
 use common::status::{JobState, JobStatus};
+use common::units::count;
 use proto::{convert, v1};
 use service::exit::Failure;
 
-use crate::cluster::{Cluster, Runs};
 use crate::cluster::here::{self, Machine};
 use crate::cluster::plan::{self, Asked, Plan, Slots};
+use crate::cluster::{Cluster, Runs};
 use crate::commands::Outcome;
 use crate::commands::end::{self, Print};
 use crate::coordinator::Coordinator;
 use crate::follow::{Follower, View};
+use crate::interrupts::{Interrupts, interrupted};
 use crate::job::{self, JobArgs};
 use crate::render::progress;
+use crate::ssh::environment::Variables;
+use crate::ssh::site::Order;
+use crate::ssh::{SshArgs, target};
 use crate::{place, render};
 
 /// The private coordinator is on this machine: when it is gone, it is gone.
@@ -32,21 +37,23 @@ const PLACED_WITHIN: Duration = Duration::from_secs(3);
 /// After a second Ctrl-C.
 pub(crate) const KILLED_WITHIN: Duration = Duration::from_secs(3);
 
-/// Train a job on this machine, with a private cluster that ends with the command
+/// Train a job on this machine or a hostfile's, with a private cluster that ends with the command
 #[derive(Debug, clap::Args)]
 #[command(after_help = concat!("\
 Starts a coordinator and workers of its own on loopback, runs the job to its end, stops them and
 exits with the job's code. Results stay in the job's output folder (runs/<job id> by default).
 Ctrl-C saves a checkpoint and cancels (exit code 4); a second Ctrl-C stops at once.
 
-A hostfile must name this machine alone (localhost, its hostname or an address of its): workers on
-other hosts are not started yet; they join a coordinator, and `rsctl submit --hostfile` uses them.
+With a hostfile that names other hosts, a worker runs on each of them, over ssh, as long as the
+command does; what ssh and variables are like is told by `rsctl cluster up --help`. Inputs are read,
+and results written, at the same paths there: a shared disk, as for DeepSpeed.
 
 Examples:
   rsctl run job.toml
   rsctl run job.toml --workers 2                 ranks spread over two workers
   rsctl run job.toml --gpus 2 --set training.epochs=3
   rsctl run job.toml --hostfile hosts.txt --include localhost:0,1
+  rsctl run job.toml --hostfile hosts.txt --ssh-port 2222
   rsctl run job.toml --resume runs/co2-lstm-x7k2p9
   rsctl run job.toml --json | jq .summary.best_val_loss", crate::args::usual_ranges!()))]
 pub(crate) struct Args {
@@ -61,6 +68,8 @@ pub(crate) struct Args {
     slots: Option<NonZeroU32>,
     #[command(flatten)]
     job: JobArgs,
+    #[command(flatten)]
+    ssh: SshArgs,
     /// Start from a checkpoint: JOB, JOB:TAG (a tag, best or latest) or a path
     #[arg(long, value_name = "FROM")]
     resume: Option<String>,
@@ -77,42 +86,106 @@ pub(crate) async fn execute(args: Args) -> Outcome {
     if let Some(from) = &args.resume {
         spec.checkpoint.resume = Resume::Path(place::for_run(from, &spec.job.output_dir)?);
     }
-    check_inputs(&spec)?;
     let slots = args.slots.map(NonZeroU32::get);
     let asked = Asked { workers: args.workers.get(), slots, origin: "--slots" };
-    let asked = here::stay_here(&mut spec.resources, asked, &Machine::this())?;
-    let plan = plan::plan(&spec.resources, asked, cores())?;
-    render::talk(format_args!("training {} with {}", spec.job.name, plan.choice));
+    let machine = Machine::this();
+    let site = match here::site(&mut spec.resources, asked, &machine)? {
+        here::Site::Here(asked) => {
+            check_inputs(&spec)?;
+            Site::Here(plan::plan(&spec.resources, asked, cores())?)
+        }
+        here::Site::OnHosts => Site::OnHosts(order(&args, &spec, &machine)?),
+    };
+    render::talk(format_args!("training {} with {}", spec.job.name, site.choice(&spec)));
     let request = v1::SubmitRequest {
         spec_json: convert::spec_json(&spec),
         job_toml: file.text,
         request_id: uuid::Uuid::new_v4().to_string(),
         ..Default::default()
     };
-    let status = train(&plan, request, &mut interrupts).await?;
+    let status = train(&site, request, &mut interrupts).await?;
     end::conclude(&status, if args.json { Print::Json } else { Print::Summary })
+}
+
+/// Where the private cluster is.
+enum Site {
+    Here(Plan),
+    OnHosts(Order),
+}
+
+impl Site {
+    async fn start(&self) -> Result<Cluster, Failure> {
+        match self {
+            Self::Here(plan) => Ok(Cluster::start(plan, Runs::Jobs).await?),
+            Self::OnHosts(order) => Cluster::start_on(order).await,
+        }
+    }
+
+    /// For a person.
+    fn choice(&self, spec: &JobSpec) -> String {
+        match self {
+            Self::Here(plan) => plan.choice.clone(),
+            Self::OnHosts(order) => {
+                let hosts = count(order.targets.len() as u64, "host");
+                match spec.resources.largest_world() {
+                    Some(world) => format!("{} on {hosts}", count(world.into(), "rank")),
+                    None => format!("all slots of {hosts}"),
+                }
+            }
+        }
+    }
+
+    fn name(&self) -> &'static str {
+        match self {
+            Self::Here(_) => "this machine",
+            Self::OnHosts(_) => "these hosts",
+        }
+    }
+}
+
+/// The workers that the job's hosts are to have.
+fn order(args: &Args, spec: &JobSpec, machine: &Machine) -> Result<Order, Failure> {
+    let targets = match (args.job.hosts.choose()?, &spec.resources.hosts) {
+        // Who logs in stands in the hostfile alone.
+        (Some(chosen), _) => target::of_hostfile(&chosen, machine)?,
+        (None, Some(hosts)) => target::of_job(hosts, machine)?,
+        (None, None) => Vec::new(),
+    };
+    let variables = Variables::of_this_process(&args.ssh.export)?;
+    variables.told().iter().for_each(render::talk);
+    Ok(Order {
+        targets,
+        ssh: args.ssh.ssh(),
+        programs: args.ssh.programs(),
+        variables,
+        advertise: args.ssh.advertise.clone(),
+        master: None,
+        port: 0,
+        is_cuda: spec.resources.device == Device::Cuda,
+        is_kept: false,
+    })
 }
 
 /// Everything between the first and the last process.
 async fn train(
-    plan: &Plan,
+    site: &Site,
     request: v1::SubmitRequest,
     interrupts: &mut Interrupts,
 ) -> Result<JobStatus, Failure> {
     let mut cluster = tokio::select! {
-        cluster = Cluster::start(plan, Runs::Jobs) => cluster?,
+        cluster = site.start() => cluster?,
         () = interrupts.next() => return Err(interrupted()),
     };
     let mut coordinator = Coordinator::connect(cluster.address()).await?;
     let submitted = tokio::select! {
-        id = start(plan, &mut cluster, &mut coordinator, request) => id,
+        id = start(site, &mut cluster, &mut coordinator, request) => id,
         () = interrupts.next() => Err(interrupted()),
     };
     let result = match submitted {
         Ok(id) => {
             let mut view = progress::for_people();
             let followed = tokio::select! {
-                status = follow(coordinator, &id, view.as_mut(), interrupts) => status,
+                status = follow(coordinator, &id, view.as_mut(), interrupts, site) => status,
                 error = cluster.broken() => Err(error.into()),
             };
             drop(view);
@@ -126,13 +199,13 @@ async fn train(
 }
 
 async fn start(
-    plan: &Plan,
+    site: &Site,
     cluster: &mut Cluster,
     coordinator: &mut Coordinator,
     request: v1::SubmitRequest,
 ) -> Result<JobId, Failure> {
     let slots = cluster.ready(coordinator).await?;
-    if plan.slots == Slots::Auto {
+    if matches!(site, Site::Here(plan) if plan.slots == Slots::Auto) {
         let s = if slots == 1 { "" } else { "s" };
         render::talk(format_args!("this machine has {slots} slot{s}"));
     }
@@ -145,12 +218,13 @@ async fn follow(
     id: &JobId,
     view: &mut dyn View,
     interrupts: &mut Interrupts,
+    site: &Site,
 ) -> Result<JobStatus, Failure> {
     let mut asking = coordinator.clone();
     let mut follower = Follower { coordinator, patience: PATIENCE };
     tokio::select! {
         status = follower.until_final(id, view) => return status,
-        failure = never_placed(asking.clone(), id) => return Err(failure),
+        failure = never_placed(asking.clone(), id, site.name()) => return Err(failure),
         () = interrupts.next() => {}
     }
     view.talk("cancelling: the ranks finish their step and save; Ctrl-C again stops at once");
@@ -169,13 +243,17 @@ async fn follow(
 }
 
 /// Resolves only when the job waits for what this cluster will never have.
-pub(crate) async fn never_placed(mut coordinator: Coordinator, id: &JobId) -> Failure {
+pub(crate) async fn never_placed(
+    mut coordinator: Coordinator,
+    id: &JobId,
+    place: &'static str,
+) -> Failure {
     tokio::time::sleep(PLACED_WITHIN).await;
     // A coordinator that does not answer is the follower's business.
     if let Ok(status) = coordinator.job(id).await
         && status.row.state == JobState::Queued
     {
-        let why = anyhow!("this machine cannot run the job: {}", status.row.reason);
+        let why = anyhow!("{place} cannot run the job: {}", status.row.reason);
         return Failure::new(ExitCode::BadConfiguration, why);
     }
     std::future::pending().await
@@ -196,10 +274,6 @@ pub(crate) fn with_last_words(failure: Failure, cluster: &Cluster) -> Failure {
     }
 }
 
-pub(crate) fn interrupted() -> Failure {
-    Failure::new(ExitCode::Cancelled, anyhow!("interrupted"))
-}
-
 /// The workers are on this machine, so what is missing here is missing there.
 fn check_inputs(spec: &JobSpec) -> Result<(), Failure> {
     for (key, path) in job::inputs(spec) {
@@ -214,29 +288,4 @@ fn check_inputs(spec: &JobSpec) -> Result<(), Failure> {
 
 pub(crate) fn cores() -> u32 {
     std::thread::available_parallelism().map_or(1, |cores| u32::try_from(cores.get()).unwrap_or(1))
-}
-
-/// Ctrl-C and SIGTERM.
-#[derive(Debug)]
-pub(crate) struct Interrupts {
-    interrupt: Signal,
-    terminate: Signal,
-}
-
-impl Interrupts {
-    pub(crate) fn new() -> Result<Self, Failure> {
-        let failed = |error| Failure::new(ExitCode::Failed, error);
-        Ok(Self {
-            interrupt: signal(SignalKind::interrupt()).map_err(failed)?,
-            terminate: signal(SignalKind::terminate()).map_err(failed)?,
-        })
-    }
-
-    /// Cancel-safe.
-    pub(crate) async fn next(&mut self) {
-        tokio::select! {
-            _ = self.interrupt.recv() => {}
-            _ = self.terminate.recv() => {}
-        }
-    }
 }

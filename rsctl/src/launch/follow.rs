@@ -11,11 +11,10 @@ use service::exit::Failure;
 
 use crate::cluster::plan::Plan;
 use crate::cluster::{Cluster, Runs};
-use crate::commands::run::{
-    Interrupts, KILLED_WITHIN, PATIENCE, interrupted, never_placed, with_last_words,
-};
+use crate::commands::run::{KILLED_WITHIN, PATIENCE, never_placed, with_last_words};
 use crate::coordinator::{Coordinator, LogQuery};
 use crate::follow::{Follower, View};
+use crate::interrupts::{Interrupts, interrupted};
 use crate::launch::output::Printer;
 use crate::launch::request;
 use crate::log_reader::LogReader;
@@ -159,7 +158,7 @@ async fn follow(
     let mut view = Restarts { talk, seen: AttemptId(0) };
     tokio::select! {
         status = follower.until_final(id, &mut view) => return status,
-        failure = never_placed(asking.clone(), id) => return Err(failure),
+        failure = never_placed(asking.clone(), id, "this machine") => return Err(failure),
         () = interrupts.next() => {}
     }
     view.talk("stopping all ranks with SIGTERM; Ctrl-C again kills them");

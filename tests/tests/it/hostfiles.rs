@@ -67,14 +67,14 @@ fn a_job_keeps_to_its_hosts_and_names_the_missing_ones() {
 }
 
 #[test]
-fn run_stays_on_this_machine() {
-    let (_folder, rsctl) = here("localhost slots=2\ngpu-node-01 slots=2\n");
-    let elsewhere = ["run", "job.toml", "--hostfile", "hosts.txt"];
+fn run_needs_no_ssh_on_this_machine() {
+    let (_folder, rsctl) = here("localhost slots=2\ngpu-node-01.invalid slots=2\n");
+    let elsewhere = ["run", "job.toml", "--hostfile", "hosts.txt", "--ssh", "no-such-ssh"];
     rsctl
         .call(&elsewhere)
-        .expect_code(78)
-        .expect_stderr(&["`gpu-node-01` is not this machine", "worker join"]);
-    let here = ["run", "job.toml", "--hostfile", "hosts.txt", "--num-nodes", "1", "--json"];
+        .expect_code(1)
+        .expect_stderr(&["gpu-node-01.invalid (hosts.txt:2): start `no-such-ssh`", "1 of 2 hosts"]);
+    let here = [&elsewhere[..], &["--num-nodes", "1", "--json"]].concat();
     let status = rsctl.call(&here).expect_code(0).json();
     assert_eq!(status["ranks"].as_array().unwrap().len(), 2);
 }

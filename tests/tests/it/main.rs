@@ -26,5 +26,6 @@ mod queue;
 mod run;
 mod separate_disks;
 mod slurm;
+mod ssh;
 mod submit;
 mod troubleshooting;

@@ -34,38 +34,47 @@ fn on(hosts: &[(&str, &[u32])]) -> Resources {
 }
 
 fn refused(hosts: &[(&str, &[u32])], asked: Asked) -> String {
-    let error = stay_here(&mut on(hosts), asked, &machine()).unwrap_err();
+    let error = site(&mut on(hosts), asked, &machine()).unwrap_err();
     let failure = Failure::from(error);
     assert_eq!(failure.code, ExitCode::BadConfiguration);
     failure.render()
+}
+
+fn here(resources: &mut Resources, asked: Asked) -> Asked {
+    match site(resources, asked, &machine()).unwrap() {
+        Site::Here(asked) => asked,
+        Site::OnHosts => panic!("elsewhere"),
+    }
 }
 
 #[test]
 fn this_machine_by_any_of_its_names_becomes_the_private_worker() {
     for name in ["localhost", "127.0.0.1", "::1", "127.0.0.2", "box.lab", "BOX", "10.0.0.4"] {
         let mut resources = on(&[(name, &[1, 3])]);
-        let asked = stay_here(&mut resources, ASKED, &machine()).unwrap();
+        let asked = here(&mut resources, ASKED);
         assert_eq!(asked.slots, Some(4), "{name}: slot 3 is the fourth");
         assert_eq!(resources.hosts.unwrap().to_string(), "local-0:1,3");
     }
     let mut whole = on(&[("localhost", &[])]);
     let asked = Asked { slots: Some(2), ..ASKED };
-    assert_eq!(stay_here(&mut whole, asked, &machine()).unwrap().slots, Some(2));
+    assert_eq!(here(&mut whole, asked).slots, Some(2));
     let mut open = on(&[]);
     let asked = Asked { workers: 3, ..ASKED };
-    assert_eq!(stay_here(&mut open, asked, &machine()).unwrap().workers, 3);
+    assert_eq!(here(&mut open, asked).workers, 3);
     assert_eq!(open.hosts, None);
 }
 
 #[test]
-fn other_hosts_are_refused_with_what_to_do() {
-    let text = refused(&[("gpu-node-01", &[0]), ("localhost", &[0]), ("10.0.0.5", &[0])], ASKED);
-    let expected = "error: `gpu-node-01` and 1 more host are not this machine (`box.lab`), and \
-                    `rsctl run` starts workers here only\n\nhint: starting workers over ssh is not \
-                    built yet: run `coordinator serve` here";
-    assert!(text.starts_with(expected), "{text}");
-    let text = refused(&[("gpu-node-01", &[0])], ASKED);
-    assert!(text.starts_with("error: `gpu-node-01` is not this machine"), "{text}");
+fn other_hosts_have_a_worker_each() {
+    for hosts in [&["gpu-node-01"][..], &["localhost", "gpu-node-01"], &["10.0.0.5", "10.0.0.4"]] {
+        let hosts: Vec<(&str, &[u32])> = hosts.iter().map(|host| (*host, &[0][..])).collect();
+        let mut resources = on(&hosts);
+        let site = site(&mut resources, ASKED, &machine()).unwrap();
+        assert!(matches!(site, Site::OnHosts), "{hosts:?}");
+        assert_eq!(resources, on(&hosts), "as the job names them");
+    }
+    let text = refused(&[("gpu-node-01", &[0])], Asked { workers: 2, ..ASKED });
+    assert!(text.starts_with("error: --workers 2: the job names its hosts"), "{text}");
 }
 
 #[test]

@@ -1,0 +1,606 @@
+//! Brings a cluster up: looks at every host, starts a coordinator here where none is given, starts a
+//! worker on each host, waits until all of them have joined. Where one cannot, what this call has
+//! started is stopped again.
+
+use std::future::Future;
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::anyhow;
+use tokio::time::Instant;
+
+use common::exit::ExitCode;
+use common::status::WorkerRow;
+use service::exit::Failure;
+
+use crate::cluster::binary;
+use crate::cluster::here::Machine;
+use crate::commands;
+use crate::coordinator::Coordinator;
+use crate::interrupts::{Interrupts, interrupted};
+use crate::render;
+use crate::ssh::call::{Shell, Ssh, call, quoted};
+use crate::ssh::environment::Variables;
+use crate::ssh::look::{self, Seen};
+use crate::ssh::record::{Folder, HostRecord, Process, Record, Started};
+use crate::ssh::row::{Row, failed_hosts};
+use crate::ssh::target::Target;
+use crate::ssh::{Error, Programs, each, script, stop};
+
+/// As of [`look::look`], and half a second in which the script watches what it has started.
+const START_WITHIN: Duration = Duration::from_secs(45);
+/// The coordinator opens its store and binds a port.
+const LISTENING_WITHIN: Duration = Duration::from_secs(30);
+const LISTENING_POLL: Duration = Duration::from_millis(20);
+/// From the start of the last worker to its hello.
+const READY_WITHIN: Duration = Duration::from_secs(30);
+const READY_POLL: Duration = Duration::from_millis(50);
+/// Workers that are not there by then are asked whether they still live; and again after so long.
+const PROBE_EVERY: Duration = Duration::from_secs(3);
+const PROBE_WITHIN: Duration = Duration::from_secs(30);
+/// Of workers that are stopped because others could not start: no job has been given to them yet.
+const UNDO_GRACE: Duration = Duration::from_secs(10);
+
+/// What is to be up.
+#[derive(Debug)]
+pub(crate) struct Order {
+    pub(crate) targets: Vec<Target>,
+    pub(crate) ssh: Ssh,
+    pub(crate) programs: Programs,
+    pub(crate) variables: Variables,
+    /// What the hosts are to call this machine.
+    pub(crate) advertise: Option<String>,
+    /// The coordinator of somebody else.
+    pub(crate) master: Option<String>,
+    /// Of a coordinator that is started here; 0 takes a free one.
+    pub(crate) port: u16,
+    pub(crate) is_cuda: bool,
+    /// What could start goes on where others could not.
+    pub(crate) is_kept: bool,
+}
+
+/// How far it came.
+#[derive(Debug)]
+pub(crate) struct Up {
+    pub(crate) rows: Vec<Row>,
+    pub(crate) failure: Option<Failure>,
+}
+
+impl Order {
+    pub(crate) fn shell(&self, target: &Target) -> Shell {
+        match target.is_here {
+            true => Shell::Here,
+            false => Shell::Over { ssh: self.ssh.clone(), host: target.host.clone() },
+        }
+    }
+
+    /// What the worker of a host is called with, whoever holds it.
+    pub(crate) fn arguments(&self, target: &Target, master: &str) -> Vec<String> {
+        let slots = target.slots.map_or_else(|| "auto".to_owned(), |slots| slots.to_string());
+        let mut arguments = ["join", "--master", master, "--name", &target.worker].to_vec();
+        arguments.extend(["--slots", &slots, "--trainer", &self.programs.trainer]);
+        if self.is_cuda {
+            arguments.extend(["--device", "cuda"]);
+        }
+        arguments.into_iter().map(str::to_owned).collect()
+    }
+
+    /// Asks every host at once; failures are told as they come.
+    pub(crate) async fn look(&self, cluster: &str) -> Vec<Result<Seen, Error>> {
+        let mut seen = each(&self.targets, |target| async move {
+            let shell = self.shell(target);
+            let seen = look::look(&shell, cluster, &target.worker, &self.programs).await;
+            if let Err(error) = &seen {
+                Row::of_target(target, "").failed(error).tell(&target.place);
+            }
+            seen
+        })
+        .await;
+        let of: Vec<Option<&Seen>> = seen.iter().map(|seen| seen.as_ref().ok()).collect();
+        if !self.is_cuda {
+            look::crowding(&self.targets, &of).iter().for_each(render::warning);
+            return seen;
+        }
+        let same = look::same_machines(&of);
+        for (index, other) in same.into_iter().enumerate() {
+            let (Some(other), Some(Ok(Seen { hostname, .. }))) = (other, seen.get(index)) else {
+                continue;
+            };
+            let (other, hostname) = (self.targets[other].host.clone(), hostname.clone());
+            let error = Error::SameGpus { other, hostname };
+            Row::of_target(&self.targets[index], "")
+                .failed(&error)
+                .tell(&self.targets[index].place);
+            seen[index] = Err(error);
+        }
+        seen
+    }
+}
+
+/// Brings it up; `record` is what is up already, and what is up after it, whatever happens.
+pub(crate) async fn up(
+    order: &Order,
+    folder: &Folder,
+    record: &mut Record,
+    interrupts: &mut Interrupts,
+) -> Up {
+    let mut attempt = Attempt {
+        order,
+        folder,
+        record,
+        rows: order.targets.iter().map(|target| Row::of_target(target, "not started")).collect(),
+        started: Vec::new(),
+        earlier: vec![None; order.targets.len()],
+        has_started_coordinator: false,
+    };
+    let result = attempt.run(interrupts).await;
+    if let Err(failure) = &result
+        && (failure.code == ExitCode::Cancelled || !attempt.is_kept())
+    {
+        attempt.undo().await;
+    }
+    Up { rows: attempt.rows, failure: result.err() }
+}
+
+struct Attempt<'a> {
+    order: &'a Order,
+    folder: &'a Folder,
+    record: &'a mut Record,
+    /// Of the targets, in their order.
+    rows: Vec<Row>,
+    /// Workers that this call has begun to start.
+    started: Vec<String>,
+    /// Of each target, the life of its worker that the coordinator knew before this call.
+    earlier: Vec<Option<(String, u64)>>,
+    has_started_coordinator: bool,
+}
+
+impl Attempt<'_> {
+    async fn run(&mut self, interrupts: &mut Interrupts) -> Result<(), Failure> {
+        let seen = tokio::select! {
+            seen = self.order.look(&self.folder.cluster) => seen,
+            () = interrupts.next() => return Err(interrupted()),
+        };
+        for (row, seen) in self.rows.iter_mut().zip(&seen) {
+            if let Err(error) = seen {
+                *row = row.clone().failed(error);
+            }
+        }
+        self.check()?;
+        let seen: Vec<Option<Seen>> = seen.into_iter().map(Result::ok).collect();
+        // A coordinator that is being started must come to be known, so that it can be stopped.
+        let (masters, is_interrupted) = to_its_end(self.masters(&seen), interrupts).await;
+        let masters = masters?;
+        if is_interrupted {
+            return Err(interrupted());
+        }
+        let mut coordinator = commands::connect_to_address(&self.record.master).await?;
+        self.refuse_others(&mut coordinator, &seen, &masters).await?;
+        self.start_workers(&seen, &masters, interrupts).await?;
+        let ready = tokio::select! {
+            ready = self.ready(&mut coordinator, &masters) => ready,
+            () = interrupts.next() => return Err(interrupted()),
+        };
+        ready?;
+        self.conclude()
+    }
+
+    /// Goes on only if nothing has failed, or what could start is to be kept.
+    fn check(&self) -> Result<(), Failure> {
+        if self.is_kept() { Ok(()) } else { self.conclude() }
+    }
+
+    fn is_kept(&self) -> bool {
+        self.order.is_kept && failed_hosts(&self.rows).0 < self.rows.len()
+    }
+
+    fn conclude(&self) -> Result<(), Failure> {
+        let (failed, named) = failed_hosts(&self.rows);
+        if failed == 0 {
+            return Ok(());
+        }
+        let error = anyhow!("no worker on {failed} of {} hosts: {named}", self.rows.len());
+        let has_started = !self.started.is_empty() || self.has_started_coordinator;
+        Err(Failure::new(ExitCode::Failed, error).hint(match (self.is_kept(), has_started) {
+            (true, _) => "the others go on (--keep); call it again when those hosts are mended",
+            (false, true) => "what was started is stopped again; --keep lets the others go on",
+            (false, false) => "nothing was started; --keep starts those that can be",
+        }))
+    }
+
+    /// The coordinator, and by which address each host is told to find it.
+    async fn masters(&mut self, seen: &[Option<Seen>]) -> Result<Vec<String>, Failure> {
+        let order = self.order;
+        if let Some(master) = &order.master {
+            self.record.master.clone_from(master);
+            return Ok(vec![master.clone(); order.targets.len()]);
+        }
+        let of: Vec<Option<&Seen>> = seen.iter().map(Option::as_ref).collect();
+        let machine = Machine::this();
+        let reach = look::reach(&order.targets, &of, order.advertise.as_deref(), &machine);
+        reach.warnings.iter().for_each(render::warning);
+        if !self.has_coordinator().await? {
+            self.start_coordinator(&reach.listen).await?;
+        }
+        let port = self.record.master.rsplit_once(':').map_or("", |(_, port)| port).to_owned();
+        Ok(reach.masters.into_iter().map(|master| format!("{master}:{port}")).collect())
+    }
+
+    /// One that an earlier call has started, and that still runs.
+    async fn has_coordinator(&mut self) -> Result<bool, Failure> {
+        let Some(coordinator) = &self.record.coordinator else { return Ok(false) };
+        let probe = script::probe(coordinator.known());
+        let reply = call(&Shell::Here, &probe, PROBE_WITHIN).await;
+        let reply = reply.map_err(|error| Failure::new(ExitCode::Failed, error))?;
+        Ok(reply.get("running").is_some())
+    }
+
+    async fn start_coordinator(&mut self, listen: &str) -> Result<(), Failure> {
+        // Workers that still run look for it where it was.
+        let port = match &self.record.coordinator {
+            Some(_) => self.record.master.rsplit_once(':').and_then(|(_, port)| port.parse().ok()),
+            None => None,
+        };
+        let port: u16 = port.unwrap_or(self.order.port);
+        let text = |path: &Path| path.display().to_string();
+        let log = self.folder.coordinator_log();
+        let started = Started {
+            program: text(&binary("coordinator")?),
+            directory: text(self.folder.path()),
+            log: text(&log),
+            process: None,
+        };
+        let listen = format!("{listen}:{port}");
+        let data_dir = text(&self.folder.coordinator());
+        let arguments = ["serve", "--listen", &listen, "--data-dir", &data_dir].map(str::to_owned);
+        self.record.coordinator = Some(started.clone());
+        self.folder.write(self.record)?;
+        self.has_started_coordinator = true;
+        let process = start(&Shell::Here, &started, &arguments, &self.order.variables).await;
+        let process = process.map_err(|error| coordinator_failed(&error, &listen))?;
+        self.record.coordinator = Some(Started { process: Some(process), ..started });
+        let port = listening(&log).await?;
+        self.record.master = format!("127.0.0.1:{port}");
+        self.folder.write(self.record)?;
+        render::talk(format_args!("the coordinator listens at port {port} of this machine"));
+        Ok(())
+    }
+
+    /// Hosts whose worker could only be refused.
+    async fn refuse_others(
+        &mut self,
+        coordinator: &mut Coordinator,
+        seen: &[Option<Seen>],
+        masters: &[String],
+    ) -> Result<(), Failure> {
+        let rows = coordinator.workers().await?;
+        for (index, target) in self.order.targets.iter().enumerate() {
+            let Some(Some(seen)) = seen.get(index) else { continue };
+            let master = &masters[index];
+            let known = rows.iter().find(|row| row.name == target.worker);
+            let own = self.record.host(&target.worker).and_then(|host| host.uuid.clone());
+            if seen.process.is_none() {
+                self.earlier[index] = known.map(|row| (row.uuid.clone(), row.incarnation));
+            }
+            // One of ours that has just died may still be believed to live.
+            let in_service =
+                known.filter(|row| is_connected(row) && own.as_ref() != Some(&row.uuid));
+            let is_elsewhere = seen.client.is_some_and(|client| !client.is_loopback());
+            let error = if is_elsewhere && is_loopback(master) {
+                Error::LoopbackMaster { master: master.clone() }
+            } else if let (Some(row), None) = (in_service, &seen.process) {
+                Error::InService { worker: row.name.clone(), node: row.hostname.clone() }
+            } else {
+                continue;
+            };
+            self.rows[index] = self.rows[index].clone().failed(&error);
+            self.rows[index].tell(&target.place);
+        }
+        self.check()
+    }
+
+    /// All of them at once. An interrupt starts no more and waits for those that are being started: a
+    /// host must not be left with a worker that nobody knows of.
+    async fn start_workers(
+        &mut self,
+        seen: &[Option<Seen>],
+        masters: &[String],
+        interrupts: &mut Interrupts,
+    ) -> Result<(), Failure> {
+        let mut plans = Vec::new();
+        for (index, target) in self.order.targets.iter().enumerate() {
+            let (Some(Some(seen)), false) = (seen.get(index), self.rows[index].is_failed()) else {
+                continue;
+            };
+            let started = Started {
+                program: self.order.programs.worker.clone(),
+                log: format!("{}/worker.log", seen.directory),
+                directory: seen.directory.clone(),
+                process: seen.process.clone(),
+            };
+            let record = HostRecord::new(target, started);
+            match seen.process {
+                Some(_) => self.rows[index] = self.keep_running(record),
+                None => {
+                    self.started.push(target.worker.clone());
+                    self.remember(record.clone());
+                    plans.push((index, record, self.order.arguments(target, &masters[index])));
+                }
+            }
+        }
+        // Before anything starts: whoever finds this file knows where to look.
+        self.folder.write(self.record)?;
+        let is_interrupted = std::cell::Cell::new(false);
+        let order = self.order;
+        let starting = each(plans, |(index, record, mut arguments)| {
+            let is_interrupted = &is_interrupted;
+            async move {
+                if is_interrupted.get() {
+                    return (index, record, Err(Error::Interrupted));
+                }
+                let target = &order.targets[index];
+                arguments.extend(["--state-dir".to_owned(), record.started.directory.clone()]);
+                let shell = order.shell(target);
+                let started = start(&shell, &record.started, &arguments, &order.variables).await;
+                match &started {
+                    Ok(process) => render::talk(format_args!(
+                        "{}: worker started, pid {}",
+                        target.host, process.pid
+                    )),
+                    Err(error) => Row::of(&record, "").failed(error).tell(&target.place),
+                }
+                (index, record, started)
+            }
+        });
+        let results = {
+            let mut starting = std::pin::pin!(starting);
+            tokio::select! {
+                results = &mut starting => results,
+                () = interrupts.next() => {
+                    is_interrupted.set(true);
+                    render::talk("interrupted: waiting for the hosts that are starting a worker");
+                    starting.await
+                }
+            }
+        };
+        for (index, mut record, started) in results {
+            match started {
+                Ok(process) => {
+                    record.started.process = Some(process);
+                    self.rows[index] = Row::of(&record, "started");
+                    self.remember(record);
+                }
+                Err(error) => self.rows[index] = Row::of(&record, "").failed(&error),
+            }
+        }
+        self.folder.write(self.record)?;
+        if is_interrupted.get() { Err(interrupted()) } else { self.check() }
+    }
+
+    /// A worker of an earlier call goes on as it is.
+    fn keep_running(&mut self, record: HostRecord) -> Row {
+        let row = Row::of(&record, "running");
+        row.tell("");
+        match self.record.host(&record.worker) {
+            Some(known) => {
+                if known.slots != record.slots {
+                    let slots =
+                        |slots: Option<u32>| slots.map_or("all".to_owned(), |n| n.to_string());
+                    render::warning(format_args!(
+                        "{}: its worker was started with {} slots and keeps them; the file says \
+                         {}: `rsctl cluster down` first",
+                        known.host,
+                        slots(known.slots),
+                        slots(record.slots)
+                    ));
+                }
+                known.started = record.started;
+            }
+            None => self.remember(record),
+        }
+        row
+    }
+
+    fn remember(&mut self, record: HostRecord) {
+        match self.record.host(&record.worker) {
+            Some(known) => *known = record,
+            None => self.record.hosts.push(record),
+        }
+    }
+
+    /// Waits until every worker that was started is in service.
+    async fn ready(
+        &mut self,
+        coordinator: &mut Coordinator,
+        masters: &[String],
+    ) -> Result<(), Failure> {
+        let began = Instant::now();
+        let mut next_probe = began + PROBE_EVERY;
+        loop {
+            let rows = coordinator.workers().await?;
+            let mut waiting = Vec::new();
+            for index in 0..self.rows.len() {
+                if !["started", "running"].contains(&self.rows[index].state.as_str()) {
+                    continue;
+                }
+                let worker = &self.rows[index].worker;
+                let is_new = |row: &WorkerRow| {
+                    let life = (&row.uuid, row.incarnation);
+                    self.earlier[index].as_ref().is_none_or(|(uuid, of)| (uuid, *of) != life)
+                };
+                let is_there =
+                    |row: &&WorkerRow| row.name == *worker && is_connected(row) && is_new(row);
+                match rows.iter().find(is_there) {
+                    Some(row) => self.joined(index, row),
+                    None => waiting.push(index),
+                }
+            }
+            if waiting.is_empty() {
+                return self.folder.write(self.record);
+            }
+            if Instant::now() >= next_probe {
+                let is_over = began.elapsed() >= READY_WITHIN;
+                self.probe(&waiting, masters, is_over).await;
+                next_probe = Instant::now() + PROBE_EVERY;
+                self.check()?;
+            }
+            tokio::time::sleep(READY_POLL).await;
+        }
+    }
+
+    fn joined(&mut self, index: usize, row: &WorkerRow) {
+        let slots = row.slots;
+        self.rows[index].slots = Some(slots);
+        self.rows[index].state = "ready".to_owned();
+        if let Some(host) = self.record.host(&row.name) {
+            host.uuid = Some(row.uuid.clone());
+            host.incarnation = Some(row.incarnation);
+        }
+    }
+
+    /// Asks those that have not joined: one that has ended never will.
+    async fn probe(&mut self, waiting: &[usize], masters: &[String], is_over: bool) {
+        let known: Vec<(usize, Shell, Started)> = waiting
+            .iter()
+            .filter_map(|index| {
+                let target = self.order.targets.get(*index)?;
+                let started = self.record.host(&target.worker)?.started.clone();
+                Some((*index, self.order.shell(target), started))
+            })
+            .collect();
+        let answers = each(&known, |(index, shell, started)| async move {
+            let reply = call(shell, &script::probe(started.known()), PROBE_WITHIN).await;
+            let reply = match reply {
+                Ok(reply) => reply,
+                Err(error) => return Some((*index, Error::Call(error))),
+            };
+            let log = reply.text("log");
+            if reply.get("running").is_none() {
+                return Some((*index, Error::Ended { log }));
+            }
+            let (pid, master) = (started.process.as_ref()?.pid, masters.get(*index)?.clone());
+            let within = READY_WITHIN.as_secs();
+            is_over.then_some((*index, Error::NotReady { pid, master, within, log }))
+        })
+        .await;
+        for (index, error) in answers.into_iter().flatten() {
+            self.rows[index] = self.rows[index].clone().failed(&error);
+            self.rows[index].tell(&self.order.targets[index].place);
+        }
+    }
+
+    /// Stops what this call has started; says so of each host.
+    async fn undo(&mut self) {
+        let (folder, started) = (self.folder, std::mem::take(&mut self.started));
+        let stopped = stop::stop_workers(folder, self.record, &started, UNDO_GRACE).await;
+        let stopped = stopped.unwrap_or_else(|failure| {
+            render::warning(service::exit::chain(failure.error.as_ref()));
+            Vec::new()
+        });
+        let mut left = Vec::new();
+        for stopped in stopped {
+            if stopped.is_failed() {
+                left.push(stopped.host.clone());
+            }
+            let row = self.rows.iter_mut().find(|row| row.worker == stopped.worker);
+            if let Some(row) = row.filter(|row| !row.is_failed()) {
+                *row = stopped;
+            }
+        }
+        if self.has_started_coordinator
+            && let Err(error) = stop::stop_coordinator(folder, self.record).await
+        {
+            left.push(format!("the coordinator ({})", service::exit::chain(&error)));
+        }
+        if !left.is_empty() {
+            let cluster = &folder.cluster;
+            render::warning(format_args!(
+                "still to be stopped: {}; `rsctl cluster down --cluster {cluster}` tries again",
+                left.join(", ")
+            ));
+        }
+    }
+}
+
+/// What comes of it, and whether an interrupt came meanwhile.
+async fn to_its_end<T>(work: impl Future<Output = T>, interrupts: &mut Interrupts) -> (T, bool) {
+    let mut work = std::pin::pin!(work);
+    tokio::select! {
+        done = &mut work => (done, false),
+        () = interrupts.next() => (work.await, true),
+    }
+}
+
+/// Starts a program that goes on without us.
+async fn start(
+    shell: &Shell,
+    started: &Started,
+    arguments: &[String],
+    variables: &Variables,
+) -> Result<Process, Error> {
+    let Started { directory, log, program, .. } = started;
+    let script = script::start(&script::Start { directory, log, program, arguments, variables });
+    let reply = call(shell, &script, START_WITHIN).await?;
+    if let Some(words) = reply.get("folder") {
+        return Err(Error::Folder(words.to_owned()));
+    }
+    match (reply.get("code"), reply.get("process").and_then(Process::read)) {
+        (None, Some(process)) => Ok(process),
+        (code, _) => {
+            let code = code.unwrap_or("unknown").to_owned();
+            Err(Error::EndedAtOnce { code, log: reply.text("log") })
+        }
+    }
+}
+
+fn coordinator_failed(error: &Error, listen: &str) -> Failure {
+    let (words, what) = match error {
+        Error::EndedAtOnce { log, .. } => (quoted(log), "the coordinator ended at once"),
+        other => (quoted(&service::exit::chain(other)), "start the coordinator"),
+    };
+    let is_taken = words.to_lowercase().contains("in use");
+    let failure = Failure::new(ExitCode::Failed, anyhow!("{what}{words}"));
+    match is_taken {
+        true => failure.hint(format!(
+            "{listen} is taken: --port 0 takes a free port, --master joins the coordinator that \
+             may be there"
+        )),
+        false => failure,
+    }
+}
+
+/// The port in the line by which a coordinator says that it listens.
+async fn listening(log: &Path) -> Result<u16, Failure> {
+    let began = Instant::now();
+    loop {
+        let text = fs_err::read(log).unwrap_or_default();
+        let text = String::from_utf8_lossy(&text);
+        let whole = text.rsplit_once('\n').map_or("", |(whole, _)| whole);
+        let address = whole.lines().find_map(|line| line.strip_prefix("listening "));
+        if let Some(port) = address.and_then(|address| address.rsplit_once(':')?.1.parse().ok()) {
+            return Ok(port);
+        }
+        // Its last words.
+        if text.lines().any(|line| line.starts_with("error: ")) {
+            let error = anyhow!("the coordinator has ended{}", quoted(&text));
+            return Err(Failure::new(ExitCode::Failed, error));
+        }
+        if began.elapsed() > LISTENING_WITHIN {
+            let after = LISTENING_WITHIN.as_secs();
+            let error = anyhow!("the coordinator does not listen after {after} s{}", quoted(&text));
+            return Err(Failure::new(ExitCode::Failed, error));
+        }
+        tokio::time::sleep(LISTENING_POLL).await;
+    }
+}
+
+/// There is a daemon of that name that the coordinator is in touch with.
+fn is_connected(row: &WorkerRow) -> bool {
+    ["ready", "excluded", "draining", "drained"].contains(&row.state.as_str())
+}
+
+fn is_loopback(master: &str) -> bool {
+    let host = master.rsplit_once(':').map_or(master, |(host, _)| host);
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    host == "localhost" || host.parse().is_ok_and(|address: std::net::IpAddr| address.is_loopback())
+}
