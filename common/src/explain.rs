@@ -42,8 +42,18 @@ pub(crate) struct Written {
 }
 
 /// Sections in the order of the job file.
-const SECTIONS: &[&str] =
-    &["job", "resources", "model", "data", "training", "zero", "checkpoint", "monitor", "restart"];
+const SECTIONS: &[&str] = &[
+    "job",
+    "resources",
+    "model",
+    "data",
+    "training",
+    "zero",
+    "checkpoint",
+    "monitor",
+    "restart",
+    "slurm",
+];
 
 pub(crate) fn in_order(mut effective: Vec<Effective>) -> Vec<Effective> {
     let section = |row: &Effective| {

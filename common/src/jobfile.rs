@@ -10,6 +10,7 @@ use crate::explain::{self, Effective};
 use crate::report::Report;
 pub use crate::report::{Mistake, Mistakes};
 use crate::section::{Dialect, Section};
+use crate::slurm::request::Request;
 use crate::spec::{Hosts, JobSpec, Model, PrecisionKind, RecurrentKernel};
 use crate::tree::{self, Place, Table, Value};
 use crate::{batch, hjson, length};
@@ -25,6 +26,7 @@ mod optimizer;
 mod precision;
 mod restart;
 mod schedule;
+mod slurm;
 mod training;
 
 /// What a job is made of.
@@ -53,6 +55,8 @@ pub struct Input<'a> {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Loaded {
     pub spec: JobSpec,
+    /// What it asks SLURM for, where it is submitted with an allocation of its own.
+    pub slurm: Request,
     /// Doubtful, but no mistake: told on stderr.
     pub warnings: Vec<String>,
     /// Every value with its origin, in the order of the sections.
@@ -179,26 +183,26 @@ impl Context<'_> {
 /// Reads, checks and completes a job. All mistakes are reported together.
 pub fn load(input: &Input<'_>) -> Result<Loaded, Mistakes> {
     let report = Report::default();
-    let spec = read(input, &report);
+    let read = read(input, &report);
     let collected = report.collected();
-    match spec {
-        Some(mut spec) if collected.mistakes.is_empty() => {
+    match read {
+        Some((mut spec, slurm)) if collected.mistakes.is_empty() => {
             let mut explain = explain::in_order(collected.effective);
             if spec.command.is_some() {
                 command::explain(&mut explain);
-                return Ok(Loaded { spec, warnings: collected.warnings, explain });
+                return Ok(Loaded { spec, slurm, warnings: collected.warnings, explain });
             }
             spec.notes = collected.notes;
             spec.notes.extend(explain::auto_note(&collected.deepspeed, &explain));
             explain.extend(explain::deepspeed_rows(collected.deepspeed, &explain));
-            Ok(Loaded { spec, warnings: collected.warnings, explain })
+            Ok(Loaded { spec, slurm, warnings: collected.warnings, explain })
         }
         _ => Err(Mistakes { mistakes: collected.mistakes, warnings: collected.warnings }),
     }
 }
 
 /// None only after a mistake without which nothing else can be judged.
-fn read(input: &Input<'_>, report: &Report) -> Option<JobSpec> {
+fn read(input: &Input<'_>, report: &Report) -> Option<(JobSpec, Request)> {
     let name: Arc<str> = Arc::from(input.name);
     let tree = tree(input, &name, report)?;
     if is_effective_job(&tree) {
@@ -228,14 +232,15 @@ fn read(input: &Input<'_>, report: &Report) -> Option<JobSpec> {
         true => command::sections(&root, &context),
         false => sections(&root, &context),
     };
-    root.not_yet(&["slurm", "predict", "generate"], "this section");
+    let slurm = slurm::read(&root, spec.as_ref().map(|spec| &spec.resources));
+    root.not_yet(&["predict", "generate"], "this section");
     root.elsewhere(&["command"], "write it as a list below [job]: job.command");
     root.refuse_unknown(&[]);
     let spec = spec?;
     if spec.command.is_none() {
         cross_check(&spec, &context);
     }
-    Some(spec)
+    Some((spec, slurm?))
 }
 
 /// What a run leaves as `effective.toml` has other sections than a job file.

@@ -1,4 +1,10 @@
-//! How SLURM writes lists. Text to values and nothing else: asks no SLURM, reads no environment.
+//! How SLURM writes things, and what we write for it. Text to values and values to text: asks no
+//! SLURM, reads no environment.
 
+pub mod allocation;
 pub mod counts;
 pub mod nodelist;
+pub mod queue;
+pub mod request;
+pub mod script;
+pub mod step;

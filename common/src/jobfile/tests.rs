@@ -16,6 +16,7 @@ mod optimizers;
 mod precision;
 mod sections;
 mod seeds;
+mod slurm;
 mod with_deepspeed;
 
 /// A job file in `/home/ada/jobs`, called from `/home/ada/here`.

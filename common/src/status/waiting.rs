@@ -39,6 +39,14 @@ pub enum WaitReason {
     Backoff,
     /// It broke off, and trainers of its last attempt may still run.
     Stragglers { worker: String },
+    /// It has an allocation of SLURM to itself, and that one's workers are not there yet.
+    Allocation {
+        /// SLURM's number, once it has one.
+        slurm_job: Option<u64>,
+        /// SLURM's word for its state, as far as it is known.
+        state: Option<String>,
+        text: String,
+    },
     /// It came after the last decision. A newer coordinator may have reasons that we do not know.
     #[serde(other)]
     Undecided,
@@ -115,6 +123,7 @@ impl fmt::Display for WaitReason {
                 f,
                 "worker `{worker}` has not confirmed that its trainers of the last attempt are dead"
             ),
+            Self::Allocation { text, .. } => f.write_str(text),
             Self::Undecided => f.write_str("submitted"),
         }
     }

@@ -13,7 +13,10 @@ fn a_command_is_a_whole_job() {
     assert_eq!(command.working_dir, Path::new("/home/ada/jobs"));
     assert_eq!((command.local_rank_at, spec.resources.world_size), (None, Some(2)));
     // It tells no steps by which one failure could be told from the next.
-    assert_eq!((spec.restart.same_step, spec.restart.without_progress), (Restart::MAX, Restart::MAX));
+    assert_eq!(
+        (spec.restart.same_step, spec.restart.without_progress),
+        (Restart::MAX, Restart::MAX)
+    );
     assert_eq!(spec.notes, [Command::UNWATCHED]);
     for world in [1, 7, 4096] {
         batch::plan(&spec.training.batch, world).unwrap();

@@ -1,0 +1,95 @@
+use std::process::Command;
+
+use expect_test::expect;
+
+use super::*;
+
+fn request() -> Request {
+    Request {
+        partition: Some("main".to_owned()),
+        account: None,
+        time: Some("2:00:00".to_owned()),
+        gres: Some("gpu:2".to_owned()),
+        nodes: 2,
+        cpus_per_task: 4,
+        extra: vec!["--constraint=[a&b]".to_owned()],
+    }
+}
+
+fn render(bin_dir: &str, output_dir: &str) -> String {
+    Script {
+        allocation: &"tiny-x7k2p9.1".parse().unwrap(),
+        request: &request(),
+        is_elastic: false,
+        master: "head:29500",
+        bin_dir: Path::new(bin_dir),
+        output_dir: Path::new(output_dir),
+        leave_after: Duration::from_secs(300),
+    }
+    .render()
+}
+
+#[test]
+fn the_whole_script() {
+    expect![[r#""#]].assert_eq(&render("/opt/rustspeed/bin", "/home/ada/runs"));
+}
+
+/// The script's own words, with programs of ours in the place of SLURM's.
+#[test]
+fn hostile_paths_reach_the_worker_as_they_are() {
+    let folder = tempfile::tempdir().unwrap();
+    let hostile = folder.path().join("a b'c\"d $(touch pwned) `touch pwned` \\e;f");
+    let (bin_dir, output_dir) = (hostile.join("bin"), hostile.join("out"));
+    fs_err::create_dir_all(&bin_dir).unwrap();
+    let srun = "#!/bin/sh\nwhile [ \"$1\" != sh ]; do shift; done\nexec \"$@\"\n";
+    let worker = "#!/bin/sh\nfor word in \"$@\"; do echo \"<$word>\"; done\n";
+    for (name, text) in [("srun", srun), ("worker", worker)] {
+        let path = bin_dir.join(name);
+        fs_err::write(&path, text).unwrap();
+        let permissions = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+        fs_err::set_permissions(&path, permissions).unwrap();
+    }
+    // `:` cannot be in a folder of PATH; nothing else is left out.
+    fs_err::os::unix::fs::symlink(bin_dir.join("srun"), folder.path().join("srun")).unwrap();
+    let script = render(bin_dir.to_str().unwrap(), output_dir.to_str().unwrap());
+    let status = Command::new("sh")
+        .args(["-c", &script])
+        .current_dir(folder.path())
+        .env("PATH", format!("{}:/usr/bin:/bin", folder.path().display()))
+        .envs([("SLURMD_NODENAME", "node1"), ("SLURM_JOB_ID", "17"), ("SLURM_CPUS_ON_NODE", "4")])
+        .status()
+        .unwrap();
+    assert!(status.success());
+    let said = fs_err::read_to_string(output_dir.join(".slurm/tiny-x7k2p9.1.log")).unwrap();
+    let words: Vec<&str> = said.lines().collect();
+    let path = |path: std::path::PathBuf| format!("<{}>", path.display());
+    let expected = [
+        "<join>".to_owned(),
+        "<--master>".to_owned(),
+        "<head:29500>".to_owned(),
+        "<--trainer>".to_owned(),
+        path(bin_dir.join("trainer")),
+        "<--state-dir>".to_owned(),
+        path(output_dir.join(".slurm/tiny-x7k2p9.1/node1")),
+        "<--name>".to_owned(),
+        "<node1-17>".to_owned(),
+        "<--slots>".to_owned(),
+        "<4>".to_owned(),
+        "<--allocation>".to_owned(),
+        "<tiny-x7k2p9.1>".to_owned(),
+        "<--leave-after>".to_owned(),
+        "<300000ms>".to_owned(),
+    ];
+    assert_eq!(words, expected);
+    assert!(!folder.path().join("pwned").exists());
+}
+
+#[test]
+fn a_script_that_is_cut_off_does_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let output_dir = folder.path().join("out");
+    let script = render("/opt", output_dir.to_str().unwrap());
+    let cut = script.strip_suffix("main\n").unwrap();
+    let status = Command::new("sh").args(["-c", cut]).status().unwrap();
+    assert!(status.success() && !output_dir.exists());
+}
