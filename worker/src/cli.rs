@@ -1,9 +1,12 @@
 //! The command line of `worker`: what was typed becomes what is meant.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use common::exit::ExitCode;
+use common::slurm::allocation::AllocationName;
+use common::units;
 use serde::Serialize;
 use service::exit::Failure;
 use service::layers;
@@ -120,6 +123,15 @@ struct Flags {
     #[arg(long, value_name = "SECONDS")]
     #[serde(skip_serializing_if = "Option::is_none")]
     ends_at: Option<u64>,
+    /// End after this long without a coordinator, or with nothing to run: nodes that a coordinator has
+    /// asked for go back also when it is gone [default: never].
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    #[serde(skip_serializing_if = "Option::is_none", with = "units::optional_duration")]
+    leave_after: Option<Duration>,
+    /// The allocation that this node is of: only its job runs here.
+    #[arg(long, value_name = "NAME", hide = true)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    allocation: Option<AllocationName>,
     /// The libtorch 2.11.0 that trainers run on: a folder that it is in, or `auto` for the trainer's
     /// own, else the PyTorch of `python3`, else what `make setup` installed [default: auto].
     #[arg(long, value_name = "DIR|auto")]

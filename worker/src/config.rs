@@ -9,6 +9,7 @@ use std::str::FromStr;
 use std::time::{Duration, SystemTime};
 
 use common::exit::ExitCode;
+use common::slurm::allocation::AllocationName;
 use common::status::Gpus;
 use common::units;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -23,6 +24,8 @@ const MAX_NAME_LEN: usize = 64;
 
 /// More ranks than this on one node are a typing mistake.
 const MAX_SLOTS: u32 = 4096;
+
+const MIN_LEAVE_AFTER: Duration = Duration::from_secs(1);
 
 /// Where coordinators listen.
 const DEFAULT_PORT: u16 = 29500;
@@ -50,6 +53,11 @@ pub struct Settings {
     pub notice_grace: Duration,
     /// When the node is taken away, in seconds since 1970. Without it, when SLURM's allocation ends.
     pub ends_at: Option<u64>,
+    /// End when there was no coordinator, or nothing to run, for this long. None: never.
+    #[serde(default, with = "units::optional_duration")]
+    pub leave_after: Option<Duration>,
+    /// The allocation of SLURM that this node is of, as the coordinator that asked for it calls it.
+    pub allocation: Option<AllocationName>,
     /// Ranks stay on cores of their own, where there are enough.
     pub pin_cores: bool,
     /// Jobs may run programs of their own here (`job.command`).
@@ -72,6 +80,8 @@ impl Default for Settings {
             stop_grace: Duration::from_secs(10),
             notice_grace: Duration::from_secs(60),
             ends_at: None,
+            leave_after: None,
+            allocation: None,
             pin_cores: true,
             allow_commands: false,
             log_format: LogFormat::default(),
@@ -183,6 +193,8 @@ pub struct Config {
     pub notice_grace: Duration,
     /// When the node is taken away, if that is known.
     pub ends_at: Option<SystemTime>,
+    pub leave_after: Option<Duration>,
+    pub allocation: Option<AllocationName>,
     pub pin_cores: bool,
     /// Jobs may run programs of their own.
     pub allow_commands: bool,
@@ -250,6 +262,10 @@ impl Settings {
         let state_dir = state_dir.map(|dir| std::path::absolute(&dir).unwrap_or(dir));
         let program = self.program(&mut mistakes, &mut reasons);
         let ends_at = self.end(&mut mistakes, &mut reasons);
+        if self.leave_after.is_some_and(|time| time < MIN_LEAVE_AFTER) {
+            let problem = "must be at least 1s, or the worker ends before it has joined";
+            mistakes.push(Mistake("leave-after", problem.to_owned()));
+        }
         if state_dir.is_none() {
             mistakes.push(Mistake("state-dir", "no HOME to derive it from; set it".to_owned()));
         }
@@ -268,6 +284,8 @@ impl Settings {
                     stop_grace,
                     notice_grace,
                     ends_at,
+                    leave_after: self.leave_after,
+                    allocation: self.allocation.clone(),
                     pin_cores,
                     allow_commands,
                 };

@@ -2,6 +2,7 @@
 //! trainers and reports out. The single owner of what runs here; nothing in it waits.
 
 mod commands;
+mod lease;
 mod leave;
 mod orders;
 mod reports;
@@ -38,6 +39,8 @@ use crate::spool::{Bounds, Key, Spool};
 use crate::trainer_process::{News, Tools};
 use crate::uplink::{self, LinkEvent};
 use crate::{gpus, identity, inventory};
+
+use self::lease::Lease;
 
 /// Events that wait for the loop; producers wait when it is full, and only trainers' metrics and
 /// progress are so many.
@@ -77,6 +80,8 @@ pub(crate) struct Node {
     told: mpsc::Sender<Told>,
     prepared: mpsc::Sender<PreparedJob>,
     is_leaving: bool,
+    /// When it was last of use.
+    lease: Lease,
     /// Why it leaves, once the coordinator is to know: all later hellos say it too.
     withdrawing: Option<Withdrawing>,
     /// What trainers of this node compute with; empty before the first has said so.
@@ -146,6 +151,7 @@ impl Node {
             told,
             prepared,
             is_leaving: false,
+            lease: Lease::begin(),
             withdrawing: None,
             libtorch: String::new(),
             refused: None,
@@ -160,6 +166,7 @@ impl Node {
         let Config { ends_at, notice_grace, .. } = self.config;
         let mut end = pin!(lifetime::nearly_over(ends_at, notice_grace));
         let mut heartbeat = ticker(HEARTBEAT);
+        let mut watch = ticker(lease::LOOK);
         let mut is_killed = false;
         while !self.is_done() {
             tokio::select! {
@@ -177,6 +184,7 @@ impl Node {
                 Some((key, rank, news)) = inputs.told.recv() => self.on_news(&key, rank, news),
                 Some((order, result)) = inputs.prepared.recv() => self.on_prepared(order, result),
                 _ = heartbeat.tick() => self.say_heartbeat(),
+                _ = watch.tick(), if !self.is_leaving => self.look_at_lease(),
             }
         }
         self.leave(&mut inputs).await;
@@ -232,6 +240,11 @@ impl Node {
             libtorch: self.libtorch.clone(),
             gpus: Some(self.gpus.clone().into()),
             allows_commands: self.config.allow_commands,
+            allocation: self
+                .config
+                .allocation
+                .as_ref()
+                .map_or_else(String::new, ToString::to_string),
         }
     }
 }

@@ -166,6 +166,7 @@ pub(super) fn hello(name: &str, slots: u32) -> v1::WorkerHello {
         libtorch: String::new(),
         gpus: None,
         allows_commands: false,
+        allocation: String::new(),
     }
 }
 

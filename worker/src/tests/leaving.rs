@@ -132,3 +132,32 @@ async fn a_leaving_worker_takes_no_new_job() {
     worker.shutdown.force("enough");
     worker.end().await.unwrap();
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_that_nobody_needs_ends_by_itself() {
+    let folders = Folders::new();
+    let mut coordinator = Coordinator::start().await;
+    let leave_after = Some(Duration::from_secs(2));
+    let config = Config { leave_after, ..folders.config(&coordinator.address) };
+    let worker = Worker::start(config);
+    coordinator.hello().await;
+    let began = Instant::now();
+    let reason = coordinator
+        .wait("a goodbye", |heard| match heard {
+            Heard::Leaving(leaving) => Some(leaving.reason),
+            _ => None,
+        })
+        .await;
+    assert!(reason.contains("nothing to run for 2s"), "{reason}");
+    assert!(began.elapsed() >= Duration::from_secs(1), "not before");
+    assert_eq!(worker.end().await.unwrap(), ExitCode::Done);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_without_a_coordinator_ends_by_itself() {
+    let folders = Folders::new();
+    let leave_after = Some(Duration::from_secs(1));
+    // Nobody listens at the discard port of loopback.
+    let config = Config { leave_after, ..folders.config("127.0.0.1:9") };
+    assert_eq!(Worker::start(config).end().await.unwrap(), ExitCode::Done);
+}

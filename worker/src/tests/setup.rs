@@ -65,6 +65,8 @@ impl Folders {
             stop_grace: Duration::from_secs(5),
             notice_grace: Duration::from_secs(50),
             ends_at: None,
+            leave_after: None,
+            allocation: None,
             pin_cores: true,
             allow_commands: false,
         }
