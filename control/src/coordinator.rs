@@ -5,6 +5,7 @@
 //! (A2); replaying the records gives the same ledger (A3). Leases, progress and who is connected
 //! are soft: they are lost with the process and told again by the workers.
 
+mod allocation;
 mod attempt;
 mod await_back;
 mod board;
@@ -53,14 +54,18 @@ use std::time::Duration;
 use common::ids::JobId;
 use common::status::JobState;
 
+pub use self::allocation::{AllocationOrder, Wanted};
 pub use self::board::{Board, Queued};
 pub use self::config::{Config, HEARTBEATS_PER_LEASE};
 pub use self::effect::{Answer, Effect, RankTable, Refusal, StartOrder, StopOrder};
 pub use self::event::{
-    Chance, ConnectionId, DrainOrder, EndReport, Event, NcclId, Now, Peer, PreemptOrder, RankKey,
-    RankPosition, Requeue, RunningTrainer, Ticket, Withdrawal, WorkerHello, WorkerMessage,
+    AllocationNews, Chance, ConnectionId, DrainOrder, EndReport, Event, NcclId, Now, Peer,
+    PreemptOrder, RankKey, RankPosition, Requeue, RunningTrainer, Ticket, Withdrawal, WorkerHello,
+    WorkerMessage,
 };
-pub use self::ledger::{Attempt, Drained, Fault, Job, Ledger, PlacedRank, RankEnd, WorkerIdentity};
+pub use self::ledger::{
+    Allocation, Attempt, Drained, Fault, Job, Ledger, PlacedRank, RankEnd, WorkerIdentity,
+};
 pub use self::line::Turn;
 pub use self::past::OldAttempt;
 pub use self::record::{
@@ -91,6 +96,8 @@ struct Outbox {
     is_board_changed: bool,
     /// Jobs that ended, for the ones that were submitted to run after them.
     ended: Vec<(JobId, JobState)>,
+    /// What SLURM is to be asked for has changed.
+    are_allocations_changed: bool,
     /// Something that placement depends on has changed.
     is_schedule_due: bool,
 }
@@ -156,6 +163,7 @@ impl Machine {
             Event::Worker { connection, message } => self.on_worker(connection, message, now),
             Event::Welcomed { connection } => self.on_welcomed(connection, now),
             Event::Dropped { connection } => self.on_dropped(connection),
+            Event::Allocation { name, news } => self.on_allocation(&name, news, now),
             Event::Tick => self.on_tick(now),
         }
     }
@@ -184,7 +192,7 @@ impl Machine {
 
     fn drain(&mut self) -> Vec<Effect> {
         let out = mem::take(&mut self.out);
-        let mut effects = Vec::with_capacity(out.effects.len() + 2);
+        let mut effects = Vec::with_capacity(out.effects.len() + 3);
         if !out.records.is_empty() {
             effects.push(Effect::Persist(out.records));
         }
@@ -195,6 +203,9 @@ impl Machine {
             effects.push(Effect::Changed { jobs: out.changed, workers, board });
         }
         effects.extend(out.effects);
+        if out.are_allocations_changed {
+            effects.push(Effect::Allocations(self.allocations()));
+        }
         effects
     }
 }

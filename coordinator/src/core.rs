@@ -10,13 +10,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::oneshot::error::TryRecvError;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 use tracing::{debug, error, info, warn};
 
 use common::ids::{Incarnation, JobId};
 use control::coordinator::{
-    Answer, Chance, Effect, Event, Ledger, Machine, Record, Refusal, Ticket, Token,
+    AllocationOrder, Answer, Chance, Effect, Event, Ledger, Machine, Record, Refusal, Ticket, Token,
 };
 
 use crate::archive::Archive;
@@ -53,6 +53,8 @@ pub(crate) struct Core {
     archive: Archive,
     blobs: Blobs,
     links: Links,
+    /// What is wanted of SLURM.
+    allocations: watch::Sender<Vec<AllocationOrder>>,
     metrics: Metrics,
     vitals: Vitals,
     inputs: mpsc::Receiver<Input>,
@@ -93,6 +95,7 @@ impl Core {
             archive: parts.archive,
             blobs: parts.blobs,
             links,
+            allocations: watch::Sender::default(),
             metrics: parts.metrics,
             vitals: parts.vitals,
             inputs,
@@ -103,6 +106,11 @@ impl Core {
             chance: SystemChance,
         };
         (core, Handle::new(sender, views))
+    }
+
+    /// What is wanted of SLURM, now and later.
+    pub(crate) fn allocations(&self) -> watch::Receiver<Vec<AllocationOrder>> {
+        self.allocations.subscribe()
     }
 
     /// Takes over from the last life: decides about it and publishes what readers see. Afterwards
@@ -196,6 +204,7 @@ impl Core {
                 self.links.open(connection, hello.name.clone(), link);
                 Some(Event::Hello { connection, hello })
             }
+            Input::Allocation { name, news } => Some(Event::Allocation { name, news }),
             Input::Worker { connection, message } => Some(Event::Worker { connection, message }),
             Input::Dropped { connection } => {
                 self.links.close(connection);
@@ -314,6 +323,9 @@ impl Core {
                     let _ = reply.send(answer);
                 }
             }
+            Effect::Allocations(orders) => {
+                self.allocations.send_replace(orders);
+            }
             Effect::Forget { job_id } => {
                 self.views.forget(&job_id);
                 self.archive.forget(&job_id);
@@ -393,6 +405,18 @@ fn log_record(record: &Record) {
         Record::JobForgotten { job_id } => debug!(%job_id, "job forgotten"),
         Record::WorkerDrained { name, reason, .. } => info!(worker = name, reason, "drained"),
         Record::WorkerUndrained { name, .. } => info!(worker = name, "back in service"),
+        Record::AllocationAsked { name, .. } => {
+            info!(allocation = %name, "SLURM is asked for nodes")
+        }
+        Record::AllocationAccepted { name, slurm_job, .. } => {
+            info!(allocation = %name, slurm_job, "in SLURM's queue");
+        }
+        Record::AllocationReleased { name, why, .. } => {
+            info!(allocation = %name, why, "allocation is given back");
+        }
+        Record::AllocationEnded { name, why, .. } => {
+            info!(allocation = %name, why, "allocation is over");
+        }
         Record::WorkerAllowed { name, .. } => info!(worker = name, "its faults are forgiven"),
     }
 }

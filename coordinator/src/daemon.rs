@@ -21,6 +21,7 @@ use crate::expected;
 use crate::metrics::Metrics;
 use crate::rpc::{Front, Info};
 use crate::settings::Settings;
+use crate::slurm::{Agent, Site};
 use crate::store::{self, EventLog, Recovery, Writer};
 use crate::vitals::Vitals;
 
@@ -84,6 +85,7 @@ pub struct Coordinator {
     listener: TcpListener,
     core: Core,
     front: Front,
+    slurm: Agent,
     /// Held until the end.
     _lock: FolderLock,
 }
@@ -129,9 +131,11 @@ impl Coordinator {
         };
         let (mut core, handle) = Core::new(parts);
         let incarnation = core.start().await.map_err(|error| stopped(&error))?;
-        let info = Info { incarnation, address, vitals, metrics };
+        let site = Site::of(settings, address);
+        let slurm = Agent::new(site.clone(), core.allocations(), handle.clone());
+        let info = Info { incarnation, address, vitals, metrics, site };
         let front = Front::new(handle, archive, blobs, info);
-        Ok(Self { address, listener, core, front, _lock: lock })
+        Ok(Self { address, listener, core, front, slurm, _lock: lock })
     }
 
     /// The bound address.
@@ -142,7 +146,7 @@ impl Coordinator {
     /// Serves until `shutdown`; then streams are closed, the store is closed cleanly, and workers
     /// go on training and come back later (A11).
     pub async fn run(self, shutdown: Shutdown) -> Result<(), Error> {
-        let Self { address, listener, core, front, _lock } = self;
+        let Self { address, listener, core, front, slurm, _lock } = self;
         info!(%address, "serving");
         let failing = shutdown.clone();
         let stop = shutdown.clone();
@@ -157,6 +161,7 @@ impl Coordinator {
             });
         let stop = shutdown.clone();
         let streams = front.stop_token();
+        tasks::spawn(tasks::Kind::Critical(shutdown.clone()), "slurm", slurm.run(streams.clone()));
         let stopping = async move {
             stop.requested().await;
             streams.cancel();

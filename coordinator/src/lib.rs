@@ -15,6 +15,7 @@ mod metrics;
 mod probes;
 mod rpc;
 mod settings;
+mod slurm;
 mod store;
 mod views;
 mod vitals;

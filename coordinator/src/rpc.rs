@@ -38,6 +38,7 @@ use crate::fetch::Fetches;
 use crate::http::{self, Pages};
 use crate::metrics::Metrics;
 use crate::probes::Probes;
+use crate::slurm::Site;
 use crate::vitals::{self, Vitals};
 
 use self::seen::Seen;
@@ -71,6 +72,8 @@ pub(crate) struct Info {
     pub(crate) address: SocketAddr,
     pub(crate) vitals: Vitals,
     pub(crate) metrics: Metrics,
+    /// What batch scripts say of this coordinator.
+    pub(crate) site: Site,
 }
 
 impl Front {

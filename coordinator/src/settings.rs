@@ -14,6 +14,10 @@ use crate::expected;
 /// Shorter leases end on a busy machine's hiccups; longer ones leave jobs hanging.
 const LEASE_RANGE: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(600));
 
+/// Shorter ones end on a coordinator's restart; longer ones keep nodes for nothing.
+const SLURM_LEASE_RANGE: (Duration, Duration) =
+    (Duration::from_secs(5), Duration::from_secs(24 * 60 * 60));
+
 /// What `coordinator serve` reads; the keys of its file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
@@ -37,6 +41,13 @@ pub struct Settings {
     pub hostfile: Option<PathBuf>,
     /// Jobs may run programs of their own (`job.command`).
     pub allow_commands: bool,
+    /// Host by which the nodes of SLURM reach this coordinator; None: as it listens.
+    pub slurm_address: Option<String>,
+    /// Folder of our binaries on those nodes; None: as here.
+    pub slurm_bin_dir: Option<PathBuf>,
+    /// Workers there end by themselves when they were without a coordinator, or idle, for so long.
+    #[serde(with = "common::units::duration")]
+    pub slurm_lease: Duration,
 }
 
 impl Default for Settings {
@@ -53,6 +64,9 @@ impl Default for Settings {
             keep_jobs: control.max_final_jobs,
             hostfile: None,
             allow_commands: control.allow_commands,
+            slurm_address: None,
+            slurm_bin_dir: None,
+            slurm_lease: Duration::from_secs(300),
         }
     }
 }
@@ -109,7 +123,27 @@ impl Settings {
         if self.keep_jobs == 0 {
             mistakes.push("keep-jobs = 0: must be at least 1".to_owned());
         }
+        self.check_slurm(&mut mistakes);
         if mistakes.is_empty() { Ok(()) } else { Err(Mistakes(mistakes)) }
+    }
+
+    fn check_slurm(&self, mistakes: &mut Vec<String>) {
+        let is_host = |host: &str| {
+            let is_odd = |c: char| c.is_whitespace() || c.is_control() || "/'\"".contains(c);
+            !host.is_empty() && !host.contains(is_odd)
+        };
+        if let Some(host) = self.slurm_address.as_deref().filter(|host| !is_host(host)) {
+            mistakes.push(format!("slurm-address = `{host}`: must be a name or an address"));
+        }
+        if let Some(folder) = self.slurm_bin_dir.as_deref().filter(|f| !f.is_absolute()) {
+            let folder = folder.display();
+            mistakes.push(format!("slurm-bin-dir = `{folder}`: must be an absolute path"));
+        }
+        let (min, max) = SLURM_LEASE_RANGE;
+        if !(min..=max).contains(&self.slurm_lease) {
+            let lease = humanly(self.slurm_lease);
+            mistakes.push(format!("slurm-lease = `{lease}`: must be 5s to 1day"));
+        }
     }
 
     pub fn log_config(&self) -> LogConfig {

@@ -97,6 +97,7 @@ impl Machine {
             gpus: Gpus::default(),
             // It has not told yet, and has no slots before it has.
             allows_commands: true,
+            allocation: None,
             is_withdrawing: false,
             is_drained,
             last_heard: now.uptime,

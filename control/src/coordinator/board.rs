@@ -134,6 +134,8 @@ fn why_apart(reason: &WaitReason) -> &'static str {
     match reason {
         WaitReason::After { .. } => "the jobs before it have not ended",
         WaitReason::Backoff => "if there is room then",
+        WaitReason::GroupLimit { .. } => "a job of its group must end first",
+        WaitReason::Allocation { .. } => "SLURM decides when",
         _ => "when that worker has confirmed it, or is lost",
     }
 }

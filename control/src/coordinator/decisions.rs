@@ -84,6 +84,18 @@ fn sentence(job: &Job, record: &Record) -> Option<(UnixMillis, String)> {
         Record::AttemptEnded { over, at, .. } => {
             (*at, format!("{}: {}", over.failure.message, over.decision))
         }
+        Record::AllocationAsked { name, at, .. } => {
+            (*at, format!("SLURM is asked for allocation {name}"))
+        }
+        Record::AllocationAccepted { name, slurm_job, at, .. } => {
+            (*at, format!("allocation {name} is SLURM job {slurm_job}"))
+        }
+        Record::AllocationReleased { name, why, at, .. } => {
+            (*at, format!("allocation {name} is given back: {why}"))
+        }
+        Record::AllocationEnded { name, why, at, .. } => {
+            (*at, format!("allocation {name} is over: {why}"))
+        }
         Record::JobEnded { state, reason, at, .. } => (*at, format!("{state}: {reason}")),
         _ => return None,
     })

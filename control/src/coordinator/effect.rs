@@ -9,6 +9,7 @@ use common::ids::{AttemptId, Generation, JobId, Rank};
 use common::spec::JobSpec;
 use common::status::JobState;
 
+use crate::coordinator::allocation::AllocationOrder;
 use crate::coordinator::event::{ConnectionId, Peer, RankKey, Ticket};
 use crate::coordinator::record::{Record, StopMode, Token};
 
@@ -71,6 +72,8 @@ pub enum Effect {
         to: ConnectionId,
         ends: Vec<RankKey>,
     },
+    /// All that is wanted of SLURM from now on.
+    Allocations(Vec<AllocationOrder>),
     /// The job is forgotten: remove what is kept about it.
     Forget {
         job_id: JobId,

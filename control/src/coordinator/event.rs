@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use common::ids::{Generation, JobId, Rank, WorkerId};
 use common::position::Position;
+use common::slurm::allocation::AllocationName;
 use common::status::{CheckpointRow, Gpus, Live, Summary, TrainerEnd, UnixMillis};
 
 use crate::coordinator::record::{CancelMode, Submission, Token};
@@ -96,8 +97,32 @@ pub enum Event {
     Dropped {
         connection: ConnectionId,
     },
+    /// The shell knows more about an allocation of SLURM.
+    Allocation {
+        name: AllocationName,
+        news: AllocationNews,
+    },
     /// Time has passed.
     Tick,
+}
+
+/// What SLURM says of an allocation that was asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum AllocationNews {
+    /// It is in the queue under this number.
+    Accepted { slurm_job: u64 },
+    /// SLURM's words; it would not take the same another time.
+    Refused { words: String },
+    /// SLURM could not be asked, for now.
+    Delayed { words: String },
+    Seen {
+        /// `PENDING`, `RUNNING`, ...
+        state: String,
+        reason: String,
+        nodes: String,
+    },
+    /// It is over, as SLURM puts it: `CANCELLED`. Empty: SLURM does not know it.
+    Gone { state: String },
 }
 
 /// How an ended job is submitted again.
@@ -148,6 +173,8 @@ pub struct WorkerHello {
     pub gpus: Gpus,
     /// Jobs may run programs of their own there.
     pub allows_commands: bool,
+    /// Of which allocation its node is; None: of none that a coordinator has asked for.
+    pub allocation: Option<AllocationName>,
     /// None: it stays.
     pub withdrawing: Option<Withdrawal>,
     pub running: Vec<RunningTrainer>,

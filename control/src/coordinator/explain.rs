@@ -1,6 +1,8 @@
 //! Why a job is as it is, made of the ledger and the present moment. What ranks measured is not
 //! known here: `why slow` is the shell's to add.
 
+use std::collections::BTreeSet;
+
 use common::ids::JobId;
 use common::spec::{Command, Device, NodeNames};
 use common::status::{
@@ -17,8 +19,9 @@ impl Machine {
         let job = self.ledger.jobs.get(job_id)?;
         let row = self.status(job_id, now)?.row;
         let is_waiting = matches!(row.state, JobState::Queued | JobState::Restarting);
-        let workers = match is_waiting {
-            true => self.workers().into_iter().map(|worker| lack(job, worker)).collect(),
+        // A job with an allocation of its own uses no other worker, and nobody else uses those.
+        let workers = match is_waiting && job.submission.slurm.is_none() {
+            true => self.open_workers().map(|worker| lack(job, worker)).collect(),
             false => Vec::new(),
         };
         let attempts: Vec<AttemptCause> = job.attempts.iter().map(|a| cause(job, a)).collect();
@@ -46,6 +49,15 @@ impl Machine {
         }
         let decisions = job.decisions.clone();
         Some(Explanation { row, answers, workers, attempts, pace: Vec::new(), decisions })
+    }
+}
+
+impl Machine {
+    /// Workers that are of no job's own allocation.
+    fn open_workers(&self) -> impl Iterator<Item = WorkerRow> {
+        let own = self.live.workers.values().filter(|worker| worker.allocation.is_some());
+        let own: BTreeSet<String> = own.map(|worker| worker.id.uuid.to_string()).collect();
+        self.workers().into_iter().filter(move |row| !own.contains(&row.uuid))
     }
 }
 

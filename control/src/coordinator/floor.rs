@@ -232,7 +232,10 @@ impl Machine {
     pub(super) fn floor(&self, now: Now) -> Floor {
         let held = self.held();
         // One that is leaving has nothing to give, now or later.
-        let stays = |w: &&LiveWorker| w.standing == Standing::Ready && !w.is_leaving();
+        // One of an allocation is its job's alone.
+        let stays = |w: &&LiveWorker| {
+            w.standing == Standing::Ready && !w.is_leaving() && w.allocation.is_none()
+        };
         let workers: Vec<&LiveWorker> = self.live.workers.values().filter(stays).collect();
         let offer = |worker: &&LiveWorker| {
             let uuid = worker.id.uuid;
@@ -257,15 +260,18 @@ impl Machine {
     }
 
     fn drained(&self) -> Vec<Drained> {
-        let is_out = |w: &&LiveWorker| w.standing == Standing::Ready && w.is_drained;
+        let is_out = |w: &&LiveWorker| {
+            w.standing == Standing::Ready && w.is_drained && w.allocation.is_none()
+        };
         let drained =
             |w: &LiveWorker| Drained { is_cuda: w.device == "cuda", node: Arc::clone(&w.node) };
         self.live.workers.values().filter(is_out).map(drained).collect()
     }
 
-    fn running_groups(&self) -> BTreeMap<String, u32> {
+    pub(super) fn running_groups(&self) -> BTreeMap<String, u32> {
         let mut groups = BTreeMap::new();
-        let jobs = self.live.attempts.keys().filter_map(|job_id| self.ledger.jobs.get(job_id));
+        let jobs = self.live.attempts.keys().chain(self.allocated_jobs());
+        let jobs = jobs.filter_map(|job_id| self.ledger.jobs.get(job_id));
         for group in jobs.filter_map(|job| job.submission.group.as_ref()) {
             *groups.entry(group.name.clone()).or_default() += 1;
         }
@@ -338,7 +344,7 @@ fn said(live: &LiveAttempt, now: Now) -> Option<Duration> {
     Some(eta.saturating_sub(now.uptime.saturating_sub(said_at)))
 }
 
-fn offer(worker: &LiveWorker, held: Option<&Held>) -> Offer {
+pub(super) fn offer(worker: &LiveWorker, held: Option<&Held>) -> Offer {
     Offer {
         id: worker.id,
         name: worker.name.as_str().into(),

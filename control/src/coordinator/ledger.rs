@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use common::ids::{AttemptId, Generation, Incarnation, JobId, WorkerId};
+use common::slurm::allocation::AllocationName;
 use common::spec::Restart;
 use common::status::{CheckpointRow, Decision, Failure, JobState, Summary, TrainerEnd, UnixMillis};
 
@@ -50,6 +51,23 @@ pub struct Ledger {
     /// Names of workers that are out of service.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub drained: BTreeMap<String, Drained>,
+    /// Allocations that SLURM was asked for and that are not known to be over. One may outlive its job.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub allocations: BTreeMap<AllocationName, Allocation>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Allocation {
+    /// SLURM's number, once it is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub slurm_job: Option<u64>,
+    /// An attempt has run on it.
+    #[serde(default)]
+    pub is_used: bool,
+    /// It is to be given back.
+    #[serde(default)]
+    pub is_released: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -131,6 +149,12 @@ pub struct Job {
     /// Between two attempts: when the next may start.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub restart_at: Option<UnixMillis>,
+    /// Allocations of its own that SLURM was asked for, ...
+    #[serde(default)]
+    pub allocations: u32,
+    /// ... and how many by the start of its last attempt.
+    #[serde(default)]
+    pub allocations_at_start: u32,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -192,6 +216,11 @@ impl Job {
         self.attempts.last().filter(|a| a.ended_at.is_none())
     }
 
+    /// Allocations in a row on which it could not start. Of one that is over or given back.
+    pub(super) fn failed_allocations(&self) -> u32 {
+        self.allocations.saturating_sub(self.allocations_at_start)
+    }
+
     pub fn latest_checkpoint(&self) -> Option<&CheckpointRow> {
         self.checkpoints.iter().rfind(|row| row.durable)
     }
@@ -225,6 +254,7 @@ impl Ledger {
             requests: BTreeMap::new(),
             workers: self.workers.clone(),
             drained: self.drained.clone(),
+            allocations: self.allocations.clone(),
         }
     }
 
@@ -260,10 +290,12 @@ impl Ledger {
                 namesakes.for_each(|worker| worker.faults.clear());
             }
             _ => {
+                self.apply_to_allocation(record);
                 let job = record.job_id().and_then(|id| self.jobs.get_mut(id));
                 let Some(job) = job else { return };
                 let job = job.change();
                 let was_open = job.open_attempt().is_some();
+                let is_start = matches!(record, Record::AttemptStarted { .. });
                 if matches!(record, Record::StopDecided { stop, .. } if stop.yields) {
                     job.behind = Some(self.submitted + 1);
                 }
@@ -275,7 +307,43 @@ impl Ledger {
                 if let (Some((uuid, at)), Some(job_id)) = (fault, record.job_id()) {
                     self.blame(uuid, Fault { job_id: job_id.clone(), at });
                 }
+                if let Some(job_id) = record.job_id().filter(|_| is_start) {
+                    self.use_allocation(job_id);
+                }
             }
+        }
+    }
+
+    /// The job is told; one that has ended, or is forgotten, may still have an allocation.
+    fn apply_to_allocation(&mut self, record: &Record) {
+        match record {
+            Record::AllocationAsked { name, .. } => {
+                self.allocations.insert(name.clone(), Allocation::default());
+            }
+            Record::AllocationAccepted { name, slurm_job, .. } => {
+                if let Some(allocation) = self.allocations.get_mut(name) {
+                    allocation.slurm_job = Some(*slurm_job);
+                }
+            }
+            Record::AllocationReleased { name, .. } => {
+                if let Some(allocation) = self.allocations.get_mut(name) {
+                    allocation.is_released = true;
+                }
+            }
+            Record::AllocationEnded { name, .. } => {
+                self.allocations.remove(name);
+            }
+            _ => {}
+        }
+    }
+
+    /// An attempt has started on it.
+    fn use_allocation(&mut self, job_id: &JobId) {
+        let is_own = |(name, of): &(&AllocationName, &mut Allocation)| {
+            name.job_id() == job_id && !of.is_released
+        };
+        if let Some((_, allocation)) = self.allocations.iter_mut().find(is_own) {
+            allocation.is_used = true;
         }
     }
 
@@ -305,6 +373,8 @@ impl Ledger {
             max_steps: None,
             ended_at: None,
             restart_at: None,
+            allocations: 0,
+            allocations_at_start: 0,
         };
         job.tell_submit(at);
         self.jobs.insert(job_id.clone(), job.into());
@@ -390,7 +460,11 @@ impl Job {
                 self.reason.clone_from(&stop.reason);
             }
             Record::TrainerEnded { .. } => self.end_rank(record),
-            Record::CoordinatorStarted { .. }
+            Record::AllocationAsked { .. } => self.allocations += 1,
+            Record::AllocationAccepted { .. }
+            | Record::AllocationReleased { .. }
+            | Record::AllocationEnded { .. }
+            | Record::CoordinatorStarted { .. }
             | Record::WorkerSeen { .. }
             | Record::JobSubmitted { .. }
             | Record::JobForgotten { .. }
@@ -441,6 +515,7 @@ impl Job {
             self.older.remove(0);
         }
         self.restart_at = None;
+        self.allocations_at_start = self.allocations;
         self.state = JobState::Starting;
         self.reason.clone_from(reason);
     }

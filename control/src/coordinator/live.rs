@@ -8,9 +8,11 @@ use std::time::Duration;
 use uuid::Uuid;
 
 use common::ids::{Generation, JobId, WorkerId};
+use common::slurm::allocation::AllocationName;
 use common::spec::NodeNames;
 use common::status::{self, Gpus, UnixMillis};
 
+use crate::coordinator::allocation::LiveAllocation;
 use crate::coordinator::board::Board;
 use crate::coordinator::event::{ConnectionId, Peer, RankKey};
 use crate::coordinator::grow::Growth;
@@ -40,6 +42,10 @@ pub(super) struct Live {
     pub(super) estimate_at: Duration,
     /// Jobs between two attempts, and the end of their wait; None: it is over.
     pub(super) resting: BTreeMap<JobId, Option<Duration>>,
+    /// Jobs that wait for workers of an allocation of their own, and until when none is asked for;
+    /// None: it may be.
+    pub(super) allocating: BTreeMap<JobId, Option<Duration>>,
+    pub(super) allocations: BTreeMap<AllocationName, LiveAllocation>,
     /// The first end of a worker's exclusion.
     pub(super) trusted_at: Option<Duration>,
     /// The time of the newest events.
@@ -68,6 +74,8 @@ pub(super) struct LiveWorker {
     pub(super) gpus: Gpus,
     /// Jobs may run programs of their own there.
     pub(super) allows_commands: bool,
+    /// Only the job of this allocation runs there.
+    pub(super) allocation: Option<AllocationName>,
     /// It was told to leave: nothing new starts there.
     pub(super) is_withdrawing: bool,
     /// Taken out of service by an operator.
@@ -214,8 +222,9 @@ impl Live {
             .values()
             .map(|w| w.resend_at.map_or(w.deadline, |resend| resend.min(w.deadline)));
         let attempts = self.attempts.values().filter_map(LiveAttempt::deadline);
-        let rests = self.resting.values().copied().flatten();
-        workers.chain(attempts).chain(rests).chain(self.trusted_at).min()
+        let rests = self.resting.values().chain(self.allocating.values()).copied().flatten();
+        let joins = self.allocations.values().filter_map(LiveAllocation::deadline);
+        workers.chain(attempts).chain(rests).chain(joins).chain(self.trusted_at).min()
     }
 
     /// The stream of a worker, if it has one.

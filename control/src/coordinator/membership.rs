@@ -52,6 +52,7 @@ impl Machine {
                 None => self.enqueue(&job_id, now),
             }
         }
+        self.out.are_allocations_changed = !self.ledger.allocations.is_empty();
         self.out.is_schedule_due = true;
         // Expected nodes are told before any worker comes.
         self.out.workers_changed |= self.config.expected.is_some();
@@ -109,6 +110,11 @@ impl Machine {
             self.on_ended(&id.uuid, report, now);
         }
         self.reconcile(id, running, now);
+        // Its reason to wait counts them.
+        let allocation = self.live.workers.get(&id.uuid).and_then(|w| w.allocation.clone());
+        if let Some(name) = allocation {
+            self.touch(name.job_id());
+        }
         self.out.is_schedule_due = true;
         self.out.workers_changed = true;
     }
@@ -128,6 +134,12 @@ impl Machine {
                 "a newer life of this worker has joined (incarnation {}, this is {})",
                 newer.incarnation, hello.id.incarnation
             );
+            return Err(NotWelcome { reason, is_retryable: false });
+        }
+        if let Some(allocation) = &hello.allocation
+            && !self.is_expected(allocation, &hello.id.uuid)
+        {
+            let reason = format!("allocation {allocation} is over or was given back");
             return Err(NotWelcome { reason, is_retryable: false });
         }
         let name = &hello.name;
@@ -190,6 +202,7 @@ impl Machine {
             libtorch: mem::take(&mut hello.libtorch),
             gpus: mem::take(&mut hello.gpus),
             allows_commands: hello.allows_commands,
+            allocation: hello.allocation.take(),
             is_withdrawing: false,
             is_drained,
             last_heard: now.uptime,

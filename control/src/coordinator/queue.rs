@@ -47,8 +47,12 @@ impl Machine {
             self.refuse_to_start(job_id, &mistake, now);
             return;
         }
+        let has_allocation = job.submission.slurm.is_some();
         if !self.holds_back(job_id, now) {
-            self.live.line.insert(job_id.clone(), turn, wish);
+            match has_allocation {
+                true => self.await_allocation(job_id, now),
+                false => self.live.line.insert(job_id.clone(), turn, wish),
+            }
         }
         self.out.is_schedule_due = true;
     }
@@ -92,6 +96,7 @@ impl Machine {
         self.show(Board::new(blockers, floor.into_scene()));
         // What ended here had no slots, so nothing else can start because of it.
         self.out.is_schedule_due = false;
+        self.serve_allocations(now, chance);
     }
 
     fn start(
@@ -127,7 +132,9 @@ impl Machine {
     fn end_rests(&mut self, now: Now) {
         let resting: Vec<JobId> = self.live.resting.keys().cloned().collect();
         for job_id in resting {
-            if self.live.line.get(&job_id).is_none() && self.must_rest(&job_id).is_none() {
+            let is_in_line =
+                self.live.line.get(&job_id).is_some() || self.live.allocating.contains_key(&job_id);
+            if !is_in_line && self.must_rest(&job_id).is_none() {
                 self.enqueue(&job_id, now);
             }
             // Its reason is told with its state.
@@ -163,7 +170,9 @@ impl Machine {
         let job = self.ledger.jobs.get(job_id)?;
         let after =
             |open: &BTreeSet<JobId>| WaitReason::After { jobs: open.iter().cloned().collect() };
-        let reason = self.live.held.get(job_id).map(after).or_else(|| self.must_rest(job_id))?;
+        let reason = self.live.held.get(job_id).map(after).or_else(|| self.must_rest(job_id));
+        let is_allocating = self.live.allocating.contains_key(job_id);
+        let reason = reason.or_else(|| is_allocating.then(|| self.why_unallocated(job_id)))?;
         let until = job.restart_at.filter(|_| reason == WaitReason::Backoff);
         let (turn, wish) = (Turn::of(job), Arc::new(Wish::of(job)));
         Some(Queued { turn, wish, apart: Some((reason, until)) })
@@ -180,7 +189,7 @@ impl Machine {
         }
     }
 
-    fn refuse_to_start(&mut self, job_id: &JobId, mistake: &batch::Error, now: Now) {
+    pub(super) fn refuse_to_start(&mut self, job_id: &JobId, mistake: &batch::Error, now: Now) {
         let message = mistake.to_string();
         let failure = Failure {
             rank: None,
@@ -192,7 +201,7 @@ impl Machine {
         self.end_job(job_id, Ending::new(JobState::Failed, message, Some(failure)), now);
     }
 
-    fn start_attempt(
+    pub(super) fn start_attempt(
         &mut self,
         job_id: &JobId,
         places: Vec<Placement>,

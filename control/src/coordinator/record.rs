@@ -8,6 +8,8 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use common::ids::{AttemptId, Generation, Incarnation, JobId, WorkerId};
+use common::slurm::allocation::AllocationName;
+use common::slurm::request::Request;
 use common::spec::JobSpec;
 use common::status::{CheckpointRow, Failure, JobState, Summary, TrainerEnd, UnixMillis};
 
@@ -126,6 +128,33 @@ pub enum Record {
         name: String,
         at: UnixMillis,
     },
+    /// SLURM is about to be asked for nodes for the job, under this name.
+    AllocationAsked {
+        job_id: JobId,
+        name: AllocationName,
+        at: UnixMillis,
+    },
+    /// SLURM has put it into its queue, under this number.
+    AllocationAccepted {
+        job_id: JobId,
+        name: AllocationName,
+        slurm_job: u64,
+        at: UnixMillis,
+    },
+    /// It is to be given back.
+    AllocationReleased {
+        job_id: JobId,
+        name: AllocationName,
+        why: String,
+        at: UnixMillis,
+    },
+    /// SLURM has it no more.
+    AllocationEnded {
+        job_id: JobId,
+        name: AllocationName,
+        why: String,
+        at: UnixMillis,
+    },
 }
 
 /// How an attempt that broke off was judged.
@@ -169,6 +198,10 @@ impl Record {
             | Self::NotesAdded { job_id, .. }
             | Self::JobEnded { job_id, .. }
             | Self::AttemptEnded { job_id, .. }
+            | Self::AllocationAsked { job_id, .. }
+            | Self::AllocationAccepted { job_id, .. }
+            | Self::AllocationReleased { job_id, .. }
+            | Self::AllocationEnded { job_id, .. }
             | Self::JobForgotten { job_id } => Some(job_id),
             Self::TrainerEnded { key, .. } => Some(&key.job_id),
         }
@@ -191,6 +224,9 @@ pub struct Submission {
     /// It starts when all of these allow it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub after: Vec<After>,
+    /// It gets an allocation of SLURM to itself; None: it runs on the workers that there are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub slurm: Option<Request>,
     /// The ended job that it repeats.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub origin: Option<Origin>,

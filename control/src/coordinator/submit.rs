@@ -68,7 +68,10 @@ impl Machine {
     fn open_jobs(&self) -> usize {
         let is_apart = |job_id: &&JobId| self.live.line.get(job_id).is_none();
         let resting = self.live.resting.keys().filter(is_apart).count();
-        self.live.line.len() + self.live.held.len() + self.live.attempts.len() + resting
+        let is_new = |job_id: &&JobId| !self.live.resting.contains_key(*job_id);
+        let allocating = self.live.allocating.keys().filter(is_new).count();
+        let in_line = self.live.line.len() + self.live.held.len() + allocating;
+        in_line + self.live.attempts.len() + resting
     }
 
     pub(super) fn on_requeue(&mut self, ticket: Ticket, ended: &JobId, requeue: Requeue, now: Now) {
@@ -161,6 +164,7 @@ impl Machine {
             over: ending.over,
             at: now.unix,
         });
+        self.release_allocations(job_id, now);
         self.live.finals.insert((Some(now.unix), number), job_id.clone());
         self.out.is_schedule_due = true;
         self.out.workers_changed |= had_attempt;

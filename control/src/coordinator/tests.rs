@@ -1,5 +1,6 @@
 //! Decision tests: events in, effects out, and after every step the invariants.
 
+mod allocation;
 mod cancel;
 mod clock;
 mod command;

@@ -121,6 +121,7 @@ impl Case {
             uploads: BTreeMap::new(),
             group: None,
             after: Vec::new(),
+            slurm: None,
             origin: None,
         };
         let job_id: JobId = format!("job-{number:06}").parse().expect("it is an id");
@@ -146,6 +147,7 @@ fn hello(number: u32) -> Event {
         version: String::new(),
         hostname: String::new(),
         libtorch: String::new(),
+        allocation: None,
         withdrawing: None,
         running: Vec::new(),
         unacknowledged: Vec::new(),

@@ -6,10 +6,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use tokio::sync::{mpsc, oneshot};
 
 use common::ids::JobId;
+use common::slurm::allocation::AllocationName;
 use common::status::Explanation;
 use control::coordinator::{
-    Answer, CancelMode, ConnectionId, DrainOrder, PreemptOrder, Requeue, Submission, WorkerHello,
-    WorkerMessage,
+    AllocationNews, Answer, CancelMode, ConnectionId, DrainOrder, PreemptOrder, Requeue,
+    Submission, WorkerHello, WorkerMessage,
 };
 use proto::v1;
 
@@ -55,6 +56,11 @@ pub(crate) enum Input {
     Dropped {
         connection: ConnectionId,
     },
+    /// What SLURM says of an allocation.
+    Allocation {
+        name: AllocationName,
+        news: AllocationNews,
+    },
     /// A message of the shell's own to a worker by name; says whether it was sent.
     Order {
         worker: String,
@@ -73,9 +79,19 @@ pub(crate) enum Input {
 }
 
 impl Input {
-    pub(crate) const KINDS: [&str; 11] = [
-        "submit", "cancel", "preempt", "requeue", "drain", "hello", "worker", "dropped", "order",
-        "explain", "probe",
+    pub(crate) const KINDS: [&str; 12] = [
+        "submit",
+        "cancel",
+        "preempt",
+        "requeue",
+        "drain",
+        "hello",
+        "worker",
+        "dropped",
+        "allocation",
+        "order",
+        "explain",
+        "probe",
     ];
 
     /// One of [`Self::KINDS`].
@@ -89,6 +105,7 @@ impl Input {
             Self::Hello { .. } => "hello",
             Self::Worker { .. } => "worker",
             Self::Dropped { .. } => "dropped",
+            Self::Allocation { .. } => "allocation",
             Self::Order { .. } => "order",
             Self::Explain { .. } => "explain",
             Self::Probe { .. } => "probe",

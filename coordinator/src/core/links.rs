@@ -98,6 +98,7 @@ impl Links {
             Effect::Persist(_)
             | Effect::Changed { .. }
             | Effect::Answer { .. }
+            | Effect::Allocations(_)
             | Effect::Forget { .. } => return,
         };
         self.deliver(to, message);

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use common::ids::{Generation, JobId, Rank};
+use common::slurm::allocation::AllocationName;
 use common::status::{CheckpointRow, Gpus, Summary};
 use control::coordinator::{
     EndReport, NcclId, Peer, RankKey, RankPosition, RunningTrainer, Withdrawal, WorkerHello,
@@ -155,6 +156,12 @@ fn withdrawal(leaving: v1::Withdrawing) -> Withdrawal {
     Withdrawal { reason: cut(leaving.reason, MAX_TEXT), grace }
 }
 
+fn allocation(text: &str) -> Result<Option<AllocationName>, Error> {
+    let parse =
+        || text.parse::<AllocationName>().map_err(|_| wrong("hello.allocation", text, "JOB-ID.N"));
+    if text.is_empty() { Ok(None) } else { parse().map(Some) }
+}
+
 /// The first message of a worker's stream.
 pub(crate) fn hello(hello: v1::WorkerHello) -> Result<WorkerHello, Error> {
     if hello.slots > MAX_SLOTS {
@@ -176,6 +183,7 @@ pub(crate) fn hello(hello: v1::WorkerHello) -> Result<WorkerHello, Error> {
         libtorch: cut(hello.libtorch, MAX_NAME),
         gpus: hello.gpus.map(gpus).unwrap_or_default(),
         allows_commands: hello.allows_commands,
+        allocation: allocation(&hello.allocation)?,
         withdrawing: hello.withdrawing.map(withdrawal),
         running: hello.running.into_iter().map(running).collect::<Result<_, _>>()?,
         unacknowledged: hello

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use tonic::{Request, Response, Status, Streaming};
 
+use common::slurm::request;
 use common::spec::{Command, JobSpec};
 use common::status::JobStatus;
 use common::units;
@@ -43,6 +44,9 @@ impl Coordinator for Front {
             incarnation: self.info.incarnation.0,
             address: self.info.address.to_string(),
             time_ms: crate::clock::unix_millis(),
+            slurm_master: self.info.site.master.clone(),
+            slurm_bin_dir: self.info.site.bin_dir.display().to_string(),
+            slurm_lease_ms: self.info.site.lease.as_millis().try_into().unwrap_or(u64::MAX),
         }))
     }
 
@@ -198,7 +202,8 @@ impl Coordinator for Front {
 impl Front {
     /// Checks a submit at the door.
     fn submission(&self, request: v1::SubmitRequest) -> Result<Submission, Status> {
-        let v1::SubmitRequest { spec_json, job_toml, request_id, uploads, .. } = request;
+        let v1::SubmitRequest { spec_json, job_toml, request_id, uploads, slurm_json, .. } =
+            request;
         check_request_id(&request_id)?;
         let group = queue::group(request.group, request.max_running)?;
         let after = queue::after(request.after)?;
@@ -222,8 +227,9 @@ impl Front {
         let spec = convert::spec(&spec_json).map_err(|error| malformed(&error))?;
         check_spec(&spec)?;
         let uploads: BTreeMap<String, String> = uploads.into_iter().collect();
+        let slurm = slurm(&slurm_json, &spec)?;
         let origin = None;
-        Ok(Submission { request_id, spec, job_toml, uploads, group, after, origin })
+        Ok(Submission { request_id, spec, job_toml, uploads, group, after, slurm, origin })
     }
 }
 
@@ -236,6 +242,35 @@ pub(super) fn check_request_id(request_id: &str) -> Result<(), Status> {
     Err(Status::invalid_argument(
         "request_id must be 1 to 64 letters, digits or `-`: it makes a retry harmless",
     ))
+}
+
+/// The allocation of its own that a job asks for. What is in it goes into a batch script.
+fn slurm(json: &str, spec: &JobSpec) -> Result<Option<request::Request>, Status> {
+    if json.is_empty() {
+        return Ok(None);
+    }
+    let refuse = |text: String| Err(Status::invalid_argument(text));
+    let request: request::Request = match serde_json::from_str(json) {
+        Ok(request) => request,
+        Err(error) => return refuse(format!("slurm_json: {error}")),
+    };
+    if let Err(invalid) = request.check() {
+        return refuse(invalid.to_string());
+    }
+    let (room, world) = (request.room(&spec.resources), spec.resources.smallest_world());
+    if room < world {
+        let text = format!("slurm: its nodes have room for {room} ranks, and the job has {world}");
+        return refuse(text);
+    }
+    if spec.command.is_some() {
+        return refuse("job.command: not on nodes of its own yet".to_owned());
+    }
+    if spec.resources.hosts.is_some() {
+        let text =
+            "resources.hosts: SLURM chooses the nodes of a job with an allocation of its own";
+        return refuse(text.to_owned());
+    }
+    Ok(Some(request))
 }
 
 /// What every room behind the door relies on.

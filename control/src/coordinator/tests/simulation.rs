@@ -4,6 +4,7 @@
 //! step checks the invariants (see `world`); at the end the trouble stops and every job must come to
 //! its end with nothing left running.
 
+mod slurm;
 mod users;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -11,13 +12,14 @@ use std::time::{Duration, Instant, SystemTime};
 
 use common::ids::{Generation, JobId, Rank};
 use common::position::{Phase, Position};
+use common::slurm::allocation::AllocationName;
 use common::spec::{Hosts, NodeNames};
 use common::status::{CheckpointRow, FailureKind, Live, TrainerEnd};
 
 use super::world::{KILLED, World, failed, id, key, peer, whole};
 use crate::coordinator::{
-    After, Config, ConnectionId, DrainOrder, Effect, EndReport, Event, RankKey, RankPosition,
-    RunningTrainer, StartOrder, StopMode, WorkerMessage,
+    After, AllocationOrder, Config, ConnectionId, DrainOrder, Effect, EndReport, Event, RankKey,
+    RankPosition, RunningTrainer, StartOrder, StopMode, WorkerMessage,
 };
 
 /// Fixed, so that a failure in CI is the same failure here.
@@ -49,6 +51,8 @@ impl Dice {
 #[derive(Default)]
 struct SimWorker {
     slots: u32,
+    /// Its node is of this one, and goes with it.
+    allocation: Option<AllocationName>,
     connection: Option<ConnectionId>,
     /// The coordinator takes it for alive until then.
     lease_until: Duration,
@@ -77,6 +81,7 @@ struct Sim {
     jobs: Vec<String>,
     past: Vec<(String, WorkerMessage)>,
     is_calm: bool,
+    slurm: slurm::SimSlurm,
     /// Attempts whose first order was seen.
     begun: BTreeSet<(JobId, Generation)>,
 }
@@ -97,6 +102,7 @@ impl Sim {
             jobs: Vec::new(),
             past: Vec::new(),
             is_calm: false,
+            slurm: slurm::SimSlurm::default(),
             begun: BTreeSet::new(),
         }
     }
@@ -151,7 +157,8 @@ impl Sim {
     }
 
     fn say(&mut self, name: &str, message: WorkerMessage) {
-        if let Some(connection) = self.workers[name].connection {
+        // The node may be gone.
+        if let Some(connection) = self.workers.get(name).and_then(|worker| worker.connection) {
             self.past.push((name.to_owned(), message.clone()));
             self.step(Event::Worker { connection, message });
             self.renew_lease(name);
@@ -173,6 +180,7 @@ impl Sim {
             })
             .collect();
         hello.unacknowledged.clone_from(&worker.unacknowledged);
+        hello.allocation.clone_from(&worker.allocation);
         let connection = ConnectionId(self.world.number());
         let worker = self.workers.get_mut(name).unwrap();
         worker.connection = Some(connection);
@@ -384,7 +392,7 @@ impl Sim {
 
     fn trouble(&mut self) {
         let name = self.random_worker();
-        match self.dice.below(42) {
+        match self.dice.below(46) {
             0 => self.restart_coordinator(),
             1 => {
                 // The daemon is killed: its trainers die with it, its ends stay on disk.
@@ -414,6 +422,7 @@ impl Sim {
             19..=21 => self.heartbeat(&name),
             22..=32 => self.obey(&name),
             33 | 34 => self.operator(&name),
+            42..=45 => self.slurm_acts(),
             _ => self.run_trainer(&name),
         }
     }
@@ -428,7 +437,7 @@ impl Sim {
                 (0..worker.slots).filter(is_named).count() as u32
             }
         };
-        self.workers.iter().map(of).sum()
+        self.workers.iter().filter(|(_, w)| w.allocation.is_none()).map(of).sum()
     }
 
     /// No more trouble: everything must come to its end.
@@ -437,6 +446,9 @@ impl Sim {
         let names: Vec<String> = self.workers.keys().cloned().collect();
         names.iter().for_each(|name| self.order_drain(name, DrainOrder::Undo));
         for _ in 0..400 {
+            self.slurm_acts();
+            // Nodes of allocations come and go.
+            let names: Vec<String> = self.workers.keys().cloned().collect();
             for name in &names {
                 if self.workers[name].connection.is_none() {
                     self.connect(name);
@@ -461,6 +473,7 @@ impl Sim {
                 |after: &After| jobs.get(&after.job_id).is_some_and(|job| !job.state.is_final());
             let is_held = job.submission.after.iter().any(is_open);
             let state = job.state;
+            let asked = if job.submission.slurm.is_some() { 0 } else { asked };
             assert!(state.is_final() || asked > slots || is_held, "{name} is {state} for ever");
         }
         for (name, worker) in &self.workers {
@@ -469,7 +482,13 @@ impl Sim {
             assert!(left.is_empty(), "{left:?} still run on {name}");
             assert!(worker.unacknowledged.is_empty(), "ends on {name} are not acknowledged");
         }
-        for row in self.world.machine.workers() {
+        let kept = self.world.machine.allocations();
+        let is_kept = |order: &&AllocationOrder| {
+            let job = jobs.get(order.name.job_id());
+            order.wanted.is_none() || job.is_none_or(|job| job.state.is_final())
+        };
+        assert_eq!(kept.iter().find(is_kept), None, "an allocation dangles");
+        for row in self.world.machine.workers().into_iter().filter(|row| row.state == "ready") {
             assert_eq!(row.free_slots, row.slots, "slots of {} leaked", row.name);
         }
     }

@@ -10,6 +10,8 @@ use expect_test::Expect;
 use uuid::Uuid;
 
 use common::ids::{Generation, Incarnation, JobId, Rank, WorkerId};
+use common::slurm::allocation::AllocationName;
+use common::slurm::request::Request;
 use common::spec::{self, JobSpec};
 use common::status::{
     CheckpointRow, FailureKind, Gpus, JobState, JobStatus, Live, Summary, TrainerEnd,
@@ -17,9 +19,9 @@ use common::status::{
 };
 
 use crate::coordinator::{
-    After, CancelMode, Chance, Config, ConnectionId, DrainOrder, Effect, EndReport, Event, Group,
-    Ledger, Machine, NcclId, Now, Peer, RankKey, Record, RunningTrainer, StopMode, Submission,
-    Ticket, Token, WorkerHello, WorkerMessage,
+    After, AllocationNews, AllocationOrder, CancelMode, Chance, Config, ConnectionId, DrainOrder,
+    Effect, EndReport, Event, Group, Ledger, Machine, NcclId, Now, Peer, RankKey, Record,
+    RunningTrainer, StopMode, Submission, Ticket, Token, WorkerHello, WorkerMessage,
 };
 
 pub(super) struct World {
@@ -170,6 +172,7 @@ impl World {
         assert_eq!(*self.machine.ledger(), self.shadow, "A3: the replay differs");
         self.check_slots();
         self.check_hosts();
+        self.check_allocations();
         self.check_homes(&effects);
         self.check_reasons();
         for (job_id, state) in finals {
@@ -200,7 +203,9 @@ impl World {
             let Record::AttemptStarted { job_id, ranks, .. } = record else { continue };
             let Some(job) = self.machine.ledger().jobs.get(job_id) else { continue };
             let home = job.latest_checkpoint().and_then(|whole| whole.worker.as_deref());
-            let Some(home) = home.filter(|_| job.attempts.len() > 1) else { continue };
+            // Nodes of its own come and go.
+            let has_home = job.attempts.len() > 1 && job.submission.slurm.is_none();
+            let Some(home) = home.filter(|_| has_home) else { continue };
             let is_drained = self.machine.ledger().drained.contains_key(home);
             let is_known = ["ready", "excluded", "disconnected"].contains(&&*state_of(self, home));
             if is_known && !is_drained {
@@ -232,6 +237,17 @@ impl World {
                 let is_named = rank.slots.iter().all(|slot| host.slots.contains(*slot));
                 assert!(is_named, "{job_id} has slots {:?} of {host}", rank.slots);
             }
+        }
+    }
+
+    /// A job that has ended keeps no allocation, and none has two that it could use.
+    fn check_allocations(&self) {
+        let ledger = self.machine.ledger();
+        let mut holders = BTreeSet::new();
+        for (name, allocation) in ledger.allocations.iter().filter(|(_, of)| !of.is_released) {
+            let job = ledger.jobs.get(name.job_id());
+            assert!(job.is_some_and(|job| !job.state.is_final()), "{name} is kept: {allocation:?}");
+            assert!(holders.insert(name.job_id()), "{} has two allocations", name.job_id());
         }
     }
 
@@ -311,6 +327,7 @@ impl World {
             libtorch: String::new(),
             gpus: Gpus::default(),
             allows_commands: false,
+            allocation: None,
             withdrawing: None,
             running: Vec::new(),
             unacknowledged: Vec::new(),
@@ -371,10 +388,39 @@ impl World {
         group: Option<Group>,
         after: Vec<After>,
     ) -> Vec<Effect> {
+        self.submit_whole(spec, group, after, None)
+    }
+
+    /// The same, on nodes of its own perhaps.
+    pub(super) fn submit_whole(
+        &mut self,
+        spec: JobSpec,
+        group: Option<Group>,
+        after: Vec<After>,
+        slurm: Option<Request>,
+    ) -> Vec<Effect> {
         let (job_id, request_id) = (id(&spec.job.name), spec.job.name.clone());
         let ticket = Ticket(self.number());
-        let submission = Box::new(Submission { group, after, ..submission(request_id, spec) });
+        let submission =
+            Box::new(Submission { group, after, slurm, ..submission(request_id, spec) });
         self.step(Event::Submit { ticket, job_id, submission })
+    }
+
+    /// Submits with an allocation of so many nodes to itself.
+    pub(super) fn submit_to_slurm(&mut self, spec: JobSpec, nodes: u32) -> Vec<Effect> {
+        let slurm = Some(Request { nodes, ..Request::of(&spec.resources) });
+        self.submit_whole(spec, None, Vec::new(), slurm)
+    }
+
+    /// What SLURM says of the job's `number`th allocation.
+    pub(super) fn slurm(&mut self, job: &str, number: u32, news: AllocationNews) -> Vec<Effect> {
+        self.step(Event::Allocation { name: AllocationName::new(id(job), number), news })
+    }
+
+    /// A worker joins on a node of the allocation.
+    pub(super) fn join_of(&mut self, name: &str, slots: u32, job: &str, number: u32) {
+        let allocation = Some(AllocationName::new(id(job), number));
+        self.send_hello(WorkerHello { allocation, ..self.hello(name, slots) });
     }
 
     /// The job's step, and the seconds that it says it still needs.
@@ -542,6 +588,15 @@ impl World {
                 let ranks: Vec<String> = ranks.iter().map(ToString::to_string).collect();
                 format!("-> {}: show stacks of {job_id}: {}", self.worker_at(*to), ranks.join(" "))
             }
+            Effect::Allocations(orders) => {
+                let order = |order: &AllocationOrder| {
+                    let verb = if order.wanted.is_some() { "want" } else { "give back" };
+                    let number = order.slurm_job.map_or("?".to_owned(), |job| job.to_string());
+                    format!("{verb} {} ({number})", order.name)
+                };
+                let orders: Vec<String> = orders.iter().map(order).collect();
+                format!("slurm: {}", orders.join(", "))
+            }
             Effect::Forget { job_id } => format!("forget {job_id}"),
         };
         writeln!(self.log, "{line}").unwrap();
@@ -556,6 +611,7 @@ fn submission(request_id: String, spec: JobSpec) -> Submission {
         uploads: BTreeMap::new(),
         group: None,
         after: Vec::new(),
+        slurm: None,
         origin: None,
     }
 }
@@ -614,5 +670,13 @@ fn tell_record(record: &Record) -> String {
         Record::WorkerDrained { name, .. } => format!("drained({name})"),
         Record::WorkerUndrained { name, .. } => format!("undrained({name})"),
         Record::WorkerAllowed { name, .. } => format!("allowed({name})"),
+        Record::AllocationAsked { name, .. } => format!("allocation-asked({name})"),
+        Record::AllocationAccepted { name, slurm_job, .. } => {
+            format!("allocation-accepted({name}: {slurm_job})")
+        }
+        Record::AllocationReleased { name, why, .. } => {
+            format!("allocation-released({name}: {why})")
+        }
+        Record::AllocationEnded { name, why, .. } => format!("allocation-ended({name}: {why})"),
     }
 }

@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use super::super::world::{id, on_hosts, restarting, spec};
 use super::Sim;
+use common::slurm::request::Request;
+
 use crate::coordinator::{
     After, Answer, CancelMode, Condition, DrainOrder, Effect, Event, Group, PreemptOrder, Requeue,
     Ticket,
@@ -61,7 +63,12 @@ impl Sim {
             let condition = if self.dice.one_in(2) { Condition::Ok } else { Condition::Any };
             after.push(After { job_id, condition });
         }
-        let effects = self.world.submit_with(spec, group, after);
+        let slurm = (spec.resources.hosts.is_none() && self.dice.one_in(3)).then(|| {
+            let nodes = 1 + self.dice.below(2) as u32;
+            let rank_room = spec.resources.smallest_world().div_ceil(nodes);
+            Request { nodes, cpus_per_task: rank_room, ..Request::of(&spec.resources) }
+        });
+        let effects = self.world.submit_whole(spec, group, after, slurm);
         self.route(effects);
         self.jobs.push(name);
     }

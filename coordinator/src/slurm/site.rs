@@ -1,0 +1,57 @@
+//! What every batch script of this coordinator says.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::settings::Settings;
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Site {
+    /// Where the nodes reach this coordinator.
+    pub(crate) master: String,
+    /// The folder of our binaries, there.
+    pub(crate) bin_dir: PathBuf,
+    /// Workers end by themselves when they were without a coordinator, or idle, for so long.
+    pub(crate) lease: Duration,
+}
+
+impl Site {
+    /// As configured; else the address that is listened at, by this machine's name where that is every
+    /// address, and the folder of this binary.
+    pub(crate) fn of(settings: &Settings, listens_at: SocketAddr) -> Self {
+        let port = listens_at.port();
+        let host = match &settings.slurm_address {
+            Some(host) => host.clone(),
+            None if listens_at.ip().is_unspecified() => own_name(),
+            None if listens_at.is_ipv6() => format!("[{}]", listens_at.ip()),
+            None => listens_at.ip().to_string(),
+        };
+        let beside_us = || Some(std::env::current_exe().ok()?.parent()?.to_owned());
+        let bin_dir = settings.slurm_bin_dir.clone().or_else(beside_us).unwrap_or_default();
+        Self { master: format!("{host}:{port}"), bin_dir, lease: settings.slurm_lease }
+    }
+}
+
+fn own_name() -> String {
+    let name = nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok());
+    name.filter(|name| !name.is_empty()).unwrap_or_else(|| "localhost".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nodes_reach_the_coordinator_where_it_listens_or_as_configured() {
+        let settings = Settings::default();
+        let at = |address: &str| Site::of(&settings, address.parse().unwrap()).master;
+        assert_eq!(at("127.0.0.1:40123"), "127.0.0.1:40123");
+        assert_eq!(at("[::1]:40123"), "[::1]:40123");
+        assert_eq!(at("0.0.0.0:29500"), format!("{}:29500", own_name()));
+        let slurm_address = Some("ib-head".to_owned());
+        let settings = Settings { slurm_address, ..Settings::default() };
+        let site = Site::of(&settings, "0.0.0.0:29500".parse().unwrap());
+        assert_eq!(site.master, "ib-head:29500");
+    }
+}
