@@ -52,6 +52,17 @@ impl Slurm {
         self.path("work")
     }
 
+    /// All that a client of this cluster needs to know, as SLURM_CONF.
+    pub fn conf(&self) -> PathBuf {
+        self.cluster().join("slurm.conf")
+    }
+
+    /// Numbers, states and names of the jobs in the queue.
+    pub fn queue(&self) -> Vec<String> {
+        let said = self.succeed("squeue --noheader --format='%i %T %j'", &[]);
+        said.lines().map(|line| line.trim().to_owned()).filter(|line| !line.is_empty()).collect()
+    }
+
     fn cluster(&self) -> PathBuf {
         self.path("c")
     }

@@ -238,14 +238,7 @@ impl Settings {
                 (Device::Cuda, self.slots_on_gpus(&gpus, &mut mistakes, &mut reasons))
             }
         };
-        let name = self.name.clone().unwrap_or_else(|| {
-            let name = name_of_host(&inventory::hostname());
-            reasons.insert("name", format!("`{name}`, this machine's name"));
-            name
-        });
-        if let Some(problem) = name_problem(&name) {
-            mistakes.push(Mistake("name", problem));
-        }
+        let name = self.settled_name(&mut mistakes, &mut reasons);
         let advertise = match self.advertise.as_deref().map(local_address).transpose() {
             Ok(advertise) => advertise,
             Err(problem) => {
@@ -293,6 +286,18 @@ impl Settings {
             }
             _ => Err(Failure::new(ExitCode::BadConfiguration, Mistakes(mistakes))),
         }
+    }
+
+    fn settled_name(&self, mistakes: &mut Vec<Mistake>, reasons: &mut Reasons) -> String {
+        let name = self.name.clone().unwrap_or_else(|| {
+            let name = name_of_host(&inventory::hostname());
+            reasons.insert("name", format!("`{name}`, this machine's name"));
+            name
+        });
+        if let Some(problem) = name_problem(&name) {
+            mistakes.push(Mistake("name", problem));
+        }
+        name
     }
 
     fn slots_on_cores(&self, reasons: &mut Reasons) -> NonZeroU32 {

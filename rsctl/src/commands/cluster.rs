@@ -30,7 +30,7 @@ pub(crate) struct Args {
 
 #[derive(Debug, clap::Subcommand)]
 enum Command {
-    Up(UpArgs),
+    Up(Box<UpArgs>),
     Down(DownArgs),
     Status(StatusArgs),
 }
@@ -173,7 +173,7 @@ pub(crate) async fn execute(args: Args) -> Outcome {
     }
 }
 
-async fn up(args: UpArgs) -> Outcome {
+async fn up(args: Box<UpArgs>) -> Outcome {
     // First: a signal must not end a process that has begun to start others.
     let mut interrupts = Interrupts::new()?;
     let chosen = hosts::choose(&args.hostfile, &args.filter)?;

@@ -96,7 +96,12 @@ pub(crate) struct Args {
     #[command(flatten)]
     pub(crate) compatible: Compatible,
     /// The script and its arguments
-    #[arg(value_name = "SCRIPT", required = true, trailing_var_arg = true, allow_hyphen_values = true)]
+    #[arg(
+        value_name = "SCRIPT",
+        required = true,
+        trailing_var_arg = true,
+        allow_hyphen_values = true
+    )]
     pub(crate) line: Vec<String>,
 }
 

@@ -8,6 +8,7 @@ use tokio::time::Instant;
 
 use common::exit::ExitCode;
 use common::ids::JobId;
+use common::jobfile::Loaded;
 use common::spec::{JobSpec, Resume};
 use proto::{convert, v1};
 use service::backoff::Backoff;
@@ -18,6 +19,7 @@ use crate::commands::{Outcome, connect};
 use crate::coordinator::{self, Coordinator};
 use crate::job::{self, JobArgs};
 use crate::master::MasterArgs;
+use crate::slurm::ask::{self, SlurmArgs};
 use crate::{place, render, sweep, upload};
 
 /// A submit that got no answer is tried again this long; its request id makes that harmless.
@@ -32,6 +34,10 @@ same absolute path unless --upload ships them (at most 64 MiB each).
 A job with --after waits until the others have ended. One that needs their success is cancelled,
 with the reason, when one of them does not succeed. --max-running needs a group.
 
+A job with --slurm gets nodes of its own: the coordinator submits a batch script that makes each node a
+worker for this job alone, and gives them back when the job has ended. The flags are keys of the job
+file's [slurm], which has no effect without --slurm.
+
 A job with --hostfile runs on the hosts and slots of that file only, on all of them if it names no
 world-size; a host is a worker's name, its hostname or its address.
 
@@ -44,6 +50,8 @@ Examples:
   rsctl submit job.toml --sweep job.seed=1,2,3,4 --group seeds --max-running 2
   rsctl submit job.toml --after co2-lstm-x7k2p9:ok
   rsctl submit job.toml --hostfile hosts.txt --include gpu-node-01@gpu-node-02:0,2
+  rsctl submit --slurm job.toml --partition main --nodes 2 --time 2:00:00
+  rsctl submit --slurm job.toml --sbatch=--constraint=a100 --dry-run
   id=$(rsctl submit job.toml --json | jq -r .job_id)")]
 pub(crate) struct Args {
     /// The job file
@@ -51,6 +59,8 @@ pub(crate) struct Args {
     file: PathBuf,
     #[command(flatten)]
     job: JobArgs,
+    #[command(flatten)]
+    slurm: SlurmArgs,
     /// Ship the job's input files to the coordinator
     #[arg(long)]
     upload: bool,
@@ -82,7 +92,8 @@ pub(crate) async fn execute(args: Args) -> Outcome {
     for (index, settings) in combinations.into_iter().enumerate() {
         let mut job = args.job.clone();
         job.set.extend(settings.iter().map(|(key, value)| format!("{key}={value}")));
-        let mut file = job.load(&args.file).map_err(|error| told_where(error, &settings))?;
+        let load = || job.load_with(&args.file, &args.slurm.overrides());
+        let mut file = load().map_err(|error| told_where(error, &settings))?;
         if index == 0 {
             file.loaded.warnings.iter().for_each(render::warning);
         }
@@ -92,7 +103,13 @@ pub(crate) async fn execute(args: Args) -> Outcome {
         }
         jobs.push((file, settings));
     }
+    for (file, _) in &jobs {
+        args.slurm.request(&file.loaded)?;
+    }
     let mut coordinator = connect(&args.master).await?;
+    if let Some((file, _)) = jobs.first().filter(|_| args.slurm.dry_run) {
+        return dry_run(&file.loaded, &mut coordinator).await;
+    }
     let queueing = Queueing::read(&args, &mut coordinator).await?;
     let resume = match &args.resume {
         Some(from) => Some(Resume::Path(place::for_submit(&mut coordinator, from).await?)),
@@ -100,6 +117,7 @@ pub(crate) async fn execute(args: Args) -> Outcome {
     };
     let mut ids = Vec::with_capacity(jobs.len());
     for (file, settings) in jobs {
+        let slurm = ask::json(args.slurm.request(&file.loaded)?);
         let mut spec = file.loaded.spec;
         if let Some(resume) = &resume {
             spec.checkpoint.resume = resume.clone();
@@ -109,6 +127,7 @@ pub(crate) async fn execute(args: Args) -> Outcome {
             false => Default::default(),
         };
         let request = queueing.request(&spec, file.text, uploads);
+        let request = v1::SubmitRequest { slurm_json: slurm, ..request };
         let id = submit(&mut coordinator, request).await.map_err(|failure| match is_sweep {
             true => failure.hint(format!(
                 "{} jobs of group {} were queued before; rsctl cancel --group {}",
@@ -125,6 +144,13 @@ pub(crate) async fn execute(args: Args) -> Outcome {
     }
     let (id, _) = ids.swap_remove(0);
     args.follow.follow(coordinator, &id).await
+}
+
+async fn dry_run(loaded: &Loaded, coordinator: &mut Coordinator) -> Outcome {
+    let info = coordinator.info().await?;
+    let script = ask::script(loaded, &loaded.slurm, &info)?;
+    render::raw(script.as_bytes())?;
+    Ok(ExitCode::Done)
 }
 
 /// A mistake that only this combination of a sweep has.
@@ -209,6 +235,7 @@ impl Queueing {
             group: self.group.clone(),
             max_running: self.max_running,
             after: self.after.clone(),
+            slurm_json: String::new(),
         }
     }
 }

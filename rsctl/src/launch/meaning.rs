@@ -48,9 +48,10 @@ impl FromStr for Nproc {
             "gpu" => Ok(Self::Gpu),
             "cpu" => Ok(Self::Cpu),
             "auto" => Ok(Self::Auto),
-            _ => text.parse().map(Self::Count).map_err(|_| {
-                "expected a number of at least 1, `gpu`, `cpu` or `auto`".to_owned()
-            }),
+            _ => text
+                .parse()
+                .map(Self::Count)
+                .map_err(|_| "expected a number of at least 1, `gpu`, `cpu` or `auto`".to_owned()),
         }
     }
 }
@@ -169,9 +170,11 @@ impl Meaning {
         if like == Like::Deepspeed && !args.no_local_rank {
             job.insert("local-rank-at".to_owned(), Value::Integer(script_at + 1));
             if args.like.is_none() {
-                notes.push("the script gets --local_rank=N, as from deepspeed; --no_local_rank: it \
+                notes.push(
+                    "the script gets --local_rank=N, as from deepspeed; --no_local_rank: it \
                             does not"
-                    .to_owned());
+                        .to_owned(),
+                );
             }
         }
         if let Some(folder) = &args.log_dir {

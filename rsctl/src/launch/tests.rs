@@ -71,7 +71,8 @@ fn a_line_of_torchrun_means_the_same_here() {
     assert_eq!(spec("--nproc cpu train.py").resources.world_size, Some(6));
     assert_eq!(command("-m pkg.train -x").line, ["python3", "-u", "-m", "pkg.train", "-x"]);
     assert_eq!(command("--no_python ./a.sh -x").line, ["./a.sh", "-x"]);
-    let named = spec("--master-port 29501 --rdzv_id r7 --role trainer --master_addr localhost a.py");
+    let named =
+        spec("--master-port 29501 --rdzv_id r7 --role trainer --master_addr localhost a.py");
     let env: Vec<(&str, &str)> =
         named.job.env.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
     let expected =
@@ -142,7 +143,9 @@ fn flags_that_have_nothing_to_do_here_say_so() {
     let line = "--standalone --rdzv-backend c10d --rdzv_endpoint localhost:0 --monitor_interval 1 \
                 --start-method spawn --launcher pdsh --no_ssh_check -r 3 train.py";
     let (_, notes) = try_in(line, &around(0, &[])).unwrap();
-    for flag in ["--standalone", "--rdzv-endpoint", "--monitor-interval", "--launcher", "--redirects"] {
+    for flag in
+        ["--standalone", "--rdzv-endpoint", "--monitor-interval", "--launcher", "--redirects"]
+    {
         assert!(notes.iter().any(|note| note.starts_with(flag)), "{flag}: {notes:?}");
     }
     assert!(parse("--tee 3 a.py").compatible.wants_prefix());

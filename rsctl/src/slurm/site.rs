@@ -19,7 +19,7 @@ use crate::coordinator::Coordinator;
 use crate::render;
 use crate::slurm::allocation::Allocation;
 use crate::slurm::folder::Folder;
-use crate::slurm::step::{self, Blame, Step};
+use crate::slurm::step::{Blame, Step};
 
 /// The coordinator opens its store, on a shared disk perhaps, and binds a port.
 const LISTENING_WITHIN: Duration = Duration::from_secs(30);
@@ -107,7 +107,7 @@ impl Site {
             arguments: &arguments.iter().map(String::as_str).collect::<Vec<_>>(),
             log: &folder.path().join("workers.log"),
             stdout: Stdout::Logged,
-            without: step::NOT_INHERITED,
+            without: common::slurm::step::NOT_INHERITED,
         })
         .map_err(without_srun)?;
         let nodes = allocation.nodes.iter().map(|node| node.name.clone()).collect();

@@ -4,26 +4,14 @@
 use std::path::Path;
 use std::time::Duration;
 
+use common::slurm::step;
+
 /// What each node runs: the shell knows the node's own name and CPUs, and becomes the worker.
 /// Missing variables end it with their name.
 const BECOME_WORKER: &str = "\
 export RUSTSPEED_NOTICE_GRACE=\"$4\"
 exec \"$0\" join --master \"$1\" --trainer \"$2\" --state-dir \"$3/${SLURMD_NODENAME:?}\" \
 --name \"$SLURMD_NODENAME\" --slots \"${SLURM_CPUS_ON_NODE:?}\" --exit-with-stdin";
-
-/// Options of the job that a step would inherit from the environment, and that would give its one
-/// task per node less than the whole allocation.
-pub(super) const NOT_INHERITED: &[&str] = &[
-    "SLURM_CPUS_PER_TASK",
-    "SRUN_CPUS_PER_TASK",
-    "SLURM_TRES_PER_TASK",
-    "SLURM_GPUS_PER_TASK",
-    "SLURM_NTASKS_PER_GPU",
-    "SLURM_NTASKS_PER_SOCKET",
-    "SLURM_NTASKS_PER_CORE",
-    "SLURM_EXACT",
-    "SLURM_STEP_GRES",
-];
 
 #[derive(Debug)]
 pub(super) struct Step<'a> {
@@ -40,27 +28,17 @@ pub(super) struct Step<'a> {
 }
 
 impl Step<'_> {
-    /// The arguments of `srun`. Options of `slurm.conf` that would end workers early are said
-    /// anew: `WaitTime` (--wait), `KillOnBadExit`.
+    /// The arguments of `srun`. `KillOnBadExit` of `slurm.conf` is said anew.
     pub(super) fn arguments(&self) -> Vec<String> {
         let nodes = self.nodes;
         let kill_on_bad_exit = u8::from(!self.is_elastic);
-        let mut arguments: Vec<String> = [
-            // Beside another step: `srun --pty bash`, or the one that `salloc` itself started.
-            "--overlap".to_owned(),
+        let mut arguments: Vec<String> = step::OPTIONS.iter().map(|o| (*o).to_owned()).collect();
+        arguments.extend([
             format!("--nodes={nodes}"),
             format!("--ntasks={nodes}"),
-            "--ntasks-per-node=1".to_owned(),
-            "--cpu-bind=none".to_owned(),
-            "--mpi=none".to_owned(),
-            "--export=ALL".to_owned(),
             "--input=all".to_owned(),
-            "--label".to_owned(),
-            "--wait=0".to_owned(),
             format!("--kill-on-bad-exit={kill_on_bad_exit}"),
-            "--job-name=rustspeed".to_owned(),
-        ]
-        .into();
+        ]);
         arguments.extend(["sh", "-c", BECOME_WORKER].map(str::to_owned));
         let path = |path: &Path| path.display().to_string();
         arguments.extend([

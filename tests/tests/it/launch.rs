@@ -32,7 +32,10 @@ fn cluster(slots: &[u32]) -> Cluster {
     for (index, slots) in slots.iter().enumerate() {
         let name = format!("w{index}");
         let mut worker = cluster.worker_command(&name, *slots);
-        worker.arg("--allow-commands").env("RUSTSPEED_SECRET", "hidden").env_remove("OMP_NUM_THREADS");
+        worker
+            .arg("--allow-commands")
+            .env("RUSTSPEED_SECRET", "hidden")
+            .env_remove("OMP_NUM_THREADS");
         cluster.add_worker(&name, worker);
     }
     cluster.wait_until_ready(slots.len());
@@ -66,7 +69,14 @@ fn two_ranks_of_one_node_have_what_torchrun_gives_name_by_name() {
     let lines = "env | sort > env.$RANK; echo to stdout; echo to stderr >&2\n";
     fs_err::write(folder.path().join("train.sh"), lines).expect("write our script");
     let mut command = rsctl(folder.path()).command(&[
-        "launch", "--nproc", "2", "--rdzv-id", "none", "--no-python", "sh", "train.sh",
+        "launch",
+        "--nproc",
+        "2",
+        "--rdzv-id",
+        "none",
+        "--no-python",
+        "sh",
+        "train.sh",
     ]);
     command.env_remove("OMP_NUM_THREADS");
     let done = command.output().expect("start rsctl");
@@ -132,9 +142,8 @@ fn ranks_of_two_workers_know_their_node_and_nothing_of_the_daemons() {
             assert!(!env.contains_key(absent), "{absent}");
         }
     }
-    let master = |env: &BTreeMap<String, String>| {
-        (env["MASTER_ADDR"].clone(), env["MASTER_PORT"].clone())
-    };
+    let master =
+        |env: &BTreeMap<String, String>| (env["MASTER_ADDR"].clone(), env["MASTER_PORT"].clone());
     assert_eq!(master(&first), master(&second));
 }
 

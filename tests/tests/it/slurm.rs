@@ -20,6 +20,9 @@ const NOTICE: &str = "scancel --signal=USR1 --batch ";
 const AT_ONCE: &str = "scontrol update ";
 const CANCEL: &str = "scancel --signal=INT --batch ";
 const END: &str = "scancel $job";
+pub(crate) const SERVE: &str = "coordinator serve";
+pub(crate) const SUBMIT: &str = "rsctl submit --slurm job.toml --nodes";
+pub(crate) const DRY_RUN: &str = "rsctl submit --slurm job.toml --dry-run";
 
 fn commands() -> Vec<String> {
     let page = fs_err::read_to_string(workspace_root().join("docs/slurm.md")).unwrap();
@@ -28,7 +31,7 @@ fn commands() -> Vec<String> {
 }
 
 /// The page's command that begins so.
-fn command(beginning: &str) -> String {
+pub(crate) fn command(beginning: &str) -> String {
     let mut fitting = commands().into_iter().filter(|line| line.starts_with(beginning));
     let first = fitting.next().unwrap_or_else(|| panic!("docs/slurm.md has no `{beginning}`"));
     assert_eq!(fitting.next(), None, "one command is enough");
@@ -37,7 +40,7 @@ fn command(beginning: &str) -> String {
 
 #[test]
 fn every_command_of_the_page_is_executed_by_a_story() {
-    let known = [SBATCH, SQUEUE, SALLOC, NOTICE, AT_ONCE, CANCEL, END];
+    let known = [SBATCH, SQUEUE, SALLOC, NOTICE, AT_ONCE, CANCEL, END, SERVE, SUBMIT, DRY_RUN];
     let commands = commands();
     assert_eq!(commands.len(), known.len(), "{commands:?}");
     for beginning in known {
@@ -46,7 +49,7 @@ fn every_command_of_the_page_is_executed_by_a_story() {
 }
 
 /// A job with two ranks, whose nodes have one CPU each.
-fn tiny(max_steps: u64) -> String {
+pub(crate) fn tiny(max_steps: u64) -> String {
     TinyJob { max_steps, checkpoint: "every-steps = 1000000".to_owned(), ..TinyJob::default() }
         .toml()
 }

@@ -17,17 +17,17 @@ fn one_step_takes_every_node_whole() {
     };
     let expected = expect![[r#"
         --overlap
-        --nodes=2
-        --ntasks=2
         --ntasks-per-node=1
         --cpu-bind=none
         --mpi=none
         --export=ALL
-        --input=all
         --label
         --wait=0
-        --kill-on-bad-exit=1
         --job-name=rustspeed
+        --nodes=2
+        --ntasks=2
+        --input=all
+        --kill-on-bad-exit=1
         sh
         -c
         export RUSTSPEED_NOTICE_GRACE="$4"
