@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use common::exit::ExitCode;
 use common::ids::JobId;
 use common::jobfile::{self, InvalidOverride, Loaded, Mistakes, Override};
+use common::spec::JobSpec;
 use common::status::JobStatus;
 use service::exit::Failure;
 
@@ -54,6 +55,16 @@ pub(crate) enum Error {
     Hosts(#[from] hosts::Error),
     #[error("{file} has {}:{}", count(.mistakes), list(.mistakes))]
     Mistakes { file: String, mistakes: Mistakes },
+}
+
+/// A program of one's own has checkpoints of its own.
+pub(crate) fn refuse_resume(spec: &JobSpec) -> Result<(), Failure> {
+    if spec.command.is_none() {
+        return Ok(());
+    }
+    let error = anyhow::anyhow!("--resume is for our trainer, and the job runs job.command");
+    let hint = "tell the program itself where to go on";
+    Err(Failure::new(ExitCode::Usage, error).hint(hint))
 }
 
 impl From<Error> for Failure {

@@ -5,6 +5,7 @@ use crate::explain::Effective;
 use crate::section::{Found, IntegerRange, Section};
 use crate::spec::{Command, JobSpec};
 use crate::tree::Value;
+use crate::units::count;
 
 use super::{Context, job, restart};
 
@@ -48,8 +49,9 @@ pub(super) fn read(section: &Section<'_>, context: &Context<'_>) -> Option<Comma
         return None;
     }
     if local_rank_at.as_ref().is_some_and(|at| at.value as usize > line.value.len()) {
-        let words = line.value.len();
-        section.refuse("local-rank-at", format!("job.command has {words} words: 1 to {words}"));
+        let most = line.value.len();
+        let words = count(most as u64, "word");
+        section.refuse("local-rank-at", format!("job.command has {words}: expected 1 to {most}"));
     }
     let line = line.value.clone();
     let base = context.base_dir.to_owned();

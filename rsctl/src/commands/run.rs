@@ -84,6 +84,7 @@ pub(crate) async fn execute(args: Args) -> Outcome {
     file.loaded.warnings.iter().for_each(render::warning);
     let mut spec = file.loaded.spec;
     if let Some(from) = &args.resume {
+        job::refuse_resume(&spec)?;
         spec.checkpoint.resume = Resume::Path(place::for_run(from, &spec.job.output_dir)?);
     }
     let slots = args.slots.map(NonZeroU32::get);
@@ -92,8 +93,10 @@ pub(crate) async fn execute(args: Args) -> Outcome {
     let site = match here::site(&mut spec.resources, asked, &machine)? {
         here::Site::Here(asked) => {
             check_inputs(&spec)?;
-            Site::Here(plan::plan(&spec.resources, asked, cores())?)
+            let runs = if spec.command.is_some() { Runs::Commands } else { Runs::Jobs };
+            Site::Here(plan::plan(&spec.resources, asked, cores())?, runs)
         }
+        here::Site::OnHosts if spec.command.is_some() => return Err(command_on_hosts()),
         here::Site::OnHosts => Site::OnHosts(order(&args, &spec, &machine)?),
     };
     render::talk(format_args!("training {} with {}", spec.job.name, site.choice(&spec)));
@@ -107,16 +110,24 @@ pub(crate) async fn execute(args: Args) -> Outcome {
     end::conclude(&status, if args.json { Print::Json } else { Print::Summary })
 }
 
+/// Hosts reach the coordinator by the network, where nobody is asked who he is.
+fn command_on_hosts() -> Failure {
+    let error = anyhow!("job.command is not run on other hosts by `rsctl run`");
+    let hint = "start `coordinator serve` and the workers with --allow-commands, then `rsctl submit` \
+                with the same arguments";
+    Failure::new(ExitCode::BadConfiguration, error).hint(hint)
+}
+
 /// Where the private cluster is.
 enum Site {
-    Here(Plan),
+    Here(Plan, Runs),
     OnHosts(Order),
 }
 
 impl Site {
     async fn start(&self) -> Result<Cluster, Failure> {
         match self {
-            Self::Here(plan) => Ok(Cluster::start(plan, Runs::Jobs).await?),
+            Self::Here(plan, runs) => Ok(Cluster::start(plan, *runs).await?),
             Self::OnHosts(order) => Cluster::start_on(order).await,
         }
     }
@@ -124,7 +135,7 @@ impl Site {
     /// For a person.
     fn choice(&self, spec: &JobSpec) -> String {
         match self {
-            Self::Here(plan) => plan.choice.clone(),
+            Self::Here(plan, _) => plan.choice.clone(),
             Self::OnHosts(order) => {
                 let hosts = count(order.targets.len() as u64, "host");
                 match spec.resources.largest_world() {
@@ -137,7 +148,7 @@ impl Site {
 
     fn name(&self) -> &'static str {
         match self {
-            Self::Here(_) => "this machine",
+            Self::Here(..) => "this machine",
             Self::OnHosts(_) => "these hosts",
         }
     }
@@ -205,7 +216,7 @@ async fn start(
     request: v1::SubmitRequest,
 ) -> Result<JobId, Failure> {
     let slots = cluster.ready(coordinator).await?;
-    if matches!(site, Site::Here(plan) if plan.slots == Slots::Auto) {
+    if matches!(site, Site::Here(plan, _) if plan.slots == Slots::Auto) {
         let s = if slots == 1 { "" } else { "s" };
         render::talk(format_args!("this machine has {slots} slot{s}"));
     }

@@ -34,9 +34,9 @@ same absolute path unless --upload ships them (at most 64 MiB each).
 A job with --after waits until the others have ended. One that needs their success is cancelled,
 with the reason, when one of them does not succeed. --max-running needs a group.
 
-A job with --slurm gets nodes of its own: the coordinator submits a batch script that makes each node a
-worker for this job alone, and gives them back when the job has ended. The flags are keys of the job
-file's [slurm], which has no effect without --slurm.
+A job with --slurm gets nodes of its own: the coordinator submits a batch script that makes each
+node a worker for this job alone, and gives them back when the job has ended. The flags are keys of
+the job file's [slurm], which has no effect without --slurm.
 
 A job with --hostfile runs on the hosts and slots of that file only, on all of them if it names no
 world-size; a host is a worker's name, its hostname or its address.
@@ -120,6 +120,7 @@ pub(crate) async fn execute(args: Args) -> Outcome {
         let slurm = ask::json(args.slurm.request(&file.loaded)?);
         let mut spec = file.loaded.spec;
         if let Some(resume) = &resume {
+            job::refuse_resume(&spec)?;
             spec.checkpoint.resume = resume.clone();
         }
         let uploads = match args.upload {

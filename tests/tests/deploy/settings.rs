@@ -63,12 +63,12 @@ fn the_shipped_configuration_is_accepted_also_with_every_example_taken() {
         fs_err::write(&all, taken.join("\n")).unwrap();
         let (is_content, said) = verdict(&mut daemon(which, &all, "--check-config"));
         assert!(is_content, "{}\n{said}", taken.join("\n"));
-        // What a person can set is in the file, but for what the unit sets and a moment in time.
+        // What a person can set is in the file, but for what units and batch scripts set, and a moment.
         let named: BTreeSet<_> =
             taken.iter().filter_map(|line| line.split_once(" = ")).map(|(key, _)| key).collect();
         for key in effective(which).keys() {
-            let is_elsewhere =
-                which.0 == "worker" && ["name", "state-dir", "ends-at"].contains(&key.as_str());
+            let is_elsewhere = which.0 == "worker"
+                && ["name", "state-dir", "ends-at", "allocation"].contains(&key.as_str());
             assert!(is_elsewhere || named.contains(key.as_str()), "{}.toml has no {key}", which.0);
         }
         for key in named {
@@ -81,8 +81,8 @@ fn the_shipped_configuration_is_accepted_also_with_every_example_taken() {
 fn every_variable_in_deploy_is_one_that_is_read() {
     let mut known: BTreeSet<String> =
         DAEMONS.into_iter().flat_map(|which| effective(which).into_keys()).collect();
-    // Read by the build, by set-up, and by trainers.
-    known.extend(["portable", "cache", "nccl-lib"].map(str::to_owned));
+    // Read by the build, by set-up, by trainers, and by a script that SLURM has copied.
+    known.extend(["portable", "cache", "nccl-lib", "deploy"].map(str::to_owned));
     let mut count = 0;
     for file in files_below(&workspace_root().join("deploy")) {
         let text = fs_err::read_to_string(&file).unwrap();

@@ -199,6 +199,21 @@ fn a_cancel_is_a_sigterm_that_a_script_may_use_to_save() {
 }
 
 #[test]
+fn rsctl_run_runs_a_command_here_and_has_nothing_to_resume() {
+    let folder = tempfile::tempdir().expect("temp folder");
+    let toml = "[job]\nname = \"script\"\noutput-dir = \"runs\"\n\
+                command = [\"/bin/sh\", \"-c\", \"echo $RANK of $WORLD_SIZE > rank.$RANK\"]\n\
+                [resources]\nworld-size = 2\n";
+    fs_err::write(folder.path().join("job.toml"), toml).expect("write our job");
+    let rsctl = rsctl(folder.path());
+    rsctl.call(&["run", "job.toml"]).expect_code(0);
+    let told = |rank: u32| fs_err::read_to_string(folder.path().join(format!("rank.{rank}")));
+    assert_eq!((&*told(0).unwrap(), &*told(1).unwrap()), ("0 of 2\n", "1 of 2\n"));
+    let refused = rsctl.call(&["run", "job.toml", "--resume", "runs/script-000000"]);
+    refused.expect_code(2).expect_stderr(&["--resume", "job.command"]);
+}
+
+#[test]
 fn without_allow_commands_the_answer_says_which_flag() {
     let strict = Cluster::start(&[1]);
     let file = job(&strict, 1, "", "true");

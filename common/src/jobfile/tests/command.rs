@@ -39,17 +39,52 @@ fn what_only_our_trainer_reads_is_refused_by_name() {
                 hang-timeout = \"10s\"\nenv = { RANK = \"0\", MASTER_PORT = \"29501\" }\n\
                 [model]\nkind = \"lstm\"\n[data]\nkind = \"sine\"\n[training]\nepochs = 3\n\
                 [checkpoint]\nkeep-last = 1\n[resources]\ntransport = \"tcp\"\n";
-    job(text).check(&expect![[""]]);
+    job(text).check(&expect![[r#"
+        job.toml:1: deepspeed-config: a job with job.command has none: the command decides what it trains
+        job.toml:4: job.seed: a job with job.command has none: only our trainer reads it
+        job.toml:5: job.hang-timeout: a command tells no steps, so that it hangs is not seen; job.time-limit bounds it
+        job.toml:6: job.env.RANK: each rank of a command has its own
+        job.toml:7: model: a job with job.command has none: the command decides what it trains
+        job.toml:9: data: a job with job.command has none: the command decides what it trains
+        job.toml:11: training: a job with job.command has none: the command decides what it trains
+        job.toml:13: checkpoint: a job with job.command has none: the command decides what it trains
+        job.toml:16: resources.transport: a job with job.command has none: only our trainer reads it
+    "#]]);
 }
 
 #[test]
 fn a_wrong_command_is_told_with_what_would_be_right() {
     for (text, expected) in [
-        ("[job]\ncommand = \"python train.py\"\n", expect![[""]]),
-        ("[job]\ncommand = []\n", expect![[""]]),
-        ("[job]\ncommand = [\"a\"]\nlocal-rank-at = 7\n", expect![[""]]),
-        ("[command]\nline = \"x\"\n[data]\nkind = \"sine\"\n", expect![[""]]),
-        ("data.kind = \"sine\"\njob.working-dir = \"/x\"\n", expect![[""]]),
+        (
+            "[job]\ncommand = \"python train.py\"\n",
+            expect![[r#"
+            job.toml:2: job.command = "python train.py": expected the program and its arguments, such as ["python", "train.py"]
+        "#]],
+        ),
+        (
+            "[job]\ncommand = []\n",
+            expect![[r#"
+            job.toml:2: job.command = []: expected the program and its arguments, such as ["python", "train.py"]; 1 to 4096 words
+        "#]],
+        ),
+        (
+            "[job]\ncommand = [\"a\"]\nlocal-rank-at = 7\n",
+            expect![[r#"
+            job.toml:3: job.local-rank-at = 7: job.command has 1 word: expected 1 to 1
+        "#]],
+        ),
+        (
+            "[command]\nline = \"x\"\n[data]\nkind = \"sine\"\n",
+            expect![[r#"
+            job.toml:1: command: write it as a list below [job]: job.command
+        "#]],
+        ),
+        (
+            "data.kind = \"sine\"\njob.working-dir = \"/x\"\n",
+            expect![[r#"
+            job.toml:2: job.working-dir = "/x": it is for a job with job.command
+        "#]],
+        ),
     ] {
         job(text).check(&expected);
     }
@@ -57,6 +92,22 @@ fn a_wrong_command_is_told_with_what_would_be_right() {
 
 #[test]
 fn explain_says_what_has_no_meaning_for_a_command() {
-    job(TRAIN).explain("job.", &expect![[""]]);
-    job(TRAIN).explain("restart.same", &expect![[""]]);
+    job(TRAIN).explain("job.", &expect![[r#"
+        job.name = "job"  # default: the job file's name
+        job.seed = -  # a command does not read it
+        job.priority = 0  # default
+        job.time-limit = -  # default: no bound
+        job.output-dir = "/home/ada/here/runs"  # default: runs
+        job.collective-timeout = -  # a command does not read it
+        job.hang-timeout = -  # a command tells no steps, so that it hangs is not seen; job.time-limit bounds it
+        job.command = ["python", "train.py", "--lr", "0.1"]  # job.toml:2
+        job.working-dir = "/home/ada/jobs"  # default: the job file's folder
+        job.local-rank-at = -  # default: no --local_rank is passed
+    "#]]);
+    job(TRAIN).explain(
+        "restart.same",
+        &expect![[r#"
+        restart.same-step = 300  # default
+    "#]],
+    );
 }

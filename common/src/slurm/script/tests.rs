@@ -31,7 +31,49 @@ fn render(bin_dir: &str, output_dir: &str) -> String {
 
 #[test]
 fn the_whole_script() {
-    expect![[r#""#]].assert_eq(&render("/opt/rustspeed/bin", "/home/ada/runs"));
+    expect![[r##"
+        #!/bin/sh
+        #SBATCH --job-name=tiny-x7k2p9.1
+        #SBATCH --comment=rustspeed
+        #SBATCH --nodes=2
+        #SBATCH --ntasks-per-node=1
+        #SBATCH --cpus-per-task=4
+        #SBATCH --partition=main
+        #SBATCH --time=2:00:00
+        #SBATCH --gres=gpu:2
+        #SBATCH --no-requeue
+        #SBATCH --output=/dev/null
+        #SBATCH --signal=USR1@60
+        #SBATCH --constraint=[a&b]
+
+        main() {
+          folder='/home/ada/runs/.slurm'
+          mkdir -p -- "$folder" || exit
+          exec >>"$folder/tiny-x7k2p9.1.log" 2>&1 </dev/null
+          unset SLURM_CPUS_PER_TASK SRUN_CPUS_PER_TASK SLURM_TRES_PER_TASK SLURM_GPUS_PER_TASK SLURM_NTASKS_PER_GPU SLURM_NTASKS_PER_SOCKET SLURM_NTASKS_PER_CORE SLURM_EXACT SLURM_STEP_GRES
+          export RUSTSPEED_NOTICE_GRACE=45s
+          # scancel tells this shell, too: the workers go first.
+          trap : TERM
+          srun --overlap --ntasks-per-node=1 --cpu-bind=none --mpi=none --export=ALL --label --wait=0 --job-name=rustspeed --nodes=2 --ntasks=2 --kill-on-bad-exit=1 \
+            sh -c 'exec "$0" join --master "$1" --trainer "$2" --state-dir "$3/${SLURMD_NODENAME:?}" --name "$SLURMD_NODENAME-${SLURM_JOB_ID:?}" --slots "${SLURM_CPUS_ON_NODE:?}" --allocation "$4" --leave-after "$5"' \
+            '/opt/rustspeed/bin/worker' \
+            'head:29500' \
+            '/opt/rustspeed/bin/trainer' \
+            '/home/ada/runs/.slurm/tiny-x7k2p9.1' \
+            'tiny-x7k2p9.1' \
+            '300000ms' &
+          srun=$!
+          wait "$srun"
+          code=$?
+          while kill -0 "$srun" 2>/dev/null; do
+            wait "$srun"
+            code=$?
+          done
+          rm -rf -- "$folder/tiny-x7k2p9.1"
+          exit "$code"
+        }
+        main
+    "##]].assert_eq(&render("/opt/rustspeed/bin", "/home/ada/runs"));
 }
 
 /// The script's own words, with programs of ours in the place of SLURM's.
@@ -42,7 +84,7 @@ fn hostile_paths_reach_the_worker_as_they_are() {
     let (bin_dir, output_dir) = (hostile.join("bin"), hostile.join("out"));
     fs_err::create_dir_all(&bin_dir).unwrap();
     let srun = "#!/bin/sh\nwhile [ \"$1\" != sh ]; do shift; done\nexec \"$@\"\n";
-    let worker = "#!/bin/sh\nfor word in \"$@\"; do echo \"<$word>\"; done\n";
+    let worker = "#!/bin/sh\nfor word in \"$@\"; do printf '<%s>\\n' \"$word\"; done\n";
     for (name, text) in [("srun", srun), ("worker", worker)] {
         let path = bin_dir.join(name);
         fs_err::write(&path, text).unwrap();

@@ -77,7 +77,32 @@ fn it_is_durable_that_nodes_are_wanted_before_slurm_is_asked_and_until_they_are_
     assert_eq!(orders(&w), ["give back job-000000.1 Some(17)"]);
     w.slurm("job", 1, gone("COMPLETED"));
     assert!(orders(&w).is_empty());
-    check(&w.take(), &expect![[r#""#]]);
+    check(
+        &w.take(),
+        &expect![[r#"
+        persist submitted allocation-asked(job-000000.1)
+        answer Submitted(JobId("job-000000"))
+        slurm: want job-000000.1 (?)
+        persist allocation-accepted(job-000000.1: 17)
+        slurm: want job-000000.1 (17)
+        persist worker(n1-17)
+        -> n1-17: welcome
+        persist worker(n2-17) attempt-started(1)
+        -> n2-17: welcome
+        -> n1-17: start job-000000.1 of 2: 0@[0]
+        -> n2-17: start job-000000.1 of 2: 1@[0]
+        -> n1-17: rank table job-000000.1 of 2
+        -> n2-17: rank table job-000000.1 of 2
+        persist attempt-running
+        persist ended(0)
+        -> n1-17: acknowledge end of 0
+        persist ended(1) job-ended(succeeded: finished) allocation-released(job-000000.1: the job has ended)
+        -> n2-17: acknowledge end of 1
+        slurm: give back job-000000.1 (17)
+        persist allocation-ended(job-000000.1: SLURM job 17 COMPLETED)
+        slurm: 
+    "#]],
+    );
 }
 
 #[test]
