@@ -19,6 +19,7 @@ use crate::codec;
 use crate::core::{self, Core, Parts};
 use crate::expected;
 use crate::metrics::Metrics;
+use crate::permit::Permit;
 use crate::rpc::{Front, Info};
 use crate::settings::Settings;
 use crate::slurm::{Agent, Site};
@@ -133,7 +134,8 @@ impl Coordinator {
         let incarnation = core.start().await.map_err(|error| stopped(&error))?;
         let site = Site::of(settings, address);
         let slurm = Agent::new(site.clone(), core.allocations(), handle.clone());
-        let info = Info { incarnation, address, vitals, metrics, site };
+        let permit = Permit::read(&folder).map_err(files)?;
+        let info = Info { incarnation, address, vitals, metrics, permit, site };
         let front = Front::new(handle, archive, blobs, info);
         Ok(Self { address, listener, core, front, slurm, _lock: lock })
     }

@@ -12,6 +12,7 @@ mod expected;
 mod fetch;
 mod http;
 mod metrics;
+mod permit;
 mod probes;
 mod rpc;
 mod settings;

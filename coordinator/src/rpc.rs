@@ -37,6 +37,7 @@ use crate::core::{Handle, Stopping};
 use crate::fetch::Fetches;
 use crate::http::{self, Pages};
 use crate::metrics::Metrics;
+use crate::permit::Permit;
 use crate::probes::Probes;
 use crate::slurm::Site;
 use crate::vitals::{self, Vitals};
@@ -72,6 +73,8 @@ pub(crate) struct Info {
     pub(crate) address: SocketAddr,
     pub(crate) vitals: Vitals,
     pub(crate) metrics: Metrics,
+    /// Who may have programs of their own run.
+    pub(crate) permit: Permit,
     /// What batch scripts say of this coordinator.
     pub(crate) site: Site,
 }

@@ -87,6 +87,8 @@ pub(crate) struct Cluster {
     folder: Folder,
     /// Where hosts were told to find the coordinator; None: all of it is on this machine.
     told: Option<String>,
+    /// What its coordinator wants to hear from who has programs run; empty: it runs none.
+    secret: String,
 }
 
 impl Cluster {
@@ -102,9 +104,13 @@ impl Cluster {
             }
         };
         let folder = Folder::create(&std::env::temp_dir())?;
+        let secret = match runs {
+            Runs::Commands => keep_secret(&folder).map_err(Error::Folder)?,
+            Runs::Jobs => String::new(),
+        };
         let (coordinator, address) = serve(&coordinator, "127.0.0.1", permission, &folder).await?;
         let told = None;
-        let mut cluster = Self { workers: Vec::new(), coordinator, address, folder, told };
+        let mut cluster = Self { workers: Vec::new(), coordinator, address, folder, told, secret };
         let slots = match plan.slots {
             Slots::Auto => "auto".to_owned(),
             Slots::Exactly(slots) => slots.to_string(),
@@ -146,6 +152,10 @@ impl Cluster {
 
     pub(crate) fn address(&self) -> &str {
         &self.address
+    }
+
+    pub(crate) fn command_secret(&self) -> String {
+        self.secret.clone()
     }
 
     /// Its temporary folder, which goes with it.
@@ -221,6 +231,15 @@ impl Cluster {
         self.stop_workers().await;
         self.coordinator.stop(STOP_WITHIN).await;
     }
+}
+
+/// Other users of this machine reach the coordinator's port, and cannot read its folder.
+fn keep_secret(folder: &Folder) -> std::io::Result<String> {
+    let secret = uuid::Uuid::new_v4().to_string();
+    let data_dir = folder.path().join("coordinator");
+    fs_err::create_dir(&data_dir)?;
+    fs_err::write(data_dir.join("command-secret"), &secret)?;
+    Ok(secret)
 }
 
 /// A coordinator with a free port at `listen`, and the address that it says.

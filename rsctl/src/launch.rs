@@ -146,6 +146,7 @@ fn request(spec: &JobSpec, job_toml: String) -> v1::SubmitRequest {
         spec_json: convert::spec_json(spec),
         job_toml,
         request_id: uuid::Uuid::new_v4().to_string(),
+        command_secret: job::command_secret(spec),
         ..Default::default()
     }
 }

@@ -201,9 +201,10 @@ impl Coordinator for Front {
 
 impl Front {
     /// Checks a submit at the door.
-    fn submission(&self, request: v1::SubmitRequest) -> Result<Submission, Status> {
-        let v1::SubmitRequest { spec_json, job_toml, request_id, uploads, slurm_json, .. } =
-            request;
+    fn submission(&self, mut request: v1::SubmitRequest) -> Result<Submission, Status> {
+        let command_secret = std::mem::take(&mut request.command_secret);
+        let slurm_json = std::mem::take(&mut request.slurm_json);
+        let v1::SubmitRequest { spec_json, job_toml, request_id, uploads, .. } = request;
         check_request_id(&request_id)?;
         let group = queue::group(request.group, request.max_running)?;
         let after = queue::after(request.after)?;
@@ -226,6 +227,11 @@ impl Front {
         }
         let spec = convert::spec(&spec_json).map_err(|error| malformed(&error))?;
         check_spec(&spec)?;
+        if spec.command.is_some() && !self.info.permit.admits(&command_secret) {
+            let text = "job.command: this coordinator runs programs for those alone who know its \
+                        command-secret (RUSTSPEED_COMMAND_SECRET of rsctl)";
+            return Err(Status::permission_denied(text));
+        }
         let uploads: BTreeMap<String, String> = uploads.into_iter().collect();
         let slurm = slurm(&slurm_json, &spec)?;
         let origin = None;

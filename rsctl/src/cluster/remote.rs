@@ -48,6 +48,7 @@ impl Cluster {
             address: format!("127.0.0.1:{port}"),
             folder,
             told: masters.first().cloned(),
+            secret: String::new(),
         };
         let mut scripts = Vec::with_capacity(of);
         for (target, master) in order.targets.iter().zip(&masters) {

@@ -220,6 +220,7 @@ async fn start(
         let s = if slots == 1 { "" } else { "s" };
         render::talk(format_args!("this machine has {slots} slot{s}"));
     }
+    let request = v1::SubmitRequest { command_secret: cluster.command_secret(), ..request };
     Ok(coordinator.submit(request).await?)
 }
 

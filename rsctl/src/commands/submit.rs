@@ -237,6 +237,7 @@ impl Queueing {
             max_running: self.max_running,
             after: self.after.clone(),
             slurm_json: String::new(),
+            command_secret: job::command_secret(spec),
         }
     }
 }

@@ -58,7 +58,9 @@ pub(super) async fn here(
     let mut coordinator = Coordinator::connect(cluster.address()).await?;
     let submit = async {
         cluster.ready(&mut coordinator).await?;
-        Ok::<JobId, Failure>(coordinator.submit(request(&spec, job_toml)).await?)
+        let command_secret = cluster.command_secret();
+        let request = v1::SubmitRequest { command_secret, ..request(&spec, job_toml) };
+        Ok::<JobId, Failure>(coordinator.submit(request).await?)
     };
     let submitted = tokio::select! {
         id = submit => id,

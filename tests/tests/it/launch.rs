@@ -233,6 +233,22 @@ fn without_allow_commands_the_answer_says_which_flag() {
 }
 
 #[test]
+fn a_coordinator_with_a_secret_runs_programs_for_those_alone_who_know_it() {
+    let folder = tempfile::tempdir().expect("temp folder");
+    fs_err::write(folder.path().join("command-secret"), "a secret\n").expect("write the secret");
+    let data_dir = Some(folder.path().to_owned());
+    let cluster = Cluster::start_as(Serving { data_dir, ..allowing() }, &[]);
+    let file = job(&cluster, 1, "", "true");
+    for (secret, is_known) in [("", false), ("another", false), ("a secret", true)] {
+        let mut submit = cluster.rsctl().command(&["submit", &file]);
+        let done = submit.env("RUSTSPEED_COMMAND_SECRET", secret).output().expect("start rsctl");
+        let told = String::from_utf8_lossy(&done.stderr);
+        assert_eq!(done.status.success(), is_known, "{secret}: {told}");
+        assert_eq!(!told.contains("command-secret"), is_known, "{secret}: {told}");
+    }
+}
+
+#[test]
 fn ctrl_c_stops_the_ranks_and_leaves_nothing() {
     let folder = tempfile::tempdir().expect("temp folder");
     let lines = "trap 'echo bye; exit 0' TERM\necho $$ > pid.$RANK\nwhile :; do sleep 0.1; done\n";
