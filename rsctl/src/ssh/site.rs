@@ -3,23 +3,20 @@
 //! started is stopped again.
 
 use std::future::Future;
-use std::path::Path;
 use std::time::Duration;
 
 use anyhow::anyhow;
-use tokio::time::Instant;
 
 use common::exit::ExitCode;
 use common::status::WorkerRow;
 use service::exit::Failure;
 
-use crate::cluster::binary;
 use crate::cluster::here::Machine;
 use crate::commands;
 use crate::coordinator::Coordinator;
 use crate::interrupts::{Interrupts, interrupted};
 use crate::render;
-use crate::ssh::call::{Shell, Ssh, call, quoted};
+use crate::ssh::call::{Shell, Ssh, call};
 use crate::ssh::environment::Variables;
 use crate::ssh::look::{self, Seen};
 use crate::ssh::record::{Folder, HostRecord, Process, Record, Started};
@@ -27,16 +24,11 @@ use crate::ssh::row::{Row, failed_hosts};
 use crate::ssh::target::Target;
 use crate::ssh::{Error, Programs, each, script, stop};
 
+mod head;
+mod ready;
+
 /// As of [`look::look`], and half a second in which the script watches what it has started.
 const START_WITHIN: Duration = Duration::from_secs(45);
-/// The coordinator opens its store and binds a port.
-const LISTENING_WITHIN: Duration = Duration::from_secs(30);
-const LISTENING_POLL: Duration = Duration::from_millis(20);
-/// From the start of the last worker to its hello.
-const READY_WITHIN: Duration = Duration::from_secs(30);
-const READY_POLL: Duration = Duration::from_millis(50);
-/// Workers that are not there by then are asked whether they still live; and again after so long.
-const PROBE_EVERY: Duration = Duration::from_secs(3);
 const PROBE_WITHIN: Duration = Duration::from_secs(30);
 /// Of workers that are stopped because others could not start: no job has been given to them yet.
 const UNDO_GRACE: Duration = Duration::from_secs(10);
@@ -226,46 +218,6 @@ impl Attempt<'_> {
         Ok(reach.masters.into_iter().map(|master| format!("{master}:{port}")).collect())
     }
 
-    /// One that an earlier call has started, and that still runs.
-    async fn has_coordinator(&mut self) -> Result<bool, Failure> {
-        let Some(coordinator) = &self.record.coordinator else { return Ok(false) };
-        let probe = script::probe(coordinator.known());
-        let reply = call(&Shell::Here, &probe, PROBE_WITHIN).await;
-        let reply = reply.map_err(|error| Failure::new(ExitCode::Failed, error))?;
-        Ok(reply.get("running").is_some())
-    }
-
-    async fn start_coordinator(&mut self, listen: &str) -> Result<(), Failure> {
-        // Workers that still run look for it where it was.
-        let port = match &self.record.coordinator {
-            Some(_) => self.record.master.rsplit_once(':').and_then(|(_, port)| port.parse().ok()),
-            None => None,
-        };
-        let port: u16 = port.unwrap_or(self.order.port);
-        let text = |path: &Path| path.display().to_string();
-        let log = self.folder.coordinator_log();
-        let started = Started {
-            program: text(&binary("coordinator")?),
-            directory: text(self.folder.path()),
-            log: text(&log),
-            process: None,
-        };
-        let listen = format!("{listen}:{port}");
-        let data_dir = text(&self.folder.coordinator());
-        let arguments = ["serve", "--listen", &listen, "--data-dir", &data_dir].map(str::to_owned);
-        self.record.coordinator = Some(started.clone());
-        self.folder.write(self.record)?;
-        self.has_started_coordinator = true;
-        let process = start(&Shell::Here, &started, &arguments, &self.order.variables).await;
-        let process = process.map_err(|error| coordinator_failed(&error, &listen))?;
-        self.record.coordinator = Some(Started { process: Some(process), ..started });
-        let port = listening(&log).await?;
-        self.record.master = format!("127.0.0.1:{port}");
-        self.folder.write(self.record)?;
-        render::talk(format_args!("the coordinator listens at port {port} of this machine"));
-        Ok(())
-    }
-
     /// Hosts whose worker could only be refused.
     async fn refuse_others(
         &mut self,
@@ -408,87 +360,6 @@ impl Attempt<'_> {
         }
     }
 
-    /// Waits until every worker that was started is in service.
-    async fn ready(
-        &mut self,
-        coordinator: &mut Coordinator,
-        masters: &[String],
-    ) -> Result<(), Failure> {
-        let began = Instant::now();
-        let mut next_probe = began + PROBE_EVERY;
-        loop {
-            let rows = coordinator.workers().await?;
-            let mut waiting = Vec::new();
-            for index in 0..self.rows.len() {
-                if !["started", "running"].contains(&self.rows[index].state.as_str()) {
-                    continue;
-                }
-                let worker = &self.rows[index].worker;
-                let is_new = |row: &WorkerRow| {
-                    let life = (&row.uuid, row.incarnation);
-                    self.earlier[index].as_ref().is_none_or(|(uuid, of)| (uuid, *of) != life)
-                };
-                let is_there =
-                    |row: &&WorkerRow| row.name == *worker && is_connected(row) && is_new(row);
-                match rows.iter().find(is_there) {
-                    Some(row) => self.joined(index, row),
-                    None => waiting.push(index),
-                }
-            }
-            if waiting.is_empty() {
-                return self.folder.write(self.record);
-            }
-            if Instant::now() >= next_probe {
-                let is_over = began.elapsed() >= READY_WITHIN;
-                self.probe(&waiting, masters, is_over).await;
-                next_probe = Instant::now() + PROBE_EVERY;
-                self.check()?;
-            }
-            tokio::time::sleep(READY_POLL).await;
-        }
-    }
-
-    fn joined(&mut self, index: usize, row: &WorkerRow) {
-        let slots = row.slots;
-        self.rows[index].slots = Some(slots);
-        self.rows[index].state = "ready".to_owned();
-        if let Some(host) = self.record.host(&row.name) {
-            host.uuid = Some(row.uuid.clone());
-            host.incarnation = Some(row.incarnation);
-        }
-    }
-
-    /// Asks those that have not joined: one that has ended never will.
-    async fn probe(&mut self, waiting: &[usize], masters: &[String], is_over: bool) {
-        let known: Vec<(usize, Shell, Started)> = waiting
-            .iter()
-            .filter_map(|index| {
-                let target = self.order.targets.get(*index)?;
-                let started = self.record.host(&target.worker)?.started.clone();
-                Some((*index, self.order.shell(target), started))
-            })
-            .collect();
-        let answers = each(&known, |(index, shell, started)| async move {
-            let reply = call(shell, &script::probe(started.known()), PROBE_WITHIN).await;
-            let reply = match reply {
-                Ok(reply) => reply,
-                Err(error) => return Some((*index, Error::Call(error))),
-            };
-            let log = reply.text("log");
-            if reply.get("running").is_none() {
-                return Some((*index, Error::Ended { log }));
-            }
-            let (pid, master) = (started.process.as_ref()?.pid, masters.get(*index)?.clone());
-            let within = READY_WITHIN.as_secs();
-            is_over.then_some((*index, Error::NotReady { pid, master, within, log }))
-        })
-        .await;
-        for (index, error) in answers.into_iter().flatten() {
-            self.rows[index] = self.rows[index].clone().failed(&error);
-            self.rows[index].tell(&self.order.targets[index].place);
-        }
-    }
-
     /// Stops what this call has started; says so of each host.
     async fn undo(&mut self) {
         let (folder, started) = (self.folder, std::mem::take(&mut self.started));
@@ -550,47 +421,6 @@ async fn start(
             let code = code.unwrap_or("unknown").to_owned();
             Err(Error::EndedAtOnce { code, log: reply.text("log") })
         }
-    }
-}
-
-fn coordinator_failed(error: &Error, listen: &str) -> Failure {
-    let (words, what) = match error {
-        Error::EndedAtOnce { log, .. } => (quoted(log), "the coordinator ended at once"),
-        other => (quoted(&service::exit::chain(other)), "start the coordinator"),
-    };
-    let is_taken = words.to_lowercase().contains("in use");
-    let failure = Failure::new(ExitCode::Failed, anyhow!("{what}{words}"));
-    match is_taken {
-        true => failure.hint(format!(
-            "{listen} is taken: --port 0 takes a free port, --master joins the coordinator that \
-             may be there"
-        )),
-        false => failure,
-    }
-}
-
-/// The port in the line by which a coordinator says that it listens.
-async fn listening(log: &Path) -> Result<u16, Failure> {
-    let began = Instant::now();
-    loop {
-        let text = fs_err::read(log).unwrap_or_default();
-        let text = String::from_utf8_lossy(&text);
-        let whole = text.rsplit_once('\n').map_or("", |(whole, _)| whole);
-        let address = whole.lines().find_map(|line| line.strip_prefix("listening "));
-        if let Some(port) = address.and_then(|address| address.rsplit_once(':')?.1.parse().ok()) {
-            return Ok(port);
-        }
-        // Its last words.
-        if text.lines().any(|line| line.starts_with("error: ")) {
-            let error = anyhow!("the coordinator has ended{}", quoted(&text));
-            return Err(Failure::new(ExitCode::Failed, error));
-        }
-        if began.elapsed() > LISTENING_WITHIN {
-            let after = LISTENING_WITHIN.as_secs();
-            let error = anyhow!("the coordinator does not listen after {after} s{}", quoted(&text));
-            return Err(Failure::new(ExitCode::Failed, error));
-        }
-        tokio::time::sleep(LISTENING_POLL).await;
     }
 }
 

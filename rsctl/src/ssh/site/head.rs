@@ -1,0 +1,104 @@
+//! The coordinator of a cluster over ssh, on this machine: one that an earlier call has left, or a new one.
+
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::anyhow;
+use tokio::time::Instant;
+
+use common::exit::ExitCode;
+use service::exit::Failure;
+
+use super::{Attempt, PROBE_WITHIN, start};
+use crate::cluster::binary;
+use crate::render;
+use crate::ssh::call::{Shell, call, quoted};
+use crate::ssh::record::Started;
+use crate::ssh::{Error, script};
+
+/// The coordinator opens its store and binds a port.
+const LISTENING_WITHIN: Duration = Duration::from_secs(30);
+const LISTENING_POLL: Duration = Duration::from_millis(20);
+
+impl Attempt<'_> {
+    /// One that an earlier call has started, and that still runs.
+    pub(super) async fn has_coordinator(&mut self) -> Result<bool, Failure> {
+        let Some(coordinator) = &self.record.coordinator else { return Ok(false) };
+        let probe = script::probe(coordinator.known());
+        let reply = call(&Shell::Here, &probe, PROBE_WITHIN).await;
+        let reply = reply.map_err(|error| Failure::new(ExitCode::Failed, error))?;
+        Ok(reply.get("running").is_some())
+    }
+
+    pub(super) async fn start_coordinator(&mut self, listen: &str) -> Result<(), Failure> {
+        // Workers that still run look for it where it was.
+        let port = match &self.record.coordinator {
+            Some(_) => self.record.master.rsplit_once(':').and_then(|(_, port)| port.parse().ok()),
+            None => None,
+        };
+        let port: u16 = port.unwrap_or(self.order.port);
+        let text = |path: &Path| path.display().to_string();
+        let log = self.folder.coordinator_log();
+        let started = Started {
+            program: text(&binary("coordinator")?),
+            directory: text(self.folder.path()),
+            log: text(&log),
+            process: None,
+        };
+        let listen = format!("{listen}:{port}");
+        let data_dir = text(&self.folder.coordinator());
+        let arguments = ["serve", "--listen", &listen, "--data-dir", &data_dir].map(str::to_owned);
+        self.record.coordinator = Some(started.clone());
+        self.folder.write(self.record)?;
+        self.has_started_coordinator = true;
+        let process = start(&Shell::Here, &started, &arguments, &self.order.variables).await;
+        let process = process.map_err(|error| coordinator_failed(&error, &listen))?;
+        self.record.coordinator = Some(Started { process: Some(process), ..started });
+        let port = listening(&log).await?;
+        self.record.master = format!("127.0.0.1:{port}");
+        self.folder.write(self.record)?;
+        render::talk(format_args!("the coordinator listens at port {port} of this machine"));
+        Ok(())
+    }
+}
+
+fn coordinator_failed(error: &Error, listen: &str) -> Failure {
+    let (words, what) = match error {
+        Error::EndedAtOnce { log, .. } => (quoted(log), "the coordinator ended at once"),
+        other => (quoted(&service::exit::chain(other)), "start the coordinator"),
+    };
+    let is_taken = words.to_lowercase().contains("in use");
+    let failure = Failure::new(ExitCode::Failed, anyhow!("{what}{words}"));
+    match is_taken {
+        true => failure.hint(format!(
+            "{listen} is taken: --port 0 takes a free port, --master joins the coordinator that \
+             may be there"
+        )),
+        false => failure,
+    }
+}
+
+/// The port in the line by which a coordinator says that it listens.
+async fn listening(log: &Path) -> Result<u16, Failure> {
+    let began = Instant::now();
+    loop {
+        let text = fs_err::read(log).unwrap_or_default();
+        let text = String::from_utf8_lossy(&text);
+        let whole = text.rsplit_once('\n').map_or("", |(whole, _)| whole);
+        let address = whole.lines().find_map(|line| line.strip_prefix("listening "));
+        if let Some(port) = address.and_then(|address| address.rsplit_once(':')?.1.parse().ok()) {
+            return Ok(port);
+        }
+        // Its last words.
+        if text.lines().any(|line| line.starts_with("error: ")) {
+            let error = anyhow!("the coordinator has ended{}", quoted(&text));
+            return Err(Failure::new(ExitCode::Failed, error));
+        }
+        if began.elapsed() > LISTENING_WITHIN {
+            let after = LISTENING_WITHIN.as_secs();
+            let error = anyhow!("the coordinator does not listen after {after} s{}", quoted(&text));
+            return Err(Failure::new(ExitCode::Failed, error));
+        }
+        tokio::time::sleep(LISTENING_POLL).await;
+    }
+}
