@@ -8,6 +8,7 @@ use std::time::Duration;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+use tests::binaries::workspace_root;
 use tests::cluster::{Cluster, Serving};
 use tests::process::{Running, is_alive};
 use tests::rsctl::Rsctl;
@@ -298,22 +299,51 @@ print(f\"rank {rank} of {dist.get_world_size()}: sum {total.item()}, same weight
 dist.destroy_process_group()
 ";
 
-#[test]
-fn an_unmodified_script_of_pytorch_trains_with_ddp() {
+/// What a script says under `rsctl launch`. None, said, where no Python with torch is named.
+fn launched(folder: &Path, arguments: &[&str]) -> Option<String> {
     let Some(python) = std::env::var_os(PEERS_PYTHON) else {
         skipped(&format!("{PEERS_PYTHON} names no Python with torch: run `make test-peers`"));
-        return;
+        return None;
     };
-    let folder = tempfile::tempdir().expect("temp folder");
-    fs_err::write(folder.path().join("ddp.py"), DDP).expect("write our script");
-    let mut command = rsctl(folder.path()).command(&["launch", "--nproc", "2", "ddp.py"]);
-    command.env("PYTHON_EXEC", python);
-    let mut launch = Running::start(&mut command, &folder.path().join("log"));
+    // DeepSpeed looks for ninja beside it.
+    let beside = Path::new(&python).parent().expect("a program in a folder").to_owned();
+    let path = std::env::var("PATH").expect("PATH");
+    let mut command = rsctl(folder).command(&[&["launch"], arguments].concat());
+    command.env("PYTHON_EXEC", &python).env("PATH", format!("{}:{path}", beside.display()));
+    let mut launch = Running::start(&mut command, &folder.join("log"));
     let status = launch.wait(Duration::from_secs(300));
     let output = launch.output();
     assert!(status.success(), "{output}");
+    Some(output)
+}
+
+#[test]
+fn an_unmodified_script_of_pytorch_trains_with_ddp() {
+    let folder = tempfile::tempdir().expect("temp folder");
+    fs_err::write(folder.path().join("ddp.py"), DDP).expect("write our script");
+    let Some(output) = launched(folder.path(), &["--nproc", "2", "ddp.py"]) else { return };
     for rank in 0..2 {
         let line = format!("rank {rank} of 2: sum 3.0, same weights True\n");
         assert!(output.contains(&line), "{output}");
+    }
+}
+
+/// The script that `make bench` runs under DeepSpeed's own launcher.
+#[test]
+fn an_unmodified_script_of_deepspeed_trains_with_zero_2_and_3() {
+    let folder = tempfile::tempdir().expect("temp folder");
+    let script = workspace_root().join("bench/peers/lstm_deepspeed.py");
+    let script = script.to_str().expect("a path in UTF-8");
+    let small = ["--hid", "16", "--micro", "8", "--ga", "1", "--steps", "4"];
+    for stage in ["2", "3"] {
+        let arguments = [&["--num_gpus", "2", script, "--stage", stage], &small[..]].concat();
+        let Some(output) = launched(folder.path(), &arguments) else { return };
+        let line = output.lines().find(|line| line.starts_with("{\"stage\""));
+        let told: serde_json::Value = serde_json::from_str(line.expect("its line")).expect("JSON");
+        assert_eq!(
+            (&told["stage"], &told["ws"]),
+            (&stage.parse::<u64>().unwrap().into(), &2.into())
+        );
+        assert!(told["loss"].as_f64().unwrap().is_finite(), "{told}");
     }
 }
