@@ -406,7 +406,9 @@ impl Ledger {
 
 impl Job {
     fn apply(&mut self, record: &Record) {
-        if !self.state.is_final() {
+        // What becomes of its nodes is told after its end, too.
+        let is_of_nodes = matches!(record, Record::AllocationReleased { .. });
+        if !self.state.is_final() || is_of_nodes {
             self.tell(record);
         }
         match record {
