@@ -4,6 +4,7 @@
 pub mod allocation;
 pub mod counts;
 pub mod nodelist;
+pub mod pool;
 pub mod queue;
 pub mod request;
 pub mod script;

@@ -11,6 +11,7 @@ mod await_back;
 mod board;
 mod config;
 mod decisions;
+mod demand;
 mod dependency;
 mod drain;
 mod effect;
@@ -32,6 +33,7 @@ mod live;
 mod membership;
 mod past;
 mod placement;
+mod pools;
 mod preempt;
 mod queue;
 mod record;
@@ -68,6 +70,7 @@ pub use self::ledger::{
 };
 pub use self::line::Turn;
 pub use self::past::OldAttempt;
+pub use self::pools::{PoolEntry, PoolOrder};
 pub use self::record::{
     After, CancelMode, Condition, Group, Origin, Over, Record, StopCause, StopDecision, StopMode,
     Submission, Token,
@@ -164,6 +167,7 @@ impl Machine {
             Event::Welcomed { connection } => self.on_welcomed(connection, now),
             Event::Dropped { connection } => self.on_dropped(connection),
             Event::Allocation { name, news } => self.on_allocation(&name, news, now),
+            Event::Pool { ticket, name, order } => self.on_pool(ticket, name, order, now),
             Event::Tick => self.on_tick(now),
         }
     }

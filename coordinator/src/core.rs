@@ -200,6 +200,15 @@ impl Core {
                 let ticket = self.ticket(reply);
                 Some(Event::Drain { ticket, worker, order })
             }
+            Input::Pool { name, order, reply } => {
+                let ticket = self.ticket(reply);
+                Some(Event::Pool { ticket, name, order })
+            }
+            Input::Pools { reply } => {
+                // Who asked may have left.
+                let _ = reply.send(self.machine.pools());
+                None
+            }
             Input::Hello { connection, hello, link } => {
                 self.links.open(connection, hello.name.clone(), link);
                 Some(Event::Hello { connection, hello })
@@ -417,6 +426,14 @@ fn log_record(record: &Record) {
         Record::AllocationEnded { name, why, .. } => {
             info!(allocation = %name, why, "allocation is over");
         }
+        Record::AllocationServed { name, .. } => {
+            info!(allocation = %name, "its first worker has joined");
+        }
+        Record::PoolAdded { name, .. } => info!(pool = %name, "added"),
+        Record::PoolPaused { name, why, .. } => warn!(pool = %name, why, "paused"),
+        Record::PoolResumed { name, .. } => info!(pool = %name, "resumed"),
+        Record::PoolFailed { name, why, .. } => warn!(pool = %name, why, "of no use"),
+        Record::PoolClosed { name, .. } => info!(pool = %name, "is being removed"),
         Record::WorkerAllowed { name, .. } => info!(worker = name, "its faults are forgiven"),
     }
 }

@@ -7,6 +7,7 @@ mod files;
 mod follow;
 mod logs;
 mod peers;
+mod pools;
 mod queue;
 mod seen;
 mod workers;

@@ -17,6 +17,7 @@ use tracing::{debug, info, warn};
 
 use common::slurm::allocation::AllocationName;
 use common::slurm::queue::Row;
+use common::slurm::script::Script;
 use control::coordinator::{AllocationNews, AllocationOrder, Wanted};
 use service::backoff::Backoff;
 
@@ -46,6 +47,12 @@ pub(crate) struct Agent {
     known: BTreeMap<AllocationName, Known>,
     /// Whether the first orders were seen: those are of an earlier life.
     is_settled: bool,
+}
+
+/// SLURM's queue, asked for at that moment.
+struct Picture {
+    at: Instant,
+    rows: Result<Vec<Row>, Trouble>,
 }
 
 /// What this life knows of an allocation beyond its order.
@@ -101,13 +108,22 @@ impl Agent {
         if orders.is_empty() {
             return;
         }
-        let rows = self.commands.queue().await;
-        for order in orders {
-            let news = self.serve(order, rows.as_deref()).await;
+        let picture = Picture { at: now, rows: self.commands.queue().await };
+        // What goes back does not wait for what is asked for.
+        let (wanted, unwanted): (Vec<_>, Vec<_>) =
+            orders.iter().partition(|order| order.wanted.is_some());
+        for order in unwanted.into_iter().chain(wanted) {
+            let news = self.serve(order, &picture).await;
             if let Some(news) = news {
                 self.tell(&order.name, news).await;
             }
         }
+    }
+
+    /// SLURM's answers take time: the order may be another one by now.
+    fn is_still_wanted(&self, name: &AllocationName) -> bool {
+        let orders = self.wanted.borrow();
+        orders.iter().any(|order| order.name == *name && order.wanted.is_some())
     }
 
     async fn tell(&mut self, name: &AllocationName, news: AllocationNews) {
@@ -124,22 +140,23 @@ impl Agent {
     async fn serve(
         &mut self,
         order: &AllocationOrder,
-        rows: Result<&[Row], &Trouble>,
+        picture: &Picture,
     ) -> Option<AllocationNews> {
         match order.slurm_job {
-            Some(id) => self.look_after(order, id, rows).await,
-            None => self.ask(order, rows).await,
+            Some(id) => self.look_after(order, id, picture).await,
+            None => self.ask(order, picture).await,
         }
     }
 
     /// An allocation that has no number yet.
-    async fn ask(
-        &mut self,
-        order: &AllocationOrder,
-        rows: Result<&[Row], &Trouble>,
-    ) -> Option<AllocationNews> {
-        let rows = match rows {
+    async fn ask(&mut self, order: &AllocationOrder, picture: &Picture) -> Option<AllocationNews> {
+        let may_be_there = self.known.get(&order.name)?.look_until.is_some();
+        let rows = match &picture.rows {
             Ok(rows) => rows,
+            // An earlier life's may be in the queue.
+            Err(trouble) if may_be_there => {
+                return Some(AllocationNews::Delayed { words: trouble.to_string() });
+            }
             Err(trouble) => return Some(trouble.news()),
         };
         let name = order.name.to_string();
@@ -148,7 +165,8 @@ impl Agent {
             return Some(AllocationNews::Accepted { slurm_job: row.id });
         }
         let (now, known) = (Instant::now(), self.known.get_mut(&order.name)?);
-        if known.look_until.is_some_and(|until| now < until) {
+        // A picture of before that moment does not show what came at it.
+        if known.look_until.is_some_and(|until| picture.at < until) {
             return None;
         }
         let Some(wanted) = &order.wanted else {
@@ -157,8 +175,11 @@ impl Agent {
         if now < known.retry_at {
             return None;
         }
+        if !self.is_still_wanted(&order.name) {
+            return None;
+        }
         let script = self.script(&order.name, wanted);
-        let asked = self.commands.submit(script).await;
+        let asked = self.commands.submit(script.render(), &script.options()).await;
         let known = self.known.get_mut(&order.name)?;
         match asked {
             Ok(slurm_job) => {
@@ -175,9 +196,9 @@ impl Agent {
         }
     }
 
-    fn script(&self, name: &AllocationName, wanted: &Wanted) -> String {
+    fn script<'a>(&'a self, name: &'a AllocationName, wanted: &'a Wanted) -> Script<'a> {
         let Site { master, bin_dir, lease } = &self.site;
-        common::slurm::script::Script {
+        Script {
             allocation: name,
             request: &wanted.request,
             is_elastic: wanted.is_elastic,
@@ -186,7 +207,6 @@ impl Agent {
             output_dir: &wanted.output_dir,
             leave_after: *lease,
         }
-        .render()
     }
 
     /// An allocation that is in SLURM's queue, or was.
@@ -194,9 +214,9 @@ impl Agent {
         &mut self,
         order: &AllocationOrder,
         id: u64,
-        rows: Result<&[Row], &Trouble>,
+        picture: &Picture,
     ) -> Option<AllocationNews> {
-        let rows = match rows {
+        let rows = match &picture.rows {
             Ok(rows) => rows,
             // It is there whether we see it or not.
             Err(trouble) => return Some(AllocationNews::Delayed { words: trouble.to_string() }),

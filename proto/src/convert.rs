@@ -16,6 +16,7 @@ use std::net::{IpAddr, SocketAddr};
 use serde::de::DeserializeOwned;
 
 use common::ids::{Incarnation, InvalidId, JobId, WorkerId};
+use common::slurm::pool::PoolStatus;
 use common::spec::JobSpec;
 use common::status::{Explanation, JobState, Summary, Waiting};
 
@@ -120,6 +121,11 @@ pub fn spec_json(spec: &JobSpec) -> String {
 /// Why a job is as it is, out of `explanation_json`.
 pub fn explanation(json: &str) -> Result<Explanation, Error> {
     from_json("explanation_json", json)
+}
+
+/// A pool out of `status_json`; empty text means that it is gone.
+pub fn pool_status(json: &str) -> Result<Option<PoolStatus>, Error> {
+    if json.is_empty() { Ok(None) } else { from_json("status_json", json).map(Some) }
 }
 
 /// A summary out of `summary_json`; empty text means that there is none.

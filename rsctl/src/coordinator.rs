@@ -11,6 +11,7 @@ use tonic::{Code, Status, Streaming};
 
 use common::exit::ExitCode;
 use common::ids::{AttemptId, JobId};
+use common::slurm::pool::{Pool, PoolName, PoolStatus};
 use common::status::{
     CheckpointRow, Explanation, JobRow, JobState, JobStatus, MetricPoint, UnixMillis, WorkerRow,
 };
@@ -194,6 +195,40 @@ impl Coordinator {
         let operation = format!("drain worker {}", request.worker);
         let mut client = self.client.clone();
         Ok(self.ask(&operation, client.drain_worker(request)).await?.state)
+    }
+
+    /// The pool as it is then.
+    pub(crate) async fn add_pool(
+        &mut self,
+        name: &PoolName,
+        pool: &Pool,
+    ) -> Result<Option<PoolStatus>, Error> {
+        let operation = format!("add pool {name}");
+        let pool_json = serde_json::to_string(pool).expect("texts and numbers are JSON");
+        let request = v1::AddPoolRequest { name: name.to_string(), pool_json };
+        let mut client = self.client.clone();
+        let answer = self.ask(&operation, client.add_pool(request)).await?;
+        self.read(&operation, convert::pool_status(&answer.status_json))
+    }
+
+    /// The pool as it is then; None: it is gone.
+    pub(crate) async fn change_pool(
+        &mut self,
+        request: v1::ChangePoolRequest,
+    ) -> Result<Option<PoolStatus>, Error> {
+        let operation = format!("change pool {}", request.name);
+        let mut client = self.client.clone();
+        let answer = self.ask(&operation, client.change_pool(request)).await?;
+        self.read(&operation, convert::pool_status(&answer.status_json))
+    }
+
+    /// By name.
+    pub(crate) async fn pools(&mut self) -> Result<Vec<PoolStatus>, Error> {
+        let mut client = self.client.clone();
+        let answer = self.ask("list pools", client.list_pools(v1::ListPoolsRequest {})).await?;
+        let all = answer.status_json.iter().map(|json| convert::pool_status(json));
+        let all: Result<Vec<_>, _> = all.collect();
+        Ok(self.read("list pools", all)?.into_iter().flatten().collect())
     }
 
     pub(crate) async fn job(&mut self, job: &JobId) -> Result<JobStatus, Error> {

@@ -6,6 +6,7 @@ pub(crate) mod doctor;
 pub(crate) mod explain;
 pub(crate) mod hostfile;
 pub(crate) mod plot;
+pub(crate) mod pool;
 pub(crate) mod progress;
 pub(crate) mod status;
 pub(crate) mod summary;

@@ -57,6 +57,19 @@ const OURS: &[(&str, &str)] = &[
     ("--no-requeue", "the coordinator sets it"),
     ("--ntasks", "one worker runs on each node"),
     ("--ntasks-per-node", "one worker runs on each node"),
+    ("--clusters", "the coordinator looks for its allocation on its own cluster"),
+    ("--uid", "the coordinator looks for its user's allocations"),
+    ("--gid", "the coordinator submits as its own user"),
+    ("--help", "then nothing would run"),
+    ("--usage", "then nothing would run"),
+    ("--version", "then nothing would run"),
+    ("--hold", "then nothing would run"),
+    ("--bbf", "it names a file of the coordinator's user"),
+    ("--export", "the coordinator sets what its workers need"),
+    ("--export-file", "it names a file of the coordinator's user"),
+    ("--nodefile", "it names a file of the coordinator's user; --nodelist names nodes"),
+    ("--get-user-env", "the coordinator sets what its workers need"),
+    ("--input", "the script is the coordinator's"),
     ("--partition", "use slurm.partition"),
     ("--account", "use slurm.account"),
     ("--time", "use slurm.time"),
@@ -90,6 +103,9 @@ pub fn extra_problem(flag: &str) -> Option<String> {
     let name = flag.split('=').next().unwrap_or_default();
     if name.len() < 3 || !name.starts_with("--") {
         return Some("expected a long flag in one word, such as `--constraint=a100`".to_owned());
+    }
+    if flag.starts_with("--signal=B:") {
+        return Some("the workers must hear it, not the script: leave out `B:`".to_owned());
     }
     // SLURM takes every beginning of a flag that is unique: a beginning of one of ours is it.
     let same = OURS.iter().find(|(ours, _)| ours.starts_with(name));

@@ -75,7 +75,8 @@ main
         text
     }
 
-    fn options(&self) -> Vec<String> {
+    /// What the `#SBATCH` lines say; for `sbatch` itself, too.
+    pub fn options(&self) -> Vec<String> {
         let Request { partition, account, time, gres, nodes, cpus_per_task, extra } = self.request;
         let named =
             [("partition", partition), ("account", account), ("time", time), ("gres", gres)];

@@ -1,6 +1,6 @@
-//! Jobs with an allocation of SLURM to themselves: when one is asked for, when its workers take the
-//! job, when it is given back. Asks SLURM nothing itself: the shell makes [`AllocationOrder`]s true and
-//! brings [`AllocationNews`].
+//! Allocations of SLURM. Of a job's own: when one is asked for, when its workers take the job, when it
+//! is given back; for those of a pool see `pools`. Asks SLURM nothing itself: the shell makes
+//! [`AllocationOrder`]s true and brings [`AllocationNews`].
 //!
 //! Promise: whatever dies when, no allocation is asked for twice and none is kept by a job that has
 //! ended. That it is wanted is durable before SLURM hears of it, under a name by which it is found again.
@@ -30,7 +30,7 @@ use crate::coordinator::submit::Ending;
 
 /// From the start of an allocation until a worker on each of its nodes has joined. Starting a step on
 /// a thousand nodes takes SLURM seconds; binaries on a cold network disk as long.
-const JOIN_WITHIN: Duration = Duration::from_secs(120);
+pub(super) const JOIN_WITHIN: Duration = Duration::from_secs(120);
 
 /// Allocations in a row that ended before the job could start on them.
 const MAX_FAILURES: u32 = 3;
@@ -68,6 +68,8 @@ pub(super) struct LiveAllocation {
     join_by: Option<Duration>,
     /// That moment has passed.
     is_late: bool,
+    /// Of a pool's: all of its workers have joined once.
+    is_whole: bool,
 }
 
 impl Machine {
@@ -86,9 +88,9 @@ impl Machine {
 
     /// The job's present one.
     fn allocation_of(&self, job_id: &JobId) -> Option<(&AllocationName, &Allocation)> {
-        let first = AllocationName::new(job_id.clone(), 0);
+        let first = AllocationName::of_job(job_id.clone(), 0);
         let own = self.ledger.allocations.range(first..);
-        let own = own.take_while(|(name, _)| name.job_id() == job_id);
+        let own = own.take_while(|(name, _)| name.job() == Some(job_id));
         own.into_iter().find(|(_, allocation)| !allocation.is_released)
     }
 
@@ -124,9 +126,8 @@ impl Machine {
             return;
         }
         let Some(job) = self.ledger.jobs.get(job_id) else { return };
-        let name = AllocationName::new(job_id.clone(), job.allocations + 1);
-        let job_id = job_id.clone();
-        self.record(Record::AllocationAsked { job_id, name, at: now.unix });
+        let name = AllocationName::of_job(job_id.clone(), job.allocations + 1);
+        self.record(Record::AllocationAsked { name, nodes: None, at: now.unix });
         self.out.are_allocations_changed = true;
     }
 
@@ -180,23 +181,24 @@ impl Machine {
             }
             // Something still runs there.
             Verdict::Busy(_) if !is_late => {}
-            Verdict::Busy(_) | Verdict::TooLarge(_) if !is_whole => {
-                let (joined, nodes) = (offers.len(), count(request.nodes.into(), "node"));
-                let why = format!(
-                    "workers of {joined} of its {nodes} joined within {} s",
-                    JOIN_WITHIN.as_secs()
-                );
-                self.release_allocation(&name.clone(), why.clone(), now);
-                self.fail_allocation(job_id, &why, now);
-            }
-            Verdict::Busy(shortage) | Verdict::TooLarge(shortage) => {
+            Verdict::TooLarge(shortage) if is_whole => {
                 let message = format!("its allocation is too small: {shortage}");
                 self.end_without_start(job_id, message, FailureKind::Configuration, now);
+            }
+            Verdict::Busy(_) | Verdict::TooLarge(_) => {
+                let (joined, nodes) = (offers.len(), count(request.nodes.into(), "node"));
+                let within = JOIN_WITHIN.as_secs();
+                let why = match is_whole {
+                    true => format!("something still ran on its nodes after {within} s"),
+                    false => format!("workers of {joined} of its {nodes} joined within {within} s"),
+                };
+                self.release_allocation(&name.clone(), why.clone(), now);
+                self.fail_allocation(job_id, &why, now);
             }
         }
     }
 
-    fn workers_in(&self, name: &AllocationName) -> impl Iterator<Item = &LiveWorker> {
+    pub(super) fn workers_in(&self, name: &AllocationName) -> impl Iterator<Item = &LiveWorker> {
         let is_of = move |w: &&LiveWorker| w.allocation.as_ref() == Some(name) && w.is_placeable();
         self.live.workers.values().filter(is_of)
     }
@@ -214,8 +216,7 @@ impl Machine {
     pub(super) fn release_allocation(&mut self, name: &AllocationName, why: String, now: Now) {
         let is_known = self.ledger.allocations.get(name).is_some_and(|of| !of.is_released);
         if is_known {
-            let (job_id, name) = (name.job_id().clone(), name.clone());
-            self.record(Record::AllocationReleased { job_id, name, why, at: now.unix });
+            self.record(Record::AllocationReleased { name: name.clone(), why, at: now.unix });
             self.out.are_allocations_changed = true;
         }
     }
@@ -230,12 +231,11 @@ impl Machine {
 
     pub(super) fn on_allocation(&mut self, name: &AllocationName, news: AllocationNews, now: Now) {
         let Some(known) = self.ledger.allocations.get(name) else { return };
-        let job_id = name.job_id().clone();
         match news {
             AllocationNews::Accepted { slurm_job } => {
                 if known.slurm_job.is_none() {
                     let (name, at) = (name.clone(), now.unix);
-                    self.record(Record::AllocationAccepted { job_id, name, slurm_job, at });
+                    self.record(Record::AllocationAccepted { name, slurm_job, at });
                     self.out.are_allocations_changed = true;
                 }
             }
@@ -243,21 +243,39 @@ impl Machine {
             AllocationNews::Delayed { words } => {
                 let live = self.live.allocations.entry(name.clone()).or_default();
                 live.trouble = Some(words);
-                self.touch(&job_id);
             }
             AllocationNews::Seen { state, reason, nodes } => {
                 let live = self.live.allocations.entry(name.clone()).or_default();
                 (live.state, live.reason, live.nodes, live.trouble) = (state, reason, nodes, None);
                 self.await_workers_of(name, now);
-                self.touch(&job_id);
             }
             AllocationNews::Gone { state } => self.on_gone(name, &state, now),
         }
+        self.retell(name);
+    }
+
+    /// What is said of those that wait for it has changed.
+    fn retell(&mut self, name: &AllocationName) {
+        match name.job() {
+            Some(job_id) => self.touch(&job_id.clone()),
+            None => self.out.is_schedule_due = true,
+        }
+    }
+
+    /// A worker on one of its nodes is there.
+    pub(super) fn on_joined_of(&mut self, name: &AllocationName, now: Now) {
+        if name.pool().is_some() {
+            self.on_joined_pool(name, now);
+        }
+        self.retell(name);
     }
 
     /// While the job waits and the allocation runs, its workers have to join in time.
     fn await_workers_of(&mut self, name: &AllocationName, now: Now) {
-        let is_waiting = self.live.allocating.contains_key(name.job_id());
+        let is_waiting = match name.job() {
+            Some(job_id) => self.live.allocating.contains_key(job_id),
+            None => !self.is_whole(name),
+        };
         let Some(live) = self.live.allocations.get_mut(name) else { return };
         if is_waiting && live.state == "RUNNING" && live.join_by.is_none() && !live.is_late {
             live.join_by = Some(now.uptime + JOIN_WITHIN);
@@ -266,8 +284,8 @@ impl Machine {
 
     fn forget_allocation(&mut self, name: &AllocationName, why: String, now: Now) {
         self.live.allocations.remove(name);
-        let (job_id, name, at) = (name.job_id().clone(), name.clone(), now.unix);
-        self.record(Record::AllocationEnded { job_id, name, why, at });
+        self.live.pools.forget(name);
+        self.record(Record::AllocationEnded { name: name.clone(), why, at: now.unix });
         self.out.are_allocations_changed = true;
         self.out.is_schedule_due = true;
     }
@@ -276,35 +294,46 @@ impl Machine {
     fn on_refused(&mut self, name: &AllocationName, words: String, now: Now) {
         let is_wanted = self.is_waited_for(name);
         let message = format!("SLURM refuses the job's allocation: {words}");
-        self.forget_allocation(name, words, now);
-        if is_wanted {
-            let kind = FailureKind::Configuration;
-            self.end_without_start(name.job_id(), message, kind, now);
+        self.forget_allocation(name, words.clone(), now);
+        match name.job() {
+            Some(job_id) if is_wanted => {
+                self.end_without_start(job_id, message, FailureKind::Configuration, now);
+            }
+            Some(_) => {}
+            None => self.fail_pool(name, format!("SLURM refuses it: {words}"), now),
         }
     }
 
     fn is_waited_for(&self, name: &AllocationName) -> bool {
         let is_released = self.ledger.allocations.get(name).is_none_or(|of| of.is_released);
-        self.live.allocating.contains_key(name.job_id()) && !is_released
+        let is_waiting = |job_id| self.live.allocating.contains_key(job_id);
+        name.job().is_some_and(is_waiting) && !is_released
     }
 
     /// SLURM has ended it, or does not know it.
     fn on_gone(&mut self, name: &AllocationName, state: &str, now: Now) {
         let Some(known) = self.ledger.allocations.get(name) else { return };
-        let is_lost = self.is_waited_for(name) && !known.is_used;
+        let (is_used, is_released) = (known.is_used, known.is_released);
+        let is_lost = self.is_waited_for(name) && !is_used;
         let what = called(known.slurm_job);
         let told = if state.is_empty() { "is not known to SLURM any more" } else { state };
         let why = format!("{what} {told}");
         self.forget_allocation(name, why.clone(), now);
+        let Some(job_id) = name.job() else {
+            if !is_used && !is_released {
+                self.fail_pool(name, why, now);
+            }
+            return;
+        };
         if !is_lost {
             return;
         }
         if state.starts_with("CANCELLED") {
             let reason = format!("{why} before the job had started: not by this coordinator");
             let ending = Ending::new(JobState::Cancelled, reason, None);
-            self.end_job(name.job_id(), ending, now);
+            self.end_job(job_id, ending, now);
         } else {
-            self.fail_allocation(name.job_id(), &why, now);
+            self.fail_allocation(job_id, &why, now);
         }
     }
 
@@ -354,11 +383,15 @@ impl Machine {
     /// What the shell has to make true.
     pub fn allocations(&self) -> Vec<AllocationOrder> {
         let order = |(name, allocation): (&AllocationName, &Allocation)| {
-            let job = self.ledger.jobs.get(name.job_id()).filter(|_| !allocation.is_released);
+            let job = name.job().and_then(|job_id| self.ledger.jobs.get(job_id));
+            let wanted = match name.pool() {
+                Some(pool) => self.wanted_by_pool(pool, allocation),
+                None => job.and_then(|job| wanted(job)),
+            };
             AllocationOrder {
                 name: name.clone(),
                 slurm_job: allocation.slurm_job,
-                wanted: job.and_then(|job| wanted(job)),
+                wanted: wanted.filter(|_| !allocation.is_released),
             }
         };
         self.ledger.allocations.iter().map(order).collect()
@@ -366,10 +399,14 @@ impl Machine {
 
     /// Whether a worker that says to be of this allocation has something to do here.
     pub(super) fn is_expected(&self, name: &AllocationName, worker: &Uuid) -> bool {
-        let attempt = self.ledger.jobs.get(name.job_id()).and_then(|job| job.open_attempt());
         let has_ranks =
             |attempt: &Attempt| attempt.unfinished().any(|(_, rank)| rank.worker.uuid == *worker);
-        self.ledger.allocations.contains_key(name) || attempt.is_some_and(has_ranks)
+        let runs = |job_id| self.open_attempt(job_id).is_some_and(has_ranks);
+        let is_busy = || match name.job() {
+            Some(job_id) => runs(job_id),
+            None => self.live.attempts.keys().any(runs),
+        };
+        self.ledger.allocations.contains_key(name) || is_busy()
     }
 
     /// Why a job with an allocation of its own has not started.
@@ -382,14 +419,27 @@ impl Machine {
         };
         let job = self.ledger.jobs.get(job_id);
         let nodes = job.and_then(|job| job.submission.slurm.as_ref()).map_or(1, |of| of.nodes);
-        let what = called(allocation.slurm_job);
         let live = self.live.allocations.get(name);
         let state = live.map(|live| live.state.clone()).filter(|state| !state.is_empty());
-        let text = match (live, &state) {
+        let text = self.tell_allocation(name, allocation, nodes);
+        WaitReason::Allocation { slurm_job: allocation.slurm_job, state, text }
+    }
+
+    /// Where it stands, in a sentence.
+    pub(super) fn tell_allocation(
+        &self,
+        name: &AllocationName,
+        allocation: &Allocation,
+        nodes: u32,
+    ) -> String {
+        let what = called(allocation.slurm_job);
+        let live = self.live.allocations.get(name);
+        let state = live.map(|live| live.state.as_str()).filter(|state| !state.is_empty());
+        match (live, state) {
             (Some(LiveAllocation { trouble: Some(words), .. }), _) => {
                 format!("{what}: SLURM cannot be asked and is asked again: {words}")
             }
-            (Some(live), Some(state)) if state == "RUNNING" => {
+            (Some(live), Some("RUNNING")) => {
                 let joined = self.workers_in(name).count();
                 let (list, nodes) = (&live.nodes, count(nodes.into(), "worker"));
                 format!("{what} runs on {list}: {joined} of {nodes} joined")
@@ -400,14 +450,32 @@ impl Machine {
             (_, Some(state)) => format!("{what} is {state}"),
             (_, None) if allocation.slurm_job.is_some() => format!("{what} is in SLURM's queue"),
             (_, None) => format!("SLURM is asked for {}", count(nodes.into(), "node")),
-        };
-        WaitReason::Allocation { slurm_job: allocation.slurm_job, state, text }
+        }
     }
 }
 
 impl LiveAllocation {
     pub(super) fn deadline(&self) -> Option<Duration> {
         self.join_by
+    }
+
+    /// SLURM has not given its nodes, as far as it has said.
+    pub(super) fn is_pending(&self) -> bool {
+        self.state == "PENDING"
+    }
+
+    /// Its workers had their time to join.
+    pub(super) fn is_late(&self) -> bool {
+        self.is_late
+    }
+
+    /// The last of its workers has joined.
+    pub(super) fn complete(&mut self) {
+        (self.join_by, self.is_whole) = (None, true);
+    }
+
+    pub(super) fn is_whole(&self) -> bool {
+        self.is_whole
     }
 }
 

@@ -13,6 +13,7 @@ use crate::coordinator::floor::Scene;
 use crate::coordinator::hosts::place_on_hosts;
 use crate::coordinator::line::Turn;
 use crate::coordinator::placement::{Offer, Verdict, Wish};
+use crate::coordinator::pools::PoolNote;
 
 /// A job that waits for its start, as its readers need to know it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -42,6 +43,7 @@ pub struct Board {
     drained: Vec<Drained>,
     /// Jobs that run, by group.
     groups: BTreeMap<String, u32>,
+    pools: Vec<PoolNote>,
 }
 
 /// A worker that was taken out of service.
@@ -52,8 +54,9 @@ pub(super) struct Drained {
 }
 
 impl Board {
-    pub(super) fn new(blockers: Vec<Blocker>, Scene { offers, drained, groups }: Scene) -> Self {
-        Self { blockers, offers, drained, groups }
+    pub(super) fn new(blockers: Vec<Blocker>, scene: Scene, pools: Vec<PoolNote>) -> Self {
+        let Scene { offers, drained, groups } = scene;
+        Self { blockers, offers, drained, groups, pools }
     }
 
     pub(super) fn has_blockers(&self) -> bool {
@@ -62,6 +65,19 @@ impl Board {
 
     /// Why the job waits and how long at least.
     pub fn explain(&self, queued: &Queued) -> Waiting {
+        let mut waiting = self.explain_without_pools(queued);
+        let is_for_slots = matches!(
+            waiting.reason,
+            WaitReason::Slots(_) | WaitReason::TooLarge(_) | WaitReason::Behind { .. }
+        );
+        for pool in self.pools.iter().filter(|_| is_for_slots) {
+            waiting.estimate.push_str("; ");
+            waiting.estimate.push_str(&pool.tell(&queued.wish));
+        }
+        waiting
+    }
+
+    fn explain_without_pools(&self, queued: &Queued) -> Waiting {
         if let Some((reason, until)) = &queued.apart {
             return told(reason.clone(), *until, why_apart(reason));
         }

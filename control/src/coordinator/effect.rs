@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use common::ids::{AttemptId, Generation, JobId, Rank};
+use common::slurm::pool::{MAX_POOLS, PoolName, PoolStatus};
 use common::spec::JobSpec;
 use common::status::JobState;
 
@@ -120,6 +121,8 @@ pub enum Answer {
     Preempted(AttemptId),
     /// The worker's state; None: it is not connected.
     Drained(Option<&'static str>),
+    /// As it is now; None: it is gone.
+    Pool(Option<Box<PoolStatus>>),
     Refused(Refusal),
 }
 
@@ -141,6 +144,11 @@ pub enum Refusal {
     UnknownWorker(String),
     /// The job runs a program of its own, and this coordinator lets none.
     NoCommands,
+    UnknownPool(PoolName),
+    /// One of this name has other settings, or is being removed.
+    PoolExists(PoolName),
+    PoolClosing(PoolName),
+    TooManyPools,
 }
 
 impl fmt::Display for Refusal {
@@ -158,6 +166,17 @@ impl fmt::Display for Refusal {
                 write!(f, "job `{job_id}` is {state}: only a job that runs can be preempted")
             }
             Self::UnknownWorker(name) => write!(f, "there is no worker `{name}`"),
+            Self::UnknownPool(name) => {
+                write!(f, "there is no pool `{name}`: rsctl slurm pool list shows them")
+            }
+            Self::PoolExists(name) => write!(
+                f,
+                "pool `{name}` exists with other settings: remove it first, or add another name"
+            ),
+            Self::PoolClosing(name) => {
+                write!(f, "pool `{name}` is being removed: its last nodes have not gone back")
+            }
+            Self::TooManyPools => write!(f, "{MAX_POOLS} pools are the bound"),
             Self::NoCommands => f.write_str(
                 "the job runs a program of its own (job.command), and this coordinator was started \
                  without --allow-commands; the workers that are to run it need the flag too",

@@ -8,8 +8,10 @@ use serde::{Deserialize, Serialize};
 use common::ids::{Generation, JobId, Rank, WorkerId};
 use common::position::Position;
 use common::slurm::allocation::AllocationName;
+use common::slurm::pool::PoolName;
 use common::status::{CheckpointRow, Gpus, Live, Summary, TrainerEnd, UnixMillis};
 
+use crate::coordinator::pools::PoolOrder;
 use crate::coordinator::record::{CancelMode, Submission, Token};
 
 /// The moment of an event, stamped by the shell.
@@ -101,6 +103,12 @@ pub enum Event {
     Allocation {
         name: AllocationName,
         news: AllocationNews,
+    },
+    /// An operator changes a pool of SLURM's nodes.
+    Pool {
+        ticket: Ticket,
+        name: PoolName,
+        order: PoolOrder,
     },
     /// Time has passed.
     Tick,

@@ -55,7 +55,7 @@ impl Machine {
 impl Machine {
     /// Workers that are of no job's own allocation.
     fn open_workers(&self) -> impl Iterator<Item = WorkerRow> {
-        let own = self.live.workers.values().filter(|worker| worker.allocation.is_some());
+        let own = self.live.workers.values().filter(|worker| worker.is_of_a_job());
         let own: BTreeSet<String> = own.map(|worker| worker.id.uuid.to_string()).collect();
         self.workers().into_iter().filter(move |row| !own.contains(&row.uuid))
     }

@@ -8,6 +8,7 @@ use std::time::Duration;
 use uuid::Uuid;
 
 use common::ids::JobId;
+use common::slurm::allocation::AllocationName;
 
 use crate::coordinator::Machine;
 use crate::coordinator::board::Drained;
@@ -232,9 +233,8 @@ impl Machine {
     pub(super) fn floor(&self, now: Now) -> Floor {
         let held = self.held();
         // One that is leaving has nothing to give, now or later.
-        // One of an allocation is its job's alone.
         let stays = |w: &&LiveWorker| {
-            w.standing == Standing::Ready && !w.is_leaving() && w.allocation.is_none()
+            w.standing == Standing::Ready && !w.is_leaving() && self.is_for_all(w)
         };
         let workers: Vec<&LiveWorker> = self.live.workers.values().filter(stays).collect();
         let offer = |worker: &&LiveWorker| {
@@ -259,10 +259,19 @@ impl Machine {
         floor
     }
 
-    fn drained(&self) -> Vec<Drained> {
-        let is_out = |w: &&LiveWorker| {
-            w.standing == Standing::Ready && w.is_drained && w.allocation.is_none()
+    /// One of a job's own allocation is that job's alone; one of a pool's is everybody's until it is
+    /// given back.
+    fn is_for_all(&self, worker: &LiveWorker) -> bool {
+        let is_open = |name: &AllocationName| {
+            let known = self.ledger.allocations.get(name);
+            name.pool().is_some() && known.is_some_and(|of| !of.is_released)
         };
+        worker.allocation.as_ref().is_none_or(is_open)
+    }
+
+    fn drained(&self) -> Vec<Drained> {
+        let is_out =
+            |w: &&LiveWorker| w.standing == Standing::Ready && w.is_drained && self.is_for_all(w);
         let drained =
             |w: &LiveWorker| Drained { is_cuda: w.device == "cuda", node: Arc::clone(&w.node) };
         self.live.workers.values().filter(is_out).map(drained).collect()

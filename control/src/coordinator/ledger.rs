@@ -9,10 +9,12 @@ use uuid::Uuid;
 
 use common::ids::{AttemptId, Generation, Incarnation, JobId, WorkerId};
 use common::slurm::allocation::AllocationName;
+use common::slurm::pool::PoolName;
 use common::spec::Restart;
 use common::status::{CheckpointRow, Decision, Failure, JobState, Summary, TrainerEnd, UnixMillis};
 
 use crate::coordinator::past::OldAttempt;
+use crate::coordinator::pools::PoolEntry;
 use crate::coordinator::record::{
     CancelMode, Over, Placement, Record, StopCause, StopDecision, Submission, Token,
 };
@@ -54,6 +56,9 @@ pub struct Ledger {
     /// Allocations that SLURM was asked for and that are not known to be over. One may outlive its job.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub allocations: BTreeMap<AllocationName, Allocation>,
+    /// Pools of SLURM's nodes.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub pools: BTreeMap<PoolName, PoolEntry>,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -62,12 +67,15 @@ pub struct Allocation {
     /// SLURM's number, once it is known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub slurm_job: Option<u64>,
-    /// An attempt has run on it.
+    /// An attempt has run on it; of a pool's: a worker has joined.
     #[serde(default)]
     pub is_used: bool,
     /// It is to be given back.
     #[serde(default)]
     pub is_released: bool,
+    /// Of a pool's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub nodes: Option<u32>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -255,6 +263,7 @@ impl Ledger {
             workers: self.workers.clone(),
             drained: self.drained.clone(),
             allocations: self.allocations.clone(),
+            pools: self.pools.clone(),
         }
     }
 
@@ -289,6 +298,11 @@ impl Ledger {
                 let namesakes = self.workers.values_mut().filter(|w| w.name == *name);
                 namesakes.for_each(|worker| worker.faults.clear());
             }
+            Record::PoolAdded { .. }
+            | Record::PoolPaused { .. }
+            | Record::PoolResumed { .. }
+            | Record::PoolFailed { .. }
+            | Record::PoolClosed { .. } => self.apply_to_pool(record),
             _ => {
                 self.apply_to_allocation(record);
                 let job = record.job_id().and_then(|id| self.jobs.get_mut(id));
@@ -314,33 +328,10 @@ impl Ledger {
         }
     }
 
-    /// The job is told; one that has ended, or is forgotten, may still have an allocation.
-    fn apply_to_allocation(&mut self, record: &Record) {
-        match record {
-            Record::AllocationAsked { name, .. } => {
-                self.allocations.insert(name.clone(), Allocation::default());
-            }
-            Record::AllocationAccepted { name, slurm_job, .. } => {
-                if let Some(allocation) = self.allocations.get_mut(name) {
-                    allocation.slurm_job = Some(*slurm_job);
-                }
-            }
-            Record::AllocationReleased { name, .. } => {
-                if let Some(allocation) = self.allocations.get_mut(name) {
-                    allocation.is_released = true;
-                }
-            }
-            Record::AllocationEnded { name, .. } => {
-                self.allocations.remove(name);
-            }
-            _ => {}
-        }
-    }
-
     /// An attempt has started on it.
     fn use_allocation(&mut self, job_id: &JobId) {
         let is_own = |(name, of): &(&AllocationName, &mut Allocation)| {
-            name.job_id() == job_id && !of.is_released
+            name.job() == Some(job_id) && !of.is_released
         };
         if let Some((_, allocation)) = self.allocations.iter_mut().find(is_own) {
             allocation.is_used = true;
@@ -464,6 +455,12 @@ impl Job {
             Record::TrainerEnded { .. } => self.end_rank(record),
             Record::AllocationAsked { .. } => self.allocations += 1,
             Record::AllocationAccepted { .. }
+            | Record::AllocationServed { .. }
+            | Record::PoolAdded { .. }
+            | Record::PoolPaused { .. }
+            | Record::PoolResumed { .. }
+            | Record::PoolFailed { .. }
+            | Record::PoolClosed { .. }
             | Record::AllocationReleased { .. }
             | Record::AllocationEnded { .. }
             | Record::CoordinatorStarted { .. }

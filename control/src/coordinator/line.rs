@@ -81,6 +81,11 @@ impl Line {
         true
     }
 
+    /// What all jobs want, in their order.
+    pub(super) fn wishes(&self) -> impl Iterator<Item = &Arc<Wish>> {
+        self.jobs.values().filter_map(|job_id| Some(&self.entries.get(job_id)?.1))
+    }
+
     /// The next job, after this turn, that is the first of its wish.
     pub(super) fn head_after(&self, turn: Option<Turn>) -> Option<(Turn, &JobId, &Arc<Wish>)> {
         let from = turn.map_or(Bound::Unbounded, Bound::Excluded);

@@ -18,6 +18,7 @@ use crate::coordinator::event::{ConnectionId, Peer, RankKey};
 use crate::coordinator::grow::Growth;
 use crate::coordinator::hang::Watch;
 use crate::coordinator::line::{Line, Turn};
+use crate::coordinator::pools::LivePools;
 use crate::coordinator::record::{Placement, StopMode};
 
 #[derive(Debug, Default)]
@@ -46,6 +47,7 @@ pub(super) struct Live {
     /// None: it may be.
     pub(super) allocating: BTreeMap<JobId, Option<Duration>>,
     pub(super) allocations: BTreeMap<AllocationName, LiveAllocation>,
+    pub(super) pools: LivePools,
     /// The first end of a worker's exclusion.
     pub(super) trusted_at: Option<Duration>,
     /// The time of the newest events.
@@ -74,7 +76,7 @@ pub(super) struct LiveWorker {
     pub(super) gpus: Gpus,
     /// Jobs may run programs of their own there.
     pub(super) allows_commands: bool,
-    /// Only the job of this allocation runs there.
+    /// Its node is of this one. Of a job's own: nothing else runs there.
     pub(super) allocation: Option<AllocationName>,
     /// It was told to leave: nothing new starts there.
     pub(super) is_withdrawing: bool,
@@ -109,6 +111,11 @@ pub(super) enum Standing {
 }
 
 impl LiveWorker {
+    /// Whether only one job may run there.
+    pub(super) fn is_of_a_job(&self) -> bool {
+        self.allocation.as_ref().is_some_and(|name| name.job().is_some())
+    }
+
     /// It has nothing to give, now or later.
     pub(super) fn is_leaving(&self) -> bool {
         self.is_withdrawing || self.is_drained
@@ -224,7 +231,8 @@ impl Live {
         let attempts = self.attempts.values().filter_map(LiveAttempt::deadline);
         let rests = self.resting.values().chain(self.allocating.values()).copied().flatten();
         let joins = self.allocations.values().filter_map(LiveAllocation::deadline);
-        workers.chain(attempts).chain(rests).chain(joins).chain(self.trusted_at).min()
+        let pools = self.pools.deadlines();
+        workers.chain(attempts).chain(rests).chain(joins).chain(pools).chain(self.trusted_at).min()
     }
 
     /// The stream of a worker, if it has one.

@@ -53,6 +53,9 @@ impl Machine {
             }
         }
         self.out.are_allocations_changed = !self.ledger.allocations.is_empty();
+        if !self.ledger.workers.is_empty() {
+            self.live.pools.begin_after(now.uptime + self.config.reattach_grace);
+        }
         self.out.is_schedule_due = true;
         // Expected nodes are told before any worker comes.
         self.out.workers_changed |= self.config.expected.is_some();
@@ -110,10 +113,9 @@ impl Machine {
             self.on_ended(&id.uuid, report, now);
         }
         self.reconcile(id, running, now);
-        // Its reason to wait counts them.
         let allocation = self.live.workers.get(&id.uuid).and_then(|w| w.allocation.clone());
         if let Some(name) = allocation {
-            self.touch(name.job_id());
+            self.on_joined_of(&name, now);
         }
         self.out.is_schedule_due = true;
         self.out.workers_changed = true;

@@ -93,7 +93,9 @@ impl Machine {
         self.live.promises.retain(|turn, _| blockers.iter().any(|b| b.turn == *turn));
         self.live.estimate_at = now.uptime + ESTIMATE_EVERY;
         self.live.trusted_at = self.next_trusted(now);
-        self.show(Board::new(blockers, floor.into_scene()));
+        let scene = floor.into_scene();
+        self.serve_pools(&scene, now);
+        self.show(Board::new(blockers, scene, self.pool_notes()));
         // What ended here had no slots, so nothing else can start because of it.
         self.out.is_schedule_due = false;
         self.serve_allocations(now, chance);

@@ -9,6 +9,7 @@ use uuid::Uuid;
 
 use common::ids::{AttemptId, Generation, Incarnation, JobId, WorkerId};
 use common::slurm::allocation::AllocationName;
+use common::slurm::pool::{Pool, PoolName};
 use common::slurm::request::Request;
 use common::spec::JobSpec;
 use common::status::{CheckpointRow, Failure, JobState, Summary, TrainerEnd, UnixMillis};
@@ -128,31 +129,61 @@ pub enum Record {
         name: String,
         at: UnixMillis,
     },
-    /// SLURM is about to be asked for nodes for the job, under this name.
+    /// SLURM is about to be asked for nodes for a job or a pool, under this name.
     AllocationAsked {
-        job_id: JobId,
         name: AllocationName,
+        /// For a pool: how many. A job's are in its submission.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        nodes: Option<u32>,
         at: UnixMillis,
     },
     /// SLURM has put it into its queue, under this number.
     AllocationAccepted {
-        job_id: JobId,
         name: AllocationName,
         slurm_job: u64,
         at: UnixMillis,
     },
+    /// The first worker of a pool's allocation has joined.
+    AllocationServed {
+        name: AllocationName,
+        at: UnixMillis,
+    },
     /// It is to be given back.
     AllocationReleased {
-        job_id: JobId,
         name: AllocationName,
         why: String,
         at: UnixMillis,
     },
     /// SLURM has it no more.
     AllocationEnded {
-        job_id: JobId,
         name: AllocationName,
         why: String,
+        at: UnixMillis,
+    },
+    PoolAdded {
+        name: PoolName,
+        pool: Box<Pool>,
+        at: UnixMillis,
+    },
+    /// It asks for nothing until it is resumed.
+    PoolPaused {
+        name: PoolName,
+        why: String,
+        at: UnixMillis,
+    },
+    PoolResumed {
+        name: PoolName,
+        at: UnixMillis,
+    },
+    /// What it had asked for was of no use.
+    PoolFailed {
+        name: PoolName,
+        why: String,
+        at: UnixMillis,
+    },
+    /// It asks for nothing any more, and is gone when its nodes are.
+    PoolClosed {
+        name: PoolName,
         at: UnixMillis,
     },
 }
@@ -187,7 +218,17 @@ impl Record {
             | Self::WorkerSeen { .. }
             | Self::WorkerDrained { .. }
             | Self::WorkerUndrained { .. }
-            | Self::WorkerAllowed { .. } => None,
+            | Self::WorkerAllowed { .. }
+            | Self::PoolAdded { .. }
+            | Self::PoolPaused { .. }
+            | Self::PoolResumed { .. }
+            | Self::PoolFailed { .. }
+            | Self::PoolClosed { .. } => None,
+            Self::AllocationAsked { name, .. }
+            | Self::AllocationAccepted { name, .. }
+            | Self::AllocationServed { name, .. }
+            | Self::AllocationReleased { name, .. }
+            | Self::AllocationEnded { name, .. } => name.job(),
             Self::JobSubmitted { job_id, .. }
             | Self::CancelAsked { job_id, .. }
             | Self::AttemptStarted { job_id, .. }
@@ -198,10 +239,6 @@ impl Record {
             | Self::NotesAdded { job_id, .. }
             | Self::JobEnded { job_id, .. }
             | Self::AttemptEnded { job_id, .. }
-            | Self::AllocationAsked { job_id, .. }
-            | Self::AllocationAccepted { job_id, .. }
-            | Self::AllocationReleased { job_id, .. }
-            | Self::AllocationEnded { job_id, .. }
             | Self::JobForgotten { job_id } => Some(job_id),
             Self::TrainerEnded { key, .. } => Some(&key.job_id),
         }

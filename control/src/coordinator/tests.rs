@@ -19,6 +19,7 @@ mod leaving;
 mod limit;
 mod membership;
 mod placement;
+mod pools;
 mod preempt;
 mod queue;
 mod rendezvous;

@@ -24,6 +24,7 @@ impl Machine {
         self.tick_resting(now);
         self.tick_exclusions(now);
         self.tick_allocations(now);
+        self.tick_pools(now);
         let jobs: Vec<JobId> = self.live.attempts.keys().cloned().collect();
         for job_id in jobs {
             self.tick_attempt(&job_id, now);

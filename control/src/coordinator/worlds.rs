@@ -11,20 +11,28 @@ pub(super) struct Worlds {
     most: u32,
     /// Where a batch must be cut evenly: the worlds between the bounds that do, ascending.
     even: Option<Vec<u32>>,
+    /// Where ranks are got for it: the most that it names, else the fewest that it can have.
+    asked: u32,
 }
 
 impl Worlds {
     pub(super) fn of(spec: &JobSpec) -> Self {
         let (resources, batch) = (&spec.resources, &spec.training.batch);
         if let Some(world) = resources.world_size {
-            return Self { least: world, most: world, even: None };
+            return Self { least: world, most: world, even: None, asked: world };
         }
         let least = resources.smallest_world();
         let total = batch.batch_size.as_ref().map(|t| u32::try_from(t.value).unwrap_or(u32::MAX));
         let most = resources.max_ranks.unwrap_or(u32::MAX).min(total.unwrap_or(u32::MAX));
         let is_strict = resources.is_elastic() && batch.mismatch == BatchMismatch::Error;
         let even = is_strict.then(|| batch::worlds(batch, least, resources.max_ranks).collect());
-        Self { least, most: most.max(least), even }
+        let asked = resources.max_ranks.unwrap_or(least);
+        Self { least, most: most.max(least), even, asked }
+    }
+
+    /// Ranks that are worth asking SLURM for.
+    pub(super) fn asked(&self) -> u32 {
+        self.asked.max(self.smallest())
     }
 
     /// Whether the job names one number.

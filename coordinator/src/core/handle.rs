@@ -7,9 +7,10 @@ use tokio::sync::{mpsc, oneshot};
 
 use common::ids::JobId;
 use common::slurm::allocation::AllocationName;
+use common::slurm::pool::{PoolName, PoolStatus};
 use common::status::Explanation;
 use control::coordinator::{
-    AllocationNews, Answer, CancelMode, ConnectionId, DrainOrder, PreemptOrder, Requeue,
+    AllocationNews, Answer, CancelMode, ConnectionId, DrainOrder, PoolOrder, PreemptOrder, Requeue,
     Submission, WorkerHello, WorkerMessage,
 };
 use proto::v1;
@@ -43,6 +44,14 @@ pub(crate) enum Input {
         worker: String,
         order: DrainOrder,
         reply: oneshot::Sender<Answer>,
+    },
+    Pool {
+        name: PoolName,
+        order: PoolOrder,
+        reply: oneshot::Sender<Answer>,
+    },
+    Pools {
+        reply: oneshot::Sender<Vec<PoolStatus>>,
     },
     Hello {
         connection: ConnectionId,
@@ -79,12 +88,14 @@ pub(crate) enum Input {
 }
 
 impl Input {
-    pub(crate) const KINDS: [&str; 12] = [
+    pub(crate) const KINDS: [&str; 14] = [
         "submit",
         "cancel",
         "preempt",
         "requeue",
         "drain",
+        "pool",
+        "pools",
         "hello",
         "worker",
         "dropped",
@@ -102,6 +113,8 @@ impl Input {
             Self::Preempt { .. } => "preempt",
             Self::Requeue { .. } => "requeue",
             Self::Drain { .. } => "drain",
+            Self::Pool { .. } => "pool",
+            Self::Pools { .. } => "pools",
             Self::Hello { .. } => "hello",
             Self::Worker { .. } => "worker",
             Self::Dropped { .. } => "dropped",

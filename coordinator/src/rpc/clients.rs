@@ -84,6 +84,27 @@ impl Coordinator for Front {
         self.drain(request.into_inner()).await
     }
 
+    async fn add_pool(
+        &self,
+        request: Request<v1::AddPoolRequest>,
+    ) -> Result<Response<v1::PoolResponse>, Status> {
+        self.add_one_pool(request.into_inner()).await
+    }
+
+    async fn change_pool(
+        &self,
+        request: Request<v1::ChangePoolRequest>,
+    ) -> Result<Response<v1::PoolResponse>, Status> {
+        self.change_one_pool(request.into_inner()).await
+    }
+
+    async fn list_pools(
+        &self,
+        _: Request<v1::ListPoolsRequest>,
+    ) -> Result<Response<v1::ListPoolsResponse>, Status> {
+        self.all_pools().await
+    }
+
     async fn list_jobs(
         &self,
         request: Request<v1::ListJobsRequest>,
@@ -334,11 +355,15 @@ pub(super) fn unasked(answer: &Answer) -> Status {
 pub(super) fn refused(refusal: &Refusal) -> Status {
     let text = refusal.to_string();
     match refusal {
-        Refusal::UnknownJob(_) | Refusal::UnknownWorker(_) => Status::not_found(text),
-        Refusal::NotEnded(..) | Refusal::NotRunning(..) | Refusal::NoCommands => {
-            Status::failed_precondition(text)
+        Refusal::UnknownJob(_) | Refusal::UnknownWorker(_) | Refusal::UnknownPool(_) => {
+            Status::not_found(text)
         }
-        Refusal::QueueFull { .. } => Status::resource_exhausted(text),
+        Refusal::NotEnded(..)
+        | Refusal::NotRunning(..)
+        | Refusal::NoCommands
+        | Refusal::PoolClosing(_) => Status::failed_precondition(text),
+        Refusal::PoolExists(_) => Status::already_exists(text),
+        Refusal::QueueFull { .. } | Refusal::TooManyPools => Status::resource_exhausted(text),
         Refusal::IdTaken => Status::internal(text),
     }
 }

@@ -1,5 +1,7 @@
 //! `rsctl slurm`: jobs on the nodes of a SLURM cluster.
 
+mod pool;
+
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -35,6 +37,7 @@ pub(crate) struct Args {
 #[derive(Debug, clap::Subcommand)]
 enum Command {
     Run(RunArgs),
+    Pool(pool::PoolArgs),
 }
 
 /// Train a job on the nodes of the SLURM allocation that this command is in
@@ -75,7 +78,13 @@ struct RunArgs {
 }
 
 pub(crate) async fn execute(args: Args) -> Outcome {
-    let Command::Run(args) = args.command;
+    match args.command {
+        Command::Run(args) => run(args).await,
+        Command::Pool(args) => pool::execute(args).await,
+    }
+}
+
+async fn run(args: RunArgs) -> Outcome {
     // First: a signal must not end a process that has begun to start others.
     let mut signals = Signals::new()?;
     let allocation = Allocation::read(|name| std::env::var(name).ok())?;

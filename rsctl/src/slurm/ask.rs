@@ -109,14 +109,27 @@ pub(crate) fn script(
 ) -> Result<String, Failure> {
     let failed = |error| Failure::new(ExitCode::BadConfiguration, anyhow::Error::new(error));
     let job_id = JobId::from_name(&loaded.spec.job.name, "dryrun").map_err(failed)?;
+    let name = AllocationName::of_job(job_id, 1);
+    let is_elastic = loaded.spec.resources.world_size.is_none();
+    Ok(script_of(&name, request, is_elastic, &loaded.spec.job.output_dir, info))
+}
+
+/// The script that this coordinator would submit for the allocation.
+pub(crate) fn script_of(
+    allocation: &AllocationName,
+    request: &Request,
+    is_elastic: bool,
+    output_dir: &Path,
+    info: &v1::InfoResponse,
+) -> String {
     let script = Script {
-        allocation: &AllocationName::new(job_id, 1),
+        allocation,
         request,
-        is_elastic: loaded.spec.resources.world_size.is_none(),
+        is_elastic,
         master: &info.slurm_master,
         bin_dir: Path::new(&info.slurm_bin_dir),
-        output_dir: &loaded.spec.job.output_dir,
+        output_dir,
         leave_after: Duration::from_millis(info.slurm_lease_ms),
     };
-    Ok(script.render())
+    script.render()
 }

@@ -26,6 +26,7 @@ mod queue;
 mod run;
 mod separate_disks;
 mod slurm;
+mod slurm_pool;
 mod slurm_submit;
 mod ssh;
 mod submit;

@@ -23,6 +23,10 @@ const END: &str = "scancel $job";
 pub(crate) const SERVE: &str = "coordinator serve";
 pub(crate) const SUBMIT: &str = "rsctl submit --slurm job.toml --nodes";
 pub(crate) const DRY_RUN: &str = "rsctl submit --slurm job.toml --dry-run";
+pub(crate) const POOL_ADD: &str = "rsctl slurm pool add ";
+pub(crate) const POOL_LIST: &str = "rsctl slurm pool list";
+pub(crate) const POOL_SUBMIT: &str = "rsctl submit job.toml ";
+pub(crate) const POOL_REMOVE: &str = "rsctl slurm pool remove ";
 
 fn commands() -> Vec<String> {
     let page = fs_err::read_to_string(workspace_root().join("docs/slurm.md")).unwrap();
@@ -40,7 +44,9 @@ pub(crate) fn command(beginning: &str) -> String {
 
 #[test]
 fn every_command_of_the_page_is_executed_by_a_story() {
-    let known = [SBATCH, SQUEUE, SALLOC, NOTICE, AT_ONCE, CANCEL, END, SERVE, SUBMIT, DRY_RUN];
+    let inside = [SBATCH, SQUEUE, SALLOC, NOTICE, AT_ONCE, CANCEL, END];
+    let asked_for = [SERVE, SUBMIT, DRY_RUN, POOL_ADD, POOL_LIST, POOL_SUBMIT, POOL_REMOVE];
+    let known = [inside, asked_for].concat();
     let commands = commands();
     assert_eq!(commands.len(), known.len(), "{commands:?}");
     for beginning in known {

@@ -14,22 +14,22 @@ use tests::wait::{report, wait_for};
 use crate::slurm::{DRY_RUN, SERVE, SUBMIT, command, tiny};
 
 /// A coordinator beside a cluster of SLURM, and no worker.
-struct Site {
-    slurm: Slurm,
-    coordinator: Running,
+pub(crate) struct Site {
+    pub(crate) slurm: Slurm,
+    pub(crate) coordinator: Running,
     master: String,
 }
 
 impl Site {
     /// None, said, where no SLURM can be started.
-    fn start(variables: &[(&str, &str)]) -> Option<Self> {
+    pub(crate) fn start(variables: &[(&str, &str)]) -> Option<Self> {
         let slurm = Slurm::start()?;
         let (coordinator, master) = serve(&slurm, "127.0.0.1:0", variables);
         Some(Self { slurm, coordinator, master })
     }
 
     /// It dies and comes back.
-    fn restart(&mut self) {
+    pub(crate) fn restart(&mut self) {
         self.coordinator.signal(Signal::SIGKILL);
         self.coordinator.wait(Duration::from_secs(10));
         let (coordinator, master) = serve(&self.slurm, &self.master, &[]);
@@ -37,12 +37,12 @@ impl Site {
         self.coordinator = coordinator;
     }
 
-    fn rsctl(&self) -> Rsctl {
+    pub(crate) fn rsctl(&self) -> Rsctl {
         Rsctl { folder: self.slurm.work(), master: Some(self.master.clone()) }
     }
 
     /// Runs a line of the page; what it prints on stdout and stderr.
-    fn line(&self, line: &str) -> String {
+    pub(crate) fn line(&self, line: &str) -> String {
         self.slurm.succeed(line, &[("RUSTSPEED_MASTER", &self.master)])
     }
 
@@ -52,11 +52,16 @@ impl Site {
         answer.json()["job_id"].as_str().unwrap().to_owned()
     }
 
-    fn status(&self, job: &str) -> Value {
+    pub(crate) fn status(&self, job: &str) -> Value {
         self.rsctl().call(&["status", "--json", job]).expect_code(0).json()
     }
 
-    fn wait_for(&self, what: &str, job: &str, is_there: impl Fn(&Value) -> bool) -> Value {
+    pub(crate) fn wait_for(
+        &self,
+        what: &str,
+        job: &str,
+        is_there: impl Fn(&Value) -> bool,
+    ) -> Value {
         wait_for(&format!("{job}: {what}"), Duration::from_secs(60), || {
             let status = self.status(job);
             let is_over =
@@ -67,16 +72,16 @@ impl Site {
         })
     }
 
-    fn wait_for_reason(&self, job: &str, part: &str) -> Value {
+    pub(crate) fn wait_for_reason(&self, job: &str, part: &str) -> Value {
         self.wait_for(part, job, |status| status["reason"].as_str().unwrap().contains(part))
     }
 
-    fn wait_for_step(&self, job: &str, step: u64) -> Value {
+    pub(crate) fn wait_for_step(&self, job: &str, step: u64) -> Value {
         self.wait_for("steps", job, |status| status["step"].as_u64().unwrap() >= step)
     }
 
     /// Nodes are back within the 10 s that are promised, and nothing runs on them.
-    fn expect_release(&self) {
+    pub(crate) fn expect_release(&self) {
         let began = Instant::now();
         wait_for("an empty queue", Duration::from_secs(10), || {
             self.slurm.queue().is_empty().then_some(())

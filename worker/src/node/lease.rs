@@ -28,6 +28,11 @@ impl Lease {
 }
 
 impl Node {
+    /// Its nodes are there for jobs to come: the coordinator says when they were idle for too long.
+    fn is_of_a_pool(&self) -> bool {
+        self.config.allocation.as_ref().is_some_and(|name| name.pool().is_some())
+    }
+
     /// What runs saves and leaves, as after a notice.
     pub(super) fn look_at_lease(&mut self) {
         let Some(leave_after) = self.config.leave_after else { return };
@@ -42,7 +47,7 @@ impl Node {
         let time = display_duration(leave_after);
         if is_over(self.lease.linked) {
             self.shutdown.announce(format!("there was no coordinator for {time}"));
-        } else if is_over(self.lease.busy) {
+        } else if is_over(self.lease.busy) && !self.is_of_a_pool() {
             self.shutdown.announce(format!("there was nothing to run for {time}"));
         }
     }

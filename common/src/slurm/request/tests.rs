@@ -42,6 +42,10 @@ fn further_flags_are_whole_and_not_ours() {
         ("--nodes=3", "slurm.nodes"),
         ("--job-na=x", "finds its allocation"),
         ("--constraint=a b", "blanks"),
+        ("--clusters=other", "its own cluster"),
+        ("--uid=0", "its user's"),
+        ("--export-file=/etc/shadow", "coordinator's user"),
+        ("--signal=B:USR1@60", "leave out `B:`"),
     ] {
         let problem = extra_problem(flag).unwrap_or_else(|| panic!("{flag} is let through"));
         assert!(problem.contains(word), "{flag}: {problem}");

@@ -13,13 +13,14 @@ use std::time::{Duration, Instant, SystemTime};
 use common::ids::{Generation, JobId, Rank};
 use common::position::{Phase, Position};
 use common::slurm::allocation::AllocationName;
+use common::slurm::pool::{PoolState, PoolStatus};
 use common::spec::{Hosts, NodeNames};
 use common::status::{CheckpointRow, FailureKind, Live, TrainerEnd};
 
 use super::world::{KILLED, World, failed, id, key, peer, whole};
 use crate::coordinator::{
-    After, AllocationOrder, Config, ConnectionId, DrainOrder, Effect, EndReport, Event, RankKey,
-    RankPosition, RunningTrainer, StartOrder, StopMode, WorkerMessage,
+    After, AllocationOrder, Config, ConnectionId, DrainOrder, Effect, EndReport, Event, PoolOrder,
+    RankKey, RankPosition, RunningTrainer, StartOrder, StopMode, WorkerMessage,
 };
 
 /// Fixed, so that a failure in CI is the same failure here.
@@ -392,7 +393,7 @@ impl Sim {
 
     fn trouble(&mut self) {
         let name = self.random_worker();
-        match self.dice.below(46) {
+        match self.dice.below(48) {
             0 => self.restart_coordinator(),
             1 => {
                 // The daemon is killed: its trainers die with it, its ends stay on disk.
@@ -423,6 +424,7 @@ impl Sim {
             22..=32 => self.obey(&name),
             33 | 34 => self.operator(&name),
             42..=45 => self.slurm_acts(),
+            46 => self.pool_operator(),
             _ => self.run_trainer(&name),
         }
     }
@@ -440,11 +442,19 @@ impl Sim {
         self.workers.iter().filter(|(_, w)| w.allocation.is_none()).map(of).sum()
     }
 
+    /// Slots of the largest pool that asks.
+    fn room_of_pools(&self) -> u32 {
+        let asks = |pool: &PoolStatus| pool.state == PoolState::Open;
+        let of = |pool: PoolStatus| pool.settings.max_workers * pool.settings.request.cpus_per_task;
+        self.world.machine.pools().into_iter().filter(asks).map(of).max().unwrap_or(0)
+    }
+
     /// No more trouble: everything must come to its end.
     fn calm_down(&mut self) {
         self.is_calm = true;
         let names: Vec<String> = self.workers.keys().cloned().collect();
         names.iter().for_each(|name| self.order_drain(name, DrainOrder::Undo));
+        ["p", "q"].into_iter().for_each(|name| self.order_pool(name, PoolOrder::Resume));
         for _ in 0..400 {
             self.slurm_acts();
             // Nodes of allocations come and go.
@@ -467,7 +477,9 @@ impl Sim {
         for name in &self.jobs {
             let Some(job) = jobs.get(&id(name)) else { continue };
             let resources = &job.submission.spec.resources;
-            let (asked, slots) = (resources.smallest_world(), self.room(resources.hosts.as_ref()));
+            let pools = if resources.hosts.is_some() { 0 } else { self.room_of_pools() };
+            let asked = resources.smallest_world();
+            let slots = pools.max(self.room(resources.hosts.as_ref()));
             // It waits for one that does not fit.
             let is_open =
                 |after: &After| jobs.get(&after.job_id).is_some_and(|job| !job.state.is_final());
@@ -484,7 +496,7 @@ impl Sim {
         }
         let kept = self.world.machine.allocations();
         let is_kept = |order: &&AllocationOrder| {
-            let job = jobs.get(order.name.job_id());
+            let job = order.name.job().and_then(|job_id| jobs.get(job_id));
             order.wanted.is_none() || job.is_none_or(|job| job.state.is_final())
         };
         assert_eq!(kept.iter().find(is_kept), None, "an allocation dangles");

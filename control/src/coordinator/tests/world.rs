@@ -19,9 +19,10 @@ use common::status::{
 };
 
 use crate::coordinator::{
-    After, AllocationNews, AllocationOrder, CancelMode, Chance, Config, ConnectionId, DrainOrder,
-    Effect, EndReport, Event, Group, Ledger, Machine, NcclId, Now, Peer, RankKey, Record,
-    RunningTrainer, StopMode, Submission, Ticket, Token, WorkerHello, WorkerMessage,
+    After, AllocationNews, AllocationOrder, Answer, CancelMode, Chance, Config, ConnectionId,
+    DrainOrder, Effect, EndReport, Event, Group, Ledger, Machine, NcclId, Now, Peer, PoolOrder,
+    RankKey, Record, RunningTrainer, StopMode, Submission, Ticket, Token, WorkerHello,
+    WorkerMessage,
 };
 
 pub(super) struct World {
@@ -173,6 +174,7 @@ impl World {
         self.check_slots();
         self.check_hosts();
         self.check_allocations();
+        self.check_pools();
         self.check_homes(&effects);
         self.check_reasons();
         for (job_id, state) in finals {
@@ -203,9 +205,14 @@ impl World {
             let Record::AttemptStarted { job_id, ranks, .. } = record else { continue };
             let Some(job) = self.machine.ledger().jobs.get(job_id) else { continue };
             let home = job.latest_checkpoint().and_then(|whole| whole.worker.as_deref());
-            // Nodes of its own come and go.
-            let has_home = job.attempts.len() > 1 && job.submission.slurm.is_none();
-            let Some(home) = home.filter(|_| has_home) else { continue };
+            // Nodes of an allocation come and go.
+            let is_lent = |home: &str| {
+                let workers = &self.machine.live.workers;
+                workers.values().any(|w| w.name == home && w.allocation.is_some())
+            };
+            let has_home = |home: &&str| job.attempts.len() > 1 && !is_lent(home);
+            let is_own = job.submission.slurm.is_some();
+            let Some(home) = home.filter(|home| !is_own && has_home(home)) else { continue };
             let is_drained = self.machine.ledger().drained.contains_key(home);
             let is_known = ["ready", "excluded", "disconnected"].contains(&&*state_of(self, home));
             if is_known && !is_drained {
@@ -245,10 +252,27 @@ impl World {
         let ledger = self.machine.ledger();
         let mut holders = BTreeSet::new();
         for (name, allocation) in ledger.allocations.iter().filter(|(_, of)| !of.is_released) {
-            let job = ledger.jobs.get(name.job_id());
+            let Some(job_id) = name.job() else { continue };
+            let job = ledger.jobs.get(job_id);
             assert!(job.is_some_and(|job| !job.state.is_final()), "{name} is kept: {allocation:?}");
-            assert!(holders.insert(name.job_id()), "{} has two allocations", name.job_id());
+            assert!(holders.insert(job_id), "{job_id} has two allocations");
         }
+    }
+
+    /// No pool has more nodes than it may, nor more that wait in SLURM's queue.
+    fn check_pools(&self) {
+        for pool in self.machine.pools() {
+            let settings = &pool.settings;
+            assert!(pool.nodes <= settings.max_workers, "{pool:#?}");
+            let ledger = self.machine.ledger();
+            let waiting = pool.allocations.iter().map(|of| &ledger.allocations[&of.name]);
+            let waiting = waiting.filter(|of| !of.is_used && !of.is_released).count();
+            assert!(waiting <= settings.backlog as usize, "{pool:#?}");
+        }
+        let of_no_pool = self.machine.ledger().allocations.keys().find(|name| {
+            name.pool().is_some_and(|pool| !self.machine.ledger().pools.contains_key(pool))
+        });
+        assert_eq!(of_no_pool, None);
     }
 
     fn check_reasons(&self) {
@@ -414,12 +438,35 @@ impl World {
 
     /// What SLURM says of the job's `number`th allocation.
     pub(super) fn slurm(&mut self, job: &str, number: u32, news: AllocationNews) -> Vec<Effect> {
-        self.step(Event::Allocation { name: AllocationName::new(id(job), number), news })
+        self.step(Event::Allocation { name: AllocationName::of_job(id(job), number), news })
+    }
+
+    /// An operator changes the pool; the answer.
+    pub(super) fn pool(&mut self, name: &str, order: PoolOrder) -> Answer {
+        let ticket = Ticket(self.number());
+        let effects = self.step(Event::Pool { ticket, name: name.parse().unwrap(), order });
+        let answer = |effect| match effect {
+            Effect::Answer { answer, .. } => Some(answer),
+            _ => None,
+        };
+        effects.into_iter().find_map(answer).unwrap()
+    }
+
+    /// What SLURM says of the pool's `number`th allocation.
+    pub(super) fn slurm_of_pool(&mut self, pool: &str, number: u32, news: AllocationNews) {
+        let name = AllocationName::of_pool(pool.parse().unwrap(), number);
+        self.step(Event::Allocation { name, news });
+    }
+
+    /// A worker joins on a node of the pool's allocation.
+    pub(super) fn join_of_pool(&mut self, name: &str, slots: u32, pool: &str, number: u32) {
+        let allocation = Some(AllocationName::of_pool(pool.parse().unwrap(), number));
+        self.send_hello(WorkerHello { allocation, ..self.hello(name, slots) });
     }
 
     /// A worker joins on a node of the allocation.
     pub(super) fn join_of(&mut self, name: &str, slots: u32, job: &str, number: u32) {
-        let allocation = Some(AllocationName::new(id(job), number));
+        let allocation = Some(AllocationName::of_job(id(job), number));
         self.send_hello(WorkerHello { allocation, ..self.hello(name, slots) });
     }
 
@@ -678,5 +725,11 @@ fn tell_record(record: &Record) -> String {
             format!("allocation-released({name}: {why})")
         }
         Record::AllocationEnded { name, why, .. } => format!("allocation-ended({name}: {why})"),
+        Record::AllocationServed { name, .. } => format!("allocation-served({name})"),
+        Record::PoolAdded { name, .. } => format!("pool-added({name})"),
+        Record::PoolPaused { name, why, .. } => format!("pool-paused({name}: {why})"),
+        Record::PoolResumed { name, .. } => format!("pool-resumed({name})"),
+        Record::PoolFailed { name, why, .. } => format!("pool-failed({name}: {why})"),
+        Record::PoolClosed { name, .. } => format!("pool-closed({name})"),
     }
 }

@@ -33,6 +33,33 @@ fn what_slurm_refuses_is_told_apart_from_what_passes() {
 }
 
 #[tokio::test]
+async fn a_program_that_was_killed_may_have_done_it() {
+    let killed = run("sh", &["-c", "kill -TERM $$"], None).await;
+    assert!(matches!(killed, Err(Trouble::Passing { .. })), "{killed:?}");
+}
+
+#[test]
+fn a_long_greeting_hides_nothing() {
+    let greeting = "sbatch: Welcome to Alps!\n".repeat(50);
+    let said = format!("{greeting}sbatch: error: Unable to contact slurm controller");
+    match judged("sbatch", &output(1, &said)) {
+        Err(Trouble::Passing { words }) => {
+            assert!(words.len() < 500 && words.ends_with("slurm controller"), "{words}");
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn variables_that_change_what_the_programs_do_stay_here() {
+    let handed = ["PATH", "SLURM_CONF", "SBATCH_PARTITION", "MODULEPATH"];
+    assert!(handed.iter().all(|name| is_handed_on(name)));
+    let kept = ["SLURM_JOB_ID", "SBATCH_ARRAY_INX", "SCANCEL_INTERACTIVE", "SQUEUE_PARTITION"];
+    assert!(!kept.iter().any(|name| is_handed_on(name)));
+    assert!(!is_handed_on("RUSTSPEED_COMMAND_SECRET"));
+}
+
+#[tokio::test]
 async fn a_program_that_is_not_there_is_named() {
     let trouble = run("no-such-sbatch", &[], None).await.unwrap_err();
     assert!(trouble.to_string().contains("no-such-sbatch is not in the coordinator's PATH"));

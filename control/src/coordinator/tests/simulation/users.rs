@@ -4,11 +4,12 @@ use std::time::Duration;
 
 use super::super::world::{id, on_hosts, restarting, spec};
 use super::Sim;
+use common::slurm::pool::Pool;
 use common::slurm::request::Request;
 
 use crate::coordinator::{
-    After, Answer, CancelMode, Condition, DrainOrder, Effect, Event, Group, PreemptOrder, Requeue,
-    Ticket,
+    After, Answer, CancelMode, Condition, DrainOrder, Effect, Event, Group, PoolOrder,
+    PreemptOrder, Requeue, Ticket,
 };
 
 /// So many that the bound on remembered jobs is not always far.
@@ -91,6 +92,35 @@ impl Sim {
             self.jobs.push(name);
         }
         self.route(effects);
+    }
+
+    /// Pools come, stand still and go.
+    pub(super) fn pool_operator(&mut self) {
+        let name = if self.dice.one_in(2) { "p" } else { "q" };
+        let order = match self.dice.below(6) {
+            0..=2 => {
+                let request = Request {
+                    cpus_per_task: 1 + self.dice.below(3) as u32,
+                    ..Request::of(&spec("any", None).resources)
+                };
+                PoolOrder::Add(Box::new(Pool {
+                    request,
+                    max_workers: 1 + self.dice.below(3) as u32,
+                    backlog: 1 + self.dice.below(2) as u32,
+                    idle_timeout: Duration::from_secs(1 + self.dice.below(5) as u64),
+                    folder: "/shared".into(),
+                }))
+            }
+            3 => PoolOrder::Pause { reason: "maintenance".to_owned() },
+            4 => PoolOrder::Resume,
+            _ => PoolOrder::Remove { now: self.dice.one_in(2) },
+        };
+        self.order_pool(name, order);
+    }
+
+    pub(super) fn order_pool(&mut self, name: &str, order: PoolOrder) {
+        let ticket = Ticket(self.world.number());
+        self.step(Event::Pool { ticket, name: name.parse().unwrap(), order });
     }
 
     pub(super) fn operator(&mut self, worker: &str) {

@@ -1,0 +1,554 @@
+//! Pools of SLURM's nodes: jobs that wait pull nodes in, idle nodes go back, and a pool whose nodes
+//! are of no use rests for longer and longer, then pauses and says why. A pool's workers are everybody's.
+//!
+//! Promise: a pool never has more nodes than it may, counting those that are asked for and those that
+//! have not gone back yet; and what it has asked for is known by name over every restart.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use common::slurm::allocation::AllocationName;
+use common::slurm::pool::{MAX_POOLS, Pool, PoolAllocation, PoolName, PoolState, PoolStatus};
+use common::slurm::request::Request;
+use common::status::UnixMillis;
+use common::units::count;
+
+use crate::coordinator::Machine;
+use crate::coordinator::allocation::{JOIN_WITHIN, Wanted};
+use crate::coordinator::demand::{Demand, Room, could_hold};
+use crate::coordinator::effect::{Answer, Effect, Refusal};
+use crate::coordinator::event::{Now, Ticket};
+use crate::coordinator::floor::Scene;
+use crate::coordinator::ledger::{Allocation, Ledger};
+use crate::coordinator::live::LiveWorker;
+use crate::coordinator::placement::Wish;
+use crate::coordinator::record::Record;
+
+/// The rest after the first failure in a row, the second and so on; after one more the pool pauses.
+const RESTS: [Duration; 4] = [
+    Duration::from_secs(10),
+    Duration::from_secs(60),
+    Duration::from_secs(5 * 60),
+    Duration::from_secs(15 * 60),
+];
+
+/// Waiting jobs for which nodes are thought of in one decision: pools are never that large.
+const MAX_JOBS: usize = 256;
+
+/// What is durable of a pool.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct PoolEntry {
+    pub pool: Pool,
+    pub added_at: UnixMillis,
+    /// That were ever asked for.
+    pub allocations: u32,
+    /// In a row.
+    #[serde(default)]
+    pub failures: u32,
+    #[serde(default)]
+    pub last_failure: String,
+    /// Why it asks for nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub paused: Option<String>,
+    #[serde(default)]
+    pub is_closing: bool,
+}
+
+/// What an operator does to a pool.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PoolOrder {
+    Add(Box<Pool>),
+    Pause {
+        reason: String,
+    },
+    Resume,
+    /// `now`: what runs there saves and leaves; else nodes go back when they are idle.
+    Remove {
+        now: bool,
+    },
+}
+
+/// What is known of all pools for the moment.
+#[derive(Debug, Default)]
+pub(super) struct LivePools {
+    /// Before this moment workers of an earlier life of ours may come back: nothing is asked for and
+    /// nothing is idle.
+    begin_at: Option<Duration>,
+    /// When a pool that failed asks again.
+    rests: BTreeMap<PoolName, Duration>,
+    /// When an allocation on which nothing runs goes back.
+    idle_until: BTreeMap<AllocationName, Duration>,
+}
+
+/// What readers of a waiting job's reason are told of a pool.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct PoolNote {
+    name: PoolName,
+    text: String,
+    nodes: u32,
+    slots: u32,
+}
+
+impl Ledger {
+    pub(super) fn apply_to_pool(&mut self, record: &Record) {
+        let name = match record {
+            Record::PoolAdded { name, pool, at } => {
+                let entry = PoolEntry {
+                    pool: Pool::clone(pool),
+                    added_at: *at,
+                    allocations: 0,
+                    failures: 0,
+                    last_failure: String::new(),
+                    paused: None,
+                    is_closing: false,
+                };
+                self.pools.entry(name.clone()).or_insert(entry);
+                return;
+            }
+            Record::PoolPaused { name, .. }
+            | Record::PoolResumed { name, .. }
+            | Record::PoolFailed { name, .. }
+            | Record::PoolClosed { name, .. } => name,
+            _ => return,
+        };
+        let Some(entry) = self.pools.get_mut(name) else { return };
+        match record {
+            Record::PoolPaused { why, .. } => entry.paused = Some(why.clone()),
+            Record::PoolResumed { .. } => (entry.paused, entry.failures) = (None, 0),
+            Record::PoolFailed { why, .. } => {
+                entry.failures += 1;
+                entry.last_failure.clone_from(why);
+            }
+            Record::PoolClosed { .. } => entry.is_closing = true,
+            _ => {}
+        }
+        self.drop_closed_pool(&name.clone());
+    }
+
+    /// The job is told; one that has ended, or is forgotten, may still have an allocation.
+    pub(super) fn apply_to_allocation(&mut self, record: &Record) {
+        match record {
+            Record::AllocationAsked { name, nodes, .. } => {
+                let allocation = Allocation { nodes: *nodes, ..Allocation::default() };
+                self.allocations.insert(name.clone(), allocation);
+                if let Some(entry) = name.pool().and_then(|pool| self.pools.get_mut(pool)) {
+                    entry.allocations += 1;
+                }
+            }
+            Record::AllocationAccepted { name, slurm_job, .. } => {
+                if let Some(allocation) = self.allocations.get_mut(name) {
+                    allocation.slurm_job = Some(*slurm_job);
+                }
+            }
+            Record::AllocationServed { name, .. } => {
+                if let Some(allocation) = self.allocations.get_mut(name) {
+                    allocation.is_used = true;
+                }
+                if let Some(entry) = name.pool().and_then(|pool| self.pools.get_mut(pool)) {
+                    entry.failures = 0;
+                }
+            }
+            Record::AllocationReleased { name, .. } => {
+                if let Some(allocation) = self.allocations.get_mut(name) {
+                    allocation.is_released = true;
+                }
+            }
+            Record::AllocationEnded { name, .. } => {
+                self.allocations.remove(name);
+                if let Some(pool) = name.pool() {
+                    self.drop_closed_pool(pool);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn drop_closed_pool(&mut self, name: &PoolName) {
+        let is_closing = self.pools.get(name).is_some_and(|entry| entry.is_closing);
+        if is_closing && self.allocations_of(name).next().is_none() {
+            self.pools.remove(name);
+        }
+    }
+
+    /// Those that are not known to be over.
+    pub(super) fn allocations_of<'a>(
+        &'a self,
+        pool: &'a PoolName,
+    ) -> impl Iterator<Item = (&'a AllocationName, &'a Allocation)> {
+        let first = AllocationName::of_pool(pool.clone(), 0);
+        self.allocations.range(first..).take_while(move |(name, _)| name.pool() == Some(pool))
+    }
+}
+
+impl PoolEntry {
+    fn asks(&self) -> bool {
+        self.paused.is_none() && !self.is_closing
+    }
+}
+
+impl LivePools {
+    pub(super) fn begin_after(&mut self, at: Duration) {
+        self.begin_at = Some(at);
+    }
+
+    pub(super) fn forget(&mut self, name: &AllocationName) {
+        self.idle_until.remove(name);
+    }
+
+    pub(super) fn deadlines(&self) -> impl Iterator<Item = Duration> {
+        let rests = self.rests.values().chain(self.idle_until.values()).copied();
+        rests.chain(self.begin_at)
+    }
+}
+
+impl Machine {
+    pub(super) fn on_pool(&mut self, ticket: Ticket, name: PoolName, order: PoolOrder, now: Now) {
+        let answer = match self.change_pool(&name, order, now) {
+            Ok(()) => Answer::Pool(self.pool_status(&name).map(Box::new)),
+            Err(refusal) => Answer::Refused(refusal),
+        };
+        self.effect(Effect::Answer { ticket, answer });
+        self.out.is_schedule_due = true;
+    }
+
+    fn change_pool(&mut self, name: &PoolName, order: PoolOrder, now: Now) -> Result<(), Refusal> {
+        let (known, at) = (self.ledger.pools.get(name), now.unix);
+        let own = name.clone();
+        match (order, known) {
+            (PoolOrder::Add(_), Some(entry)) if entry.is_closing => {
+                return Err(Refusal::PoolClosing(own));
+            }
+            // Asked again: a retry is harmless.
+            (PoolOrder::Add(pool), Some(entry)) if entry.pool == *pool => {}
+            (PoolOrder::Add(_), Some(_)) => return Err(Refusal::PoolExists(own)),
+            (PoolOrder::Add(_), None) if self.ledger.pools.len() >= MAX_POOLS => {
+                return Err(Refusal::TooManyPools);
+            }
+            (PoolOrder::Add(pool), None) => self.record(Record::PoolAdded { name: own, pool, at }),
+            (_, None) => return Err(Refusal::UnknownPool(own)),
+            (PoolOrder::Pause { reason: why }, Some(_)) => {
+                self.record(Record::PoolPaused { name: own, why, at });
+            }
+            (PoolOrder::Resume, Some(entry)) => {
+                if entry.paused.is_some() || entry.failures > 0 {
+                    self.record(Record::PoolResumed { name: own, at });
+                }
+                self.live.pools.rests.remove(name);
+            }
+            (PoolOrder::Remove { now: at_once }, Some(entry)) => {
+                if !entry.is_closing {
+                    self.record(Record::PoolClosed { name: own, at });
+                }
+                let all: Vec<AllocationName> =
+                    self.ledger.allocations_of(name).map(|(name, _)| name.clone()).collect();
+                for allocation in all.iter().filter(|_| at_once) {
+                    let why = "the pool is removed".to_owned();
+                    self.release_allocation(allocation, why, now);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// What of the pool's allocation the shell makes true.
+    pub(super) fn wanted_by_pool(&self, pool: &PoolName, of: &Allocation) -> Option<Wanted> {
+        let pool = &self.ledger.pools.get(pool)?.pool;
+        let nodes = of.nodes.unwrap_or(pool.request.nodes);
+        Some(Wanted {
+            request: Request { nodes, ..pool.request.clone() },
+            output_dir: pool.folder.clone(),
+            // What is lost with a node is the matter of the jobs that ran there.
+            is_elastic: true,
+        })
+    }
+
+    /// Whether all of its workers have been there.
+    pub(super) fn is_whole(&self, name: &AllocationName) -> bool {
+        self.live.allocations.get(name).is_some_and(|live| live.is_whole())
+    }
+
+    pub(super) fn on_joined_pool(&mut self, name: &AllocationName, now: Now) {
+        let Some(allocation) = self.ledger.allocations.get(name) else { return };
+        let nodes = self.nodes_of(name, allocation);
+        if !allocation.is_used {
+            self.record(Record::AllocationServed { name: name.clone(), at: now.unix });
+        }
+        if self.workers_in(name).count() >= nodes as usize {
+            self.live.allocations.entry(name.clone()).or_default().complete();
+        }
+    }
+
+    fn nodes_of(&self, name: &AllocationName, allocation: &Allocation) -> u32 {
+        let least = || Some(self.ledger.pools.get(name.pool()?)?.pool.request.nodes);
+        allocation.nodes.or_else(least).unwrap_or(1)
+    }
+
+    /// What it had asked for ended, or stays, without a worker.
+    pub(super) fn fail_pool(&mut self, name: &AllocationName, why: String, now: Now) {
+        let Some(pool) = name.pool() else { return };
+        let Some(entry) = self.ledger.pools.get(pool).filter(|entry| !entry.is_closing) else {
+            return;
+        };
+        let failures = entry.failures as usize + 1;
+        let folder = entry.pool.folder.join(".slurm");
+        self.record(Record::PoolFailed { name: pool.clone(), why: why.clone(), at: now.unix });
+        match RESTS.get(failures - 1) {
+            Some(rest) => {
+                self.live.pools.rests.insert(pool.clone(), now.uptime + *rest);
+            }
+            None => {
+                let why = format!(
+                    "{failures} allocations in a row were of no use, the last: {why}; logs are in {}",
+                    folder.display()
+                );
+                self.record(Record::PoolPaused { name: pool.clone(), why, at: now.unix });
+            }
+        }
+        self.out.is_schedule_due = true;
+    }
+
+    /// Asks for what the waiting jobs need, and gives back what nobody needs.
+    pub(super) fn serve_pools(&mut self, scene: &Scene, now: Now) {
+        if self.ledger.pools.is_empty() {
+            return;
+        }
+        self.give_up_late_ones(now);
+        let demand = self.demand(scene, now);
+        let (asks, needed) = (demand.asks, demand.needed);
+        for (pool, nodes) in asks {
+            let Some(entry) = self.ledger.pools.get(&pool) else { continue };
+            let name = AllocationName::of_pool(pool, entry.allocations + 1);
+            self.record(Record::AllocationAsked { name, nodes: Some(nodes), at: now.unix });
+            self.out.are_allocations_changed = true;
+        }
+        let is_unneeded = |name: &&AllocationName| !needed.contains(*name);
+        let names = self.ledger.allocations.iter().filter(|(name, of)| {
+            let is_new = of.slurm_job.is_none();
+            name.pool().is_some() && !of.is_released && !is_new
+        });
+        let unneeded: Vec<AllocationName> =
+            names.map(|(name, _)| name).filter(is_unneeded).cloned().collect();
+        self.live.pools.idle_until.retain(|name, _| unneeded.contains(name));
+        for name in unneeded {
+            self.give_back_idle(&name, now);
+        }
+    }
+
+    fn demand(&self, scene: &Scene, now: Now) -> Demand<'_> {
+        let in_pool = |w: &LiveWorker| w.allocation.clone().filter(|name| name.pool().is_some());
+        let owner = |w: &LiveWorker| Some((w.id.uuid, in_pool(w)?));
+        let owners: BTreeMap<Uuid, AllocationName> =
+            self.live.workers.values().filter_map(owner).collect();
+        let mut demand = Demand::new(scene, self.rooms(now), owners);
+        for (name, allocation) in self.ledger.allocations.iter() {
+            let entry = name.pool().and_then(|pool| self.ledger.pools.get(pool));
+            let Some(entry) = entry.filter(|_| !allocation.is_released) else { continue };
+            let live = self.live.allocations.get(name);
+            if !live.is_some_and(|live| live.is_late() || live.is_whole()) {
+                let joined = self.workers_in(name).count() as u32;
+                let missing = self.nodes_of(name, allocation).saturating_sub(joined);
+                demand.expect(name, missing, entry.pool.request.cpus_per_task);
+            }
+        }
+        for wish in self.live.line.wishes().take(MAX_JOBS) {
+            if demand.is_over() {
+                break;
+            }
+            demand.serve(wish);
+        }
+        demand
+    }
+
+    /// What each pool may still ask for.
+    fn rooms(&self, now: Now) -> Vec<Room<'_>> {
+        let has_begun = self.live.pools.begin_at.is_none_or(|at| at <= now.uptime);
+        let may_ask = |(name, entry): &(&PoolName, &PoolEntry)| {
+            has_begun && entry.asks() && !self.live.pools.rests.contains_key(*name)
+        };
+        self.ledger
+            .pools
+            .iter()
+            .filter(may_ask)
+            .map(|(name, entry)| self.room(name, entry))
+            .collect()
+    }
+
+    fn room<'a>(&'a self, name: &'a PoolName, entry: &'a PoolEntry) -> Room<'a> {
+        let (mut nodes, mut waiting) = (0, 0);
+        for (allocation, of) in self.ledger.allocations_of(name) {
+            nodes += self.nodes_of(allocation, of);
+            waiting += u32::from(!of.is_used && !of.is_released);
+        }
+        let pool = &entry.pool;
+        Room {
+            name,
+            pool,
+            nodes: pool.max_workers.saturating_sub(nodes),
+            allocations: pool.backlog.saturating_sub(waiting),
+        }
+    }
+
+    /// Allocations of which no worker has come in time.
+    fn give_up_late_ones(&mut self, now: Now) {
+        let is_late = |name| self.live.allocations.get(name).is_some_and(|live| live.is_late());
+        let late = self.ledger.allocations.iter().filter(|(name, of)| {
+            name.pool().is_some() && !of.is_used && !of.is_released && is_late(name)
+        });
+        let late: Vec<AllocationName> = late.map(|(name, _)| name.clone()).collect();
+        for name in late {
+            let why = format!("no worker of it joined within {} s", JOIN_WITHIN.as_secs());
+            self.release_allocation(&name, why.clone(), now);
+            self.fail_pool(&name, why, now);
+        }
+    }
+
+    /// One that no waiting job needs: at once where SLURM has not given it or the pool closes, else
+    /// when nothing has run there for as long as the pool says.
+    fn give_back_idle(&mut self, name: &AllocationName, now: Now) {
+        let Some(entry) = name.pool().and_then(|pool| self.ledger.pools.get(pool)) else { return };
+        if self.is_busy(name) {
+            self.live.pools.forget(name);
+            return;
+        }
+        // Its workers may be here before SLURM has told that it runs.
+        let is_used = self.ledger.allocations.get(name).is_some_and(|of| of.is_used);
+        let live = self.live.allocations.get(name);
+        let is_pending = !is_used && live.is_some_and(|live| live.is_pending());
+        let (timeout, is_closing) = (entry.pool.idle_timeout, entry.is_closing);
+        let from = self.live.pools.begin_at.map_or(now.uptime, |at| at.max(now.uptime));
+        let idle_until = &mut self.live.pools.idle_until;
+        let until = *idle_until.entry(name.clone()).or_insert(from + timeout);
+        let why = match (is_pending, is_closing) {
+            (true, _) => "no job waits for it any more".to_owned(),
+            (false, true) if from <= now.uptime => "the pool is removed".to_owned(),
+            (false, _) if until <= now.uptime => {
+                format!("nothing ran there for {}", common::units::display_duration(timeout))
+            }
+            _ => return,
+        };
+        self.live.pools.forget(name);
+        self.release_allocation(name, why, now);
+    }
+
+    /// Whether anything runs on its nodes, or may still.
+    fn is_busy(&self, name: &AllocationName) -> bool {
+        let held = self.held();
+        let of = self.live.workers.values().filter(|w| w.allocation.as_ref() == Some(name));
+        of.into_iter().any(|w| held.contains_key(&w.id.uuid) || !w.stragglers.is_empty())
+    }
+
+    pub(super) fn tick_pools(&mut self, now: Now) {
+        let pools = &mut self.live.pools;
+        let is_over = |at: &Duration| *at <= now.uptime;
+        self.out.is_schedule_due |= pools.deadlines().any(|at| is_over(&at));
+        pools.begin_at = pools.begin_at.filter(|at| !is_over(at));
+        pools.rests.retain(|_, at| !is_over(at));
+    }
+
+    /// Every pool, by name.
+    pub fn pools(&self) -> Vec<PoolStatus> {
+        self.ledger.pools.keys().filter_map(|name| self.pool_status(name)).collect()
+    }
+
+    fn pool_status(&self, name: &PoolName) -> Option<PoolStatus> {
+        let entry = self.ledger.pools.get(name)?;
+        let (state, reason) = self.pool_state(name, entry);
+        let row = |(name, of): (&AllocationName, &Allocation)| {
+            let nodes = self.nodes_of(name, of);
+            let state = match of.is_released {
+                true => "is given back".to_owned(),
+                false => self.tell_allocation(name, of, nodes),
+            };
+            PoolAllocation {
+                name: name.clone(),
+                slurm_job: of.slurm_job,
+                nodes,
+                workers: self.workers_in(name).count() as u32,
+                state,
+                is_idle: !self.is_busy(name),
+            }
+        };
+        let allocations: Vec<PoolAllocation> = self.ledger.allocations_of(name).map(row).collect();
+        Some(PoolStatus {
+            name: name.clone(),
+            settings: entry.pool.clone(),
+            state,
+            reason,
+            workers: allocations.iter().map(|of| of.workers).sum(),
+            nodes: allocations.iter().map(|of| of.nodes).sum(),
+            allocations,
+            failures: entry.failures,
+            added_at: entry.added_at,
+        })
+    }
+
+    fn pool_state(&self, name: &PoolName, entry: &PoolEntry) -> (PoolState, String) {
+        if entry.is_closing {
+            return (PoolState::Closing, "it is gone when its nodes are".to_owned());
+        }
+        if let Some(why) = &entry.paused {
+            return (PoolState::Paused, why.clone());
+        }
+        if self.live.pools.rests.contains_key(name) {
+            return (PoolState::Resting, entry.last_failure.clone());
+        }
+        let reason = match self.live.pools.begin_at {
+            Some(_) => "workers of before the coordinator's start may come back first",
+            None => "",
+        };
+        (PoolState::Open, reason.to_owned())
+    }
+
+    /// What is told to those who ask why a job waits.
+    pub(super) fn pool_notes(&self) -> Vec<PoolNote> {
+        let note = |(name, entry): (&PoolName, &PoolEntry)| PoolNote {
+            name: name.clone(),
+            text: self.tell_pool(name, entry),
+            nodes: entry.pool.max_workers,
+            slots: entry.pool.request.cpus_per_task,
+        };
+        self.ledger.pools.iter().map(note).collect()
+    }
+
+    fn tell_pool(&self, name: &PoolName, entry: &PoolEntry) -> String {
+        match self.pool_state(name, entry) {
+            (PoolState::Paused, why) => {
+                return format!("is paused ({why}): rsctl slurm pool resume {name}");
+            }
+            (PoolState::Resting, why) => return format!("rests before it asks again ({why})"),
+            (PoolState::Closing, _) => return "is being removed".to_owned(),
+            (PoolState::Open, why) if !why.is_empty() => return format!("asks for nothing: {why}"),
+            (PoolState::Open, _) => {}
+        }
+        let open: Vec<_> = self.ledger.allocations_of(name).collect();
+        let coming = open.iter().filter(|(_, of)| !of.is_used && !of.is_released);
+        let coming: Vec<String> = coming
+            .map(|(name, of)| self.tell_allocation(name, of, self.nodes_of(name, of)))
+            .collect();
+        if !coming.is_empty() {
+            return format!("has asked: {}", coming.join(", "));
+        }
+        let nodes: u32 = open.iter().map(|(name, of)| self.nodes_of(name, of)).sum();
+        let most = count(entry.pool.max_workers.into(), "node");
+        format!("has {nodes} of at most {most}")
+    }
+}
+
+impl PoolNote {
+    /// To the owner of this wish.
+    pub(super) fn tell(&self, wish: &Wish) -> String {
+        let Self { name, text, nodes, slots } = self;
+        if wish.hosts.is_some() {
+            return format!("pool `{name}` is no help: the job names its hosts");
+        }
+        if !could_hold(wish, *nodes, *slots) {
+            let of = count((*slots).into(), "slot");
+            return format!("pool `{name}` could not hold it: {nodes} nodes of {of} at most");
+        }
+        format!("pool `{name}` {text}")
+    }
+}
