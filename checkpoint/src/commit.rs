@@ -28,7 +28,10 @@ impl Root {
 
         let locked = Locked::take(self.path())?;
         let mine = Fence { job_id: manifest.job_id.clone(), generation: manifest.generation };
-        locked.check(&mine)?;
+        if let Err(error) = locked.check(&mine) {
+            sweep::give_up(staged, &folder, &locked);
+            return Err(error);
+        }
         staged.publish(Existing::Refuse)?;
         disk::sync_folder(&folder)?;
         disk::sync_folder(self.path())?;

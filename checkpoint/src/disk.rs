@@ -170,15 +170,21 @@ impl Staged {
     /// Starts a file that will have `needed` bytes. Their room is reserved at once where the file
     /// system can, so that a full disk is known before the first byte.
     pub(crate) fn create(folder: &Path, name: &str, needed: u64) -> Result<Self, Error> {
-        let target = folder.join(name);
-        let (file, temporary) = create_temporary(folder, name)?;
-        let hasher = blake3::Hasher::new();
-        let staged = Self { file, temporary, target, hasher, written: 0, needed };
+        let staged = Self::empty(folder, name, needed)?;
         staged.reserve()?;
         Ok(staged)
     }
 
-    fn reserve(&self) -> Result<(), Error> {
+    /// As [`Staged::create`] without the room, which some file systems take seconds to reserve:
+    /// for who holds a lock.
+    pub(crate) fn empty(folder: &Path, name: &str, needed: u64) -> Result<Self, Error> {
+        let target = folder.join(name);
+        let (file, temporary) = create_temporary(folder, name)?;
+        let hasher = blake3::Hasher::new();
+        Ok(Self { file, temporary, target, hasher, written: 0, needed })
+    }
+
+    pub(crate) fn reserve(&self) -> Result<(), Error> {
         let Ok(length @ 1..) = i64::try_from(self.needed) else { return Ok(()) };
         match nix::fcntl::fallocate(&self.file, FallocateFlags::empty(), 0, length) {
             Err(errno) if FULL.contains(&errno) => Err(self.write_error(errno.into())),

@@ -50,6 +50,7 @@ impl fmt::Display for Fence {
 #[derive(Debug)]
 pub(crate) struct Locked<'a> {
     root: &'a Path,
+    excludes_others: bool,
     /// Its closing unlocks.
     _file: File,
 }
@@ -69,9 +70,9 @@ impl<'a> Locked<'a> {
         let start = Instant::now();
         loop {
             match file.try_lock() {
-                Ok(()) => return Ok(Self { root, _file: file }),
+                Ok(()) => return Ok(Self { root, excludes_others: true, _file: file }),
                 Err(TryLockError::Error(error)) if has_no_locks(&error) => {
-                    return Ok(Self { root, _file: file });
+                    return Ok(Self { root, excludes_others: false, _file: file });
                 }
                 Err(TryLockError::Error(error)) => return Err(failed("lock", &path)(error)),
                 Err(TryLockError::WouldBlock) if start.elapsed() > LOCK_TIMEOUT => {
@@ -80,6 +81,11 @@ impl<'a> Locked<'a> {
                 Err(TryLockError::WouldBlock) => thread::sleep(LOCK_POLL),
             }
         }
+    }
+
+    /// False where the file system has no locks.
+    pub(crate) fn excludes_others(&self) -> bool {
+        self.excludes_others
     }
 
     /// None before the first attempt.

@@ -16,6 +16,7 @@ use crate::error::{Defect, Error};
 use crate::fence::{Fence, Locked};
 use crate::header::{self, MAX_HEADER};
 use crate::manifest::{MANIFEST_FILE, ShardEntry};
+use crate::sweep;
 use crate::tensor::{SliceMeta, SliceProblem};
 
 /// `rank-00000-of-00002.g7.safetensors`. The only file names that a manifest can list.
@@ -137,9 +138,9 @@ impl<'a> Encoded<'a> {
 
     /// Writes the file whole, synced, and hashed on the way. `folder` is made where it is missing
     /// (its parent, the root, must be there). Refused as superseded once another attempt has the
-    /// root: what that one has voted for is not replaced (A6).
+    /// root: what that one has voted for is not replaced (A6), and no folder of ours stays.
     pub fn write(&self, folder: &Path, fence: &Fence) -> Result<ShardEntry, Error> {
-        let mut staged = stage(folder, self.name, self.bytes)?;
+        let mut staged = stage(folder, self.name, self.bytes, fence)?;
         for chunk in self.chunks() {
             staged.write(chunk)?;
         }
@@ -166,13 +167,15 @@ pub struct Incoming {
     staged: Staged,
     folder: PathBuf,
     expected: ShardEntry,
+    fence: Fence,
 }
 
 impl Incoming {
-    /// Starts the file that the sender described with [`Encoded::entry`].
-    pub fn create(folder: &Path, expected: ShardEntry) -> Result<Self, Error> {
-        let staged = stage(folder, expected.file, expected.bytes)?;
-        Ok(Self { staged, folder: folder.to_owned(), expected })
+    /// Starts the file that the sender described with [`Encoded::entry`], if the root is this
+    /// attempt's.
+    pub fn create(folder: &Path, expected: ShardEntry, fence: &Fence) -> Result<Self, Error> {
+        let staged = stage(folder, expected.file, expected.bytes, fence)?;
+        Ok(Self { staged, folder: folder.to_owned(), expected, fence: fence.clone() })
     }
 
     /// Appends; more than was announced is refused at once.
@@ -186,13 +189,13 @@ impl Incoming {
 
     /// Publishes the file if size and hash are what the sender had and the root is still this
     /// attempt's.
-    pub fn finish(self, fence: &Fence) -> Result<ShardEntry, Error> {
+    pub fn finish(self) -> Result<ShardEntry, Error> {
         let found = self.staged.hash().to_hex();
         let written = self.staged.written();
         if written != self.expected.bytes || found.as_str() != self.expected.blake3 {
             return Err(self.differs(written));
         }
-        finish(self.staged, &self.folder, fence)?;
+        finish(self.staged, &self.folder, &self.fence)?;
         Ok(self.expected)
     }
 
@@ -207,12 +210,21 @@ impl Incoming {
     }
 }
 
-fn stage(folder: &Path, name: ShardName, bytes: u64) -> Result<Staged, Error> {
-    if disk::ensure_folder(folder)? {
-        disk::sync_folder(folder.parent().unwrap_or(folder))?;
-    }
+/// Begins a shard. Its folder comes to be past the fence, and with a file in it before the lock is
+/// given back: who comes too late makes none, and one that is empty under the lock is nobody's.
+fn stage(folder: &Path, name: ShardName, bytes: u64, fence: &Fence) -> Result<Staged, Error> {
+    let root = folder.parent().unwrap_or(folder);
+    let locked = Locked::take(root)?;
+    locked.check(fence)?;
+    let is_new = disk::ensure_folder(folder)?;
     refuse_committed(folder)?;
-    Staged::create(folder, &name.to_string(), bytes)
+    let staged = Staged::empty(folder, &name.to_string(), bytes)?;
+    drop(locked);
+    if is_new {
+        disk::sync_folder(root)?;
+    }
+    staged.reserve()?;
+    Ok(staged)
 }
 
 fn finish(staged: Staged, folder: &Path, fence: &Fence) -> Result<(), Error> {
@@ -221,7 +233,10 @@ fn finish(staged: Staged, folder: &Path, fence: &Fence) -> Result<(), Error> {
     // voted for, the same names since `stage`, or even have committed them. A commit and a raise
     // hold this lock, so from here on the shard is either there before them, or refused.
     let locked = Locked::take(folder.parent().unwrap_or(folder))?;
-    locked.check(fence)?;
+    if let Err(error) = locked.check(fence) {
+        sweep::give_up(staged, folder, &locked);
+        return Err(error);
+    }
     refuse_committed(folder)?;
     // What it replaces is not committed: this rank's own earlier try at the same step, or what an
     // attempt that lost the root had left.

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use common::ids::Generation;
 
-use crate::disk::{self, failed};
+use crate::disk::{self, Staged, failed};
 use crate::error::{Defect, Error};
 use crate::fence::{Fence, Locked};
 use crate::manifest::{MANIFEST_FILE, Manifest};
@@ -72,6 +72,17 @@ pub(crate) fn clear_uncommitted(
         removed.push(folder.to_owned());
     }
     Ok(removed)
+}
+
+/// Leaves nothing of a save that the fence has overtaken. Whichever of its ranks comes last finds
+/// the folder empty; a successor that saves the same step has a file in it. Without locks that one
+/// may be about to make its first, and the folder stays.
+pub(crate) fn give_up(staged: Staged, folder: &Path, locked: &Locked<'_>) {
+    drop(staged);
+    if locked.excludes_others() {
+        // An empty folder is no checkpoint: that this attempt lost the root is what must be told.
+        let _ = remove_if_empty(folder);
+    }
 }
 
 /// True if the folder is gone.

@@ -129,8 +129,8 @@ pub fn plan(batch: &Batch, world: u32) -> Result<BatchPlan, Error> {
     Ok(BatchPlan { world, batch_size: t, micro_batch_size: m, gradient_accumulation: g, note })
 }
 
-/// Whether [`plan`] has an answer; without its words, because many worlds are asked.
-fn is_possible(batch: &Batch, world: u32) -> bool {
+/// Whether [`plan`] has an answer; without its words, for who asks about many worlds or jobs.
+pub fn is_possible(batch: &Batch, world: u32) -> bool {
     let asked = batch.gradient_accumulation.as_ref().map(|g| g.value);
     cut(batch, world).is_ok_and(|Cut { needed, is_exact, .. }| {
         let is_as_asked = is_exact && asked.is_none_or(|g| g == needed);

@@ -6,7 +6,9 @@ mod handle;
 mod links;
 
 use std::collections::{BTreeSet, HashMap};
+use std::num::NonZeroUsize;
 use std::sync::Arc;
+use std::thread;
 use std::time::Duration;
 
 use tokio::sync::oneshot::error::TryRecvError;
@@ -16,7 +18,8 @@ use tracing::{debug, error, info, warn};
 
 use common::ids::{Incarnation, JobId};
 use control::coordinator::{
-    AllocationOrder, Answer, Chance, Effect, Event, Ledger, Machine, Record, Refusal, Ticket, Token,
+    AllocationOrder, Answer, Chance, Effect, Event, Ledger, Machine, Now, Record, Refusal, Ticket,
+    Token,
 };
 
 use crate::archive::Archive;
@@ -43,6 +46,9 @@ const MAX_BATCH: usize = 512;
 
 /// Events between snapshots, at least: a replay of this many takes milliseconds.
 const SNAPSHOT_EVERY: usize = 1000;
+
+/// Jobs that a thread is worth.
+const MIN_PART: usize = 1000;
 
 /// Everything that the loop owns.
 pub(crate) struct Core {
@@ -116,14 +122,11 @@ impl Core {
     /// Takes over from the last life: decides about it and publishes what readers see. Afterwards
     /// the front may open.
     pub(crate) async fn start(&mut self) -> Result<Incarnation, store::Error> {
-        let job_ids: Vec<JobId> = self.machine.ledger().jobs.keys().cloned().collect();
         let effects = self.machine.step(Event::Started, self.clock.now(), &mut self.chance);
         let incarnation = self.machine.ledger().incarnation;
         self.links.set_incarnation(incarnation);
         self.metrics.set_incarnation(incarnation.0);
-        for job_id in &job_ids {
-            self.publish(job_id);
-        }
+        self.publish_all();
         self.make_true(effects).await?;
         self.collect_blobs();
         Ok(incarnation)
@@ -284,9 +287,8 @@ impl Core {
             }
             self.snapshot = None;
         }
-        // A large ledger is written less often: the work per event stays bounded.
         let jobs = self.machine.ledger().jobs.len();
-        if self.events_since_snapshot >= SNAPSHOT_EVERY.max(jobs) {
+        if is_snapshot_due(self.events_since_snapshot, jobs) {
             self.events_since_snapshot = 0;
             let ledger = self.machine.ledger().frozen();
             let encode = move || codec::encode_ledger(&ledger);
@@ -344,12 +346,39 @@ impl Core {
     }
 
     fn publish(&self, job_id: &JobId) {
-        if let Some(status) = self.machine.facts(job_id, self.clock.now()) {
-            let checkpoints = self.machine.checkpoints(job_id).unwrap_or_default();
-            let queued = self.machine.queued(job_id);
-            self.views.publish(Published { status, checkpoints, queued });
+        if let Some(published) = published(&self.machine, job_id, self.clock.now()) {
+            self.views.publish(published);
         }
     }
+
+    /// What readers see of a new life: of a deep queue a lot, so all cores work it out.
+    fn publish_all(&self) {
+        let (machine, now) = (&self.machine, self.clock.now());
+        let job_ids: Vec<&JobId> = machine.ledger().jobs.keys().collect();
+        let cores = thread::available_parallelism().map_or(1, NonZeroUsize::get);
+        let part = job_ids.len().div_ceil(cores).max(MIN_PART);
+        let all: Vec<Vec<Published<'_>>> = thread::scope(|scope| {
+            let of = |ids: &[&JobId]| {
+                ids.iter().filter_map(|id| published(machine, id, now)).collect::<Vec<_>>()
+            };
+            let parts = job_ids.chunks(part).map(|ids| scope.spawn(move || of(ids)));
+            let parts: Vec<_> = parts.collect();
+            parts.into_iter().map(|part| part.join().expect("a panic there is one here")).collect()
+        });
+        self.views.publish_all(all.into_iter().flatten());
+    }
+}
+
+fn published<'a>(machine: &'a Machine, job_id: &JobId, now: Now) -> Option<Published<'a>> {
+    let status = Arc::new(machine.facts(job_id, now)?);
+    let checkpoints = machine.checkpoints(job_id).unwrap_or_default();
+    Some(Published { status, checkpoints, queued: machine.queued(job_id) })
+}
+
+/// A large ledger is written less often: the work per event stays bounded. A queue that only grows
+/// has no more events than jobs; half of them, so that its turn comes too.
+pub(crate) fn is_snapshot_due(events_since: usize, jobs: usize) -> bool {
+    events_since >= SNAPSHOT_EVERY.max(jobs / 2)
 }
 
 fn welcomed(effect: &Effect) -> Option<Event> {

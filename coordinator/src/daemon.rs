@@ -197,6 +197,7 @@ async fn open_store(
     data_dir: PathBuf,
     disk: impl FnOnce(Box<dyn EventLog>) -> Box<dyn EventLog>,
 ) -> Result<(control::coordinator::Ledger, usize, Writer), Error> {
+    let began = Instant::now();
     let folder = data_dir.clone();
     let failed = move |source: Box<dyn std::error::Error + Send + Sync>, hint: Option<&str>| {
         Error::Store { folder: folder.clone(), source, hint: hint.map(str::to_owned) }
@@ -211,10 +212,11 @@ async fn open_store(
     if let Some(recovery) = &opened.recovery {
         tell_recovery(recovery);
     }
+    let (opened_in, began) = (began.elapsed(), Instant::now());
     let ledger = codec::replay(opened.snapshot.as_deref(), &opened.events)
         .map_err(|error| failed(error.into(), Some("was it written by a newer version?")))?;
-    info!(jobs = ledger.jobs.len(), events = opened.events.len(), "store replayed");
-    let replayed = opened.events.len();
+    let (jobs, replayed, replayed_in) = (ledger.jobs.len(), opened.events.len(), began.elapsed());
+    info!(jobs, events = replayed, ?opened_in, ?replayed_in, "store replayed");
     let writer = Writer::start(disk(opened.log)).map_err(|error| failed(error.into(), None))?;
     Ok((ledger, replayed, writer))
 }

@@ -10,6 +10,7 @@
 
 mod frame;
 mod guard;
+mod reading;
 mod sled_log;
 mod snapshot;
 mod watermark;
@@ -27,7 +28,7 @@ pub(crate) use self::writer::Writer;
 
 /// The version of the format that this build writes. It reads every older one. 2: jobs in groups and
 /// after others, workers out of service; a build that does not know those would start jobs too early.
-/// 3: elastic jobs, time limits, workers that are allowed again.
+/// 3: elastic jobs, time limits, workers that are allowed again, snapshots in lines.
 pub(crate) const FORMAT_VERSION: u16 = 3;
 
 #[derive(Debug, thiserror::Error)]

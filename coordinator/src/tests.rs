@@ -12,6 +12,7 @@ mod logs;
 mod nonsense;
 mod peers;
 mod queue;
+mod replay;
 mod restart;
 mod settings;
 mod slow_disk;

@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Bound;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 
 use tokio::sync::watch;
 
@@ -37,7 +37,9 @@ struct Jobs {
 
 #[derive(Debug)]
 struct JobView {
-    status: watch::Sender<Arc<JobStatus>>,
+    status: Arc<JobStatus>,
+    /// Made by the first client that follows the job; of a deep queue nobody follows most.
+    followed: OnceLock<watch::Sender<Arc<JobStatus>>>,
     checkpoints: Vec<CheckpointRow>,
     /// It waits for its start.
     queued: Option<Queued>,
@@ -46,7 +48,7 @@ struct JobView {
 /// What the loop publishes about one job.
 #[derive(Debug)]
 pub(crate) struct Published<'a> {
-    pub(crate) status: JobStatus,
+    pub(crate) status: Arc<JobStatus>,
     pub(crate) checkpoints: &'a [CheckpointRow],
     pub(crate) queued: Option<Queued>,
 }
@@ -90,12 +92,29 @@ impl Filter {
 }
 
 impl Jobs {
+    /// Sorted once, and not one after the other.
+    fn of<'a>(all: impl IntoIterator<Item = Published<'a>>) -> Self {
+        let (mut views, mut order, mut turns) = (Vec::new(), Vec::new(), Vec::new());
+        for published in all {
+            let row = &published.status.row;
+            let job_id = row.job_id.clone();
+            order.push((row.submitted_at, job_id.clone()));
+            turns.extend(published.queued.as_ref().map(|queued| queued.turn));
+            views.push((job_id, JobView::new(published)));
+        }
+        Self {
+            views: views.into_iter().collect(),
+            order: order.into_iter().collect(),
+            turns: turns.into_iter().collect(),
+        }
+    }
+
     fn show(&self, view: &JobView, board: &Board) -> Arc<JobStatus> {
-        let status = view.status.borrow().clone();
-        let Some(queued) = &view.queued else { return status };
+        let status = &view.status;
+        let Some(queued) = &view.queued else { return Arc::clone(status) };
         let mut waiting = board.explain(queued);
         waiting.ahead = self.turns.range(..queued.turn).count() as u64;
-        let mut status = JobStatus::clone(&status);
+        let mut status = JobStatus::clone(status);
         if status.row.state == JobState::Queued {
             status.row.reason = waiting.reason.to_string();
         }
@@ -104,35 +123,52 @@ impl Jobs {
     }
 }
 
+impl JobView {
+    fn new(Published { status, checkpoints, queued }: Published<'_>) -> Self {
+        let checkpoints = checkpoints.to_vec();
+        Self { status, followed: OnceLock::new(), checkpoints, queued }
+    }
+
+    fn follow(&self) -> watch::Receiver<Arc<JobStatus>> {
+        let sender = || watch::Sender::new(Arc::clone(&self.status));
+        self.followed.get_or_init(sender).subscribe()
+    }
+}
+
 impl Views {
+    /// These jobs and no others.
+    pub(crate) fn publish_all<'a>(&self, all: impl IntoIterator<Item = Published<'a>>) {
+        let jobs = Jobs::of(all);
+        *self.jobs.write().unwrap_or_else(PoisonError::into_inner) = jobs;
+    }
+
     pub(crate) fn publish(&self, published: Published<'_>) {
-        let Published { status, checkpoints, queued } = published;
         let mut jobs = self.jobs.write().unwrap_or_else(PoisonError::into_inner);
         let jobs = &mut *jobs;
-        let job_id = &status.row.job_id;
-        let before = jobs.views.get(job_id).and_then(|view| view.queued.as_ref());
-        if before.map(|q| q.turn) != queued.as_ref().map(|q| q.turn) {
+        let row = &published.status.row;
+        let (job_id, turn) = (row.job_id.clone(), published.queued.as_ref().map(|q| q.turn));
+        let before = jobs.views.get(&job_id).and_then(|view| view.queued.as_ref());
+        let before = before.map(|q| q.turn);
+        if before != turn {
             if let Some(before) = before {
-                jobs.turns.remove(&before.turn);
+                jobs.turns.remove(&before);
             }
-            jobs.turns.extend(queued.as_ref().map(|q| q.turn));
+            jobs.turns.extend(turn);
         }
-        match jobs.views.get_mut(job_id) {
-            Some(view) => {
-                if view.checkpoints != checkpoints {
-                    view.checkpoints = checkpoints.to_vec();
-                }
-                view.queued = queued;
-                view.status.send_replace(Arc::new(status));
-            }
-            None => {
-                let job_id = job_id.clone();
-                jobs.order.insert((status.row.submitted_at, job_id.clone()));
-                let status = watch::Sender::new(Arc::new(status));
-                let view = JobView { status, checkpoints: checkpoints.to_vec(), queued };
-                jobs.views.insert(job_id, view);
-            }
+        let Some(view) = jobs.views.get_mut(&job_id) else {
+            jobs.order.insert((row.submitted_at, job_id.clone()));
+            jobs.views.insert(job_id, JobView::new(published));
+            return;
+        };
+        let Published { status, checkpoints, queued } = published;
+        if view.checkpoints != checkpoints {
+            view.checkpoints = checkpoints.to_vec();
         }
+        view.queued = queued;
+        if let Some(followers) = view.followed.get() {
+            followers.send_replace(Arc::clone(&status));
+        }
+        view.status = status;
     }
 
     pub(crate) fn publish_workers(&self, rows: Vec<WorkerRow>) {
@@ -146,7 +182,7 @@ impl Views {
     pub(crate) fn forget(&self, job_id: &JobId) {
         let mut jobs = self.jobs.write().unwrap_or_else(PoisonError::into_inner);
         let Some(view) = jobs.views.remove(job_id) else { return };
-        let submitted_at = view.status.borrow().row.submitted_at;
+        let submitted_at = view.status.row.submitted_at;
         jobs.order.remove(&(submitted_at, job_id.clone()));
         if let Some(queued) = view.queued {
             jobs.turns.remove(&queued.turn);
@@ -159,12 +195,12 @@ impl Views {
         let from = from.map(|at| (at.submitted_at, at.job_id));
         let range = (from.map_or(Bound::Unbounded, Bound::Excluded), Bound::Unbounded);
         let views = jobs.order.range(range).filter_map(|(_, job_id)| jobs.views.get(job_id));
-        let mut fitting = views.filter(|view| filter.fits(&view.status.borrow().row));
+        let mut fitting = views.filter(|view| filter.fits(&view.status.row));
         let max = limit.min(MAX_ROWS);
         let found: Vec<(JobRow, Option<Queued>)> = fitting
             .by_ref()
             .take(max)
-            .map(|view| (view.status.borrow().row.clone(), view.queued.clone()))
+            .map(|view| (view.status.row.clone(), view.queued.clone()))
             .collect();
         let has_more = fitting.next().is_some();
         // Reasons are worked out without the lock: the loop must not wait for them.
@@ -182,7 +218,7 @@ impl Views {
         let jobs = self.jobs.read().unwrap_or_else(PoisonError::into_inner);
         let mut counts = HashMap::new();
         for view in jobs.views.values() {
-            *counts.entry(view.status.borrow().row.state).or_default() += 1;
+            *counts.entry(view.status.row.state).or_default() += 1;
         }
         counts
     }
@@ -191,7 +227,7 @@ impl Views {
     /// [`Views::status`].
     pub(crate) fn watch(&self, job_id: &JobId) -> Option<watch::Receiver<Arc<JobStatus>>> {
         let jobs = self.jobs.read().unwrap_or_else(PoisonError::into_inner);
-        jobs.views.get(job_id).map(|view| view.status.subscribe())
+        jobs.views.get(job_id).map(JobView::follow)
     }
 
     /// Changes when queued jobs may wait for other reasons than before.

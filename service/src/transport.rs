@@ -9,7 +9,7 @@ use std::time::Duration;
 use common::exit::ExitCode;
 use common::help::{IN_USE, UNREACHABLE};
 use hyper_util::rt::TokioIo;
-use tokio::net::{TcpListener, UdpSocket, UnixStream};
+use tokio::net::{TcpListener, TcpSocket, UdpSocket, UnixStream};
 use tokio_stream::StreamExt as _;
 use tonic::transport::server::{Router, TcpIncoming};
 use tonic::transport::{Channel, Endpoint, Server};
@@ -213,7 +213,28 @@ pub async fn connect_stream(
 /// Listens on `HOST:PORT`; port 0 takes a free one.
 pub async fn bind(address: &str) -> Result<TcpListener, Error> {
     let failed = |source| Error::Bind { address: address.to_owned(), source };
-    TcpListener::bind(address).await.map_err(failed)
+    let nowhere = || io::Error::new(io::ErrorKind::InvalidInput, "the name has no address");
+    let mut last = None;
+    for found in tokio::net::lookup_host(address).await.map_err(failed)? {
+        match listen(found) {
+            Ok(listener) => return Ok(listener),
+            Err(error) => last = Some(error),
+        }
+    }
+    Err(failed(last.unwrap_or_else(nowhere)))
+}
+
+/// Connections that may wait until somebody serves them: all workers' of a coordinator that replays
+/// its store. One that finds no room is tried again after 1, 3 and 7 s by its kernel. Ours bounds
+/// this by `net.core.somaxconn`.
+const BACKLOG: u32 = 4096;
+
+fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    // As tokio's own: the port of a life that was killed may linger.
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
 }
 
 /// A server with our keep-alive and windows; add services to it and pass it to [`serve`].

@@ -194,13 +194,13 @@ fn a_shard_of_the_job_before_does_not_replace_one_that_the_next_job_has_voted_fo
     let file = ShardName { rank: 0, world: 1, generation: fixture.fence.generation };
     let folder = fixture.root.folder(5);
     let late = Encoded::new(file, &slices[1..]).unwrap();
-    let mut incoming = Incoming::create(&folder, late.entry()).unwrap();
+    let mut incoming = Incoming::create(&folder, late.entry(), &fixture.fence).unwrap();
     late.chunks().for_each(|chunk| incoming.write(chunk).unwrap());
 
     let other = fence("job-b", 1);
     fixture.root.raise_generation(&other).unwrap();
     let voted = write(&fixture.root, &other, 5, 1).unwrap();
-    assert!(incoming.finish(&fixture.fence).unwrap_err().is_superseded());
+    assert!(incoming.finish().unwrap_err().is_superseded());
     assert!(late.write(&folder, &fixture.fence).unwrap_err().is_superseded());
     let found = fixture.root.commit(&voted).unwrap();
     assert!(crate::verify(&found.path).unwrap().is_sound());
@@ -214,14 +214,83 @@ fn a_shard_of_the_job_before_does_not_replace_one_that_the_next_job_committed() 
     let slices: Vec<_> = owned.iter().map(|(meta, data)| (meta.clone(), &data[..])).collect();
     let file = ShardName { rank: 0, world: 1, generation: fixture.fence.generation };
     let late = Encoded::new(file, &slices[1..]).unwrap();
-    let mut incoming = Incoming::create(&fixture.root.folder(5), late.entry()).unwrap();
+    let mut incoming =
+        Incoming::create(&fixture.root.folder(5), late.entry(), &fixture.fence).unwrap();
     late.chunks().for_each(|chunk| incoming.write(chunk).unwrap());
 
     let other = fence("job-b", 1);
     fixture.root.raise_generation(&other).unwrap();
     let manifest = write(&fixture.root, &other, 5, 1).unwrap();
     let found = fixture.root.commit(&manifest).unwrap();
-    assert!(incoming.finish(&fixture.fence).unwrap_err().is_superseded());
+    assert!(incoming.finish().unwrap_err().is_superseded());
     assert!(crate::verify(&found.path).unwrap().is_sound());
     assert_eq!(names(&found.path).len(), 2, "nothing temporary is left");
+}
+
+#[test]
+fn a_save_that_begins_behind_the_fence_makes_no_folder() {
+    let mut fixture = Fixture::new();
+    let old = fixture.fence.clone();
+    fixture.raise(2);
+    assert!(write(&fixture.root, &old, 10, 2).unwrap_err().is_superseded());
+    assert!(!fixture.root.folder(10).exists());
+    // Nor does it say of a step that its successor has saved that it was committed: it must end.
+    fixture.save(11, 1);
+    assert!(write(&fixture.root, &old, 11, 1).unwrap_err().is_superseded());
+    let next = fence("job-a", 3);
+    assert!(matches!(write(&fixture.root, &next, 12, 1), Err(Error::NotRaised { .. })));
+    assert_eq!(names(fixture.root.path()), [".lock", "generation", "step-00000011"]);
+}
+
+/// A shard that is all written but has no name yet.
+fn unnamed(fixture: &Fixture, step: u64, rank: u32, world: u32) -> Incoming {
+    let owned = cut(world, rank);
+    let slices: Vec<_> = owned.iter().map(|(meta, data)| (meta.clone(), &data[..])).collect();
+    let file = ShardName { rank, world, generation: fixture.fence.generation };
+    let encoded = Encoded::new(file, &slices).unwrap();
+    let folder = fixture.root.folder(step);
+    let mut incoming = Incoming::create(&folder, encoded.entry(), &fixture.fence).unwrap();
+    encoded.chunks().for_each(|chunk| incoming.write(chunk).unwrap());
+    incoming
+}
+
+/// The next job's sweep knows its own generation's files from others' by their names, so it leaves
+/// these to who wrote them.
+#[test]
+fn the_last_rank_of_a_save_that_the_fence_overtook_takes_the_folder_away() {
+    let fixture = Fixture::new();
+    let ranks = [0, 1].map(|rank| unnamed(&fixture, 5, rank, 2));
+    let other = fence("job-b", 1);
+    fixture.root.raise_generation(&other).unwrap();
+    fixture.root.sweep(&other).unwrap();
+    let folder = fixture.root.folder(5);
+    for (rank, files_left) in ranks.into_iter().zip([1, 0]) {
+        assert_eq!(names(&folder).len(), files_left + 1);
+        assert!(rank.finish().unwrap_err().is_superseded());
+    }
+    assert!(!folder.exists());
+}
+
+#[test]
+fn a_save_that_the_fence_overtook_never_takes_its_successors_folder_away() {
+    for round in 0..50 {
+        let mut fixture = Fixture::new();
+        let late = [0, 1].map(|rank| unnamed(&fixture, 5, rank, 2));
+        fixture.raise(2);
+        let barrier = Barrier::new(3);
+        let manifest = thread::scope(|scope| {
+            for rank in late {
+                let barrier = &barrier;
+                scope.spawn(move || {
+                    barrier.wait();
+                    assert!(rank.finish().unwrap_err().is_superseded());
+                });
+            }
+            barrier.wait();
+            fixture.write(5, 2)
+        });
+        let found = fixture.root.commit(&manifest).unwrap();
+        assert!(crate::verify(&found.path).unwrap().is_sound(), "round {round}");
+        assert_eq!(names(&found.path).len(), 3, "round {round}");
+    }
 }

@@ -116,11 +116,11 @@ fn a_streamed_shard_equals_a_written_one() {
     let slices: Vec<_> = owned.iter().map(|(meta, data)| (meta.clone(), &data[..])).collect();
     let encoded = Encoded::new(name(1, 2), &slices).unwrap();
     let folder = fixture.root.folder(3);
-    let mut incoming = Incoming::create(&folder, encoded.entry()).unwrap();
+    let mut incoming = Incoming::create(&folder, encoded.entry(), &fixture.fence).unwrap();
     for chunk in encoded.chunks() {
         chunk.chunks(100).for_each(|piece| incoming.write(piece).unwrap());
     }
-    let received = incoming.finish(&fixture.fence).unwrap();
+    let received = incoming.finish().unwrap();
     let bytes = fs_err::read(folder.join(received.file.to_string())).unwrap();
     assert_eq!(received, encoded.write(&fixture.root.folder(4), &fixture.fence).unwrap());
     let written = fixture.root.folder(4).join(received.file.to_string());
@@ -139,8 +139,8 @@ fn a_stream_that_differs_is_refused_and_leaves_no_file() {
     let longer = [&whole[..], &[0]].concat();
     let folder = fixture.root.folder(1);
     for stream in [&whole[..whole.len() - 1], &flipped, &longer] {
-        let mut incoming = Incoming::create(&folder, encoded.entry()).unwrap();
-        let result = incoming.write(stream).and_then(|()| incoming.finish(&fixture.fence));
+        let mut incoming = Incoming::create(&folder, encoded.entry(), &fixture.fence).unwrap();
+        let result = incoming.write(stream).and_then(|()| incoming.finish());
         assert!(matches!(result, Err(Error::Transfer { .. })), "{result:?}");
         assert!(super::fixture::names(&folder).is_empty());
     }

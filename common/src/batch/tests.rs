@@ -287,6 +287,24 @@ fn what_cannot_be_is_refused() {
     );
 }
 
+#[test]
+fn a_batch_is_possible_exactly_where_it_has_a_plan() {
+    let numbers = [None, Some(0), Some(1), Some(6), Some(64)];
+    let triads = numbers.iter().flat_map(|t| numbers.iter().map(move |m| (*t, *m)));
+    for (t, m, g) in triads.flat_map(|(t, m)| numbers.iter().map(move |g| (t, m, *g))) {
+        for (world, mismatch) in
+            (0..9).flat_map(|w| [(w, BatchMismatch::Adapt), (w, BatchMismatch::Error)])
+        {
+            let batch = batch(t, m, g, mismatch);
+            assert_eq!(
+                is_possible(&batch, world),
+                plan(&batch, world).is_ok(),
+                "{batch:?} on {world}"
+            );
+        }
+    }
+}
+
 proptest! {
     #[test]
     fn every_sample_of_a_batch_is_taken_exactly_once(

@@ -255,10 +255,15 @@ impl Attempt {
 impl Ledger {
     /// The same state for a snapshot: cheap to make, however many jobs there are.
     pub fn frozen(&self) -> Self {
+        Self { jobs: self.jobs.clone(), ..self.without_jobs() }
+    }
+
+    /// What a snapshot holds beside the jobs.
+    pub fn without_jobs(&self) -> Self {
         Self {
             incarnation: self.incarnation,
             submitted: self.submitted,
-            jobs: self.jobs.clone(),
+            jobs: BTreeMap::new(),
             requests: BTreeMap::new(),
             workers: self.workers.clone(),
             drained: self.drained.clone(),
@@ -274,13 +279,27 @@ impl Ledger {
             jobs.map(|(job_id, job)| (job.submission.request_id.clone(), job_id.clone())).collect();
     }
 
+    /// Applies a record of an earlier life, and keeps the large one as it is. Requests are known
+    /// again when a machine goes on from the ledger.
+    pub fn replay(&mut self, record: Record) {
+        match record {
+            Record::JobSubmitted { job_id, submission, at } => {
+                self.submit(job_id, *submission, at);
+            }
+            other => self.apply(&other),
+        }
+    }
+
     /// Applies one record. Never fails; what does not fit changes nothing.
     pub fn apply(&mut self, record: &Record) {
         match record {
             Record::CoordinatorStarted { incarnation, .. } => self.incarnation = *incarnation,
             Record::WorkerSeen { id, name, at } => self.see_worker(*id, name, *at),
             Record::JobSubmitted { job_id, submission, at } => {
-                self.submit(job_id, submission, *at);
+                if !self.jobs.contains_key(job_id) {
+                    self.requests.insert(submission.request_id.clone(), job_id.clone());
+                    self.submit(job_id.clone(), Submission::clone(submission), *at);
+                }
             }
             Record::JobForgotten { job_id } => {
                 if let Some(job) = self.jobs.remove(job_id) {
@@ -338,16 +357,15 @@ impl Ledger {
         }
     }
 
-    fn submit(&mut self, job_id: &JobId, submission: &Submission, at: UnixMillis) {
-        if self.jobs.contains_key(job_id) {
+    fn submit(&mut self, job_id: JobId, submission: Submission, at: UnixMillis) {
+        if self.jobs.contains_key(&job_id) {
             return;
         }
         self.submitted += 1;
-        self.requests.insert(submission.request_id.clone(), job_id.clone());
         let mut job = Job {
             number: self.submitted,
             behind: None,
-            submission: submission.clone(),
+            submission,
             submitted_at: at,
             state: JobState::Queued,
             reason: "submitted".to_owned(),
@@ -368,7 +386,7 @@ impl Ledger {
             allocations_at_start: 0,
         };
         job.tell_submit(at);
-        self.jobs.insert(job_id.clone(), job.into());
+        self.jobs.insert(job_id, job.into());
     }
 
     fn blame(&mut self, uuid: Uuid, fault: Fault) {

@@ -53,11 +53,14 @@ impl Line {
             None => Arc::new(wish),
         };
         let turns = self.by_wish.entry(Arc::clone(&wish)).or_default();
-        if let Some(head) = turns.first() {
-            self.heads.remove(head);
-        }
+        let head = turns.first().copied();
         turns.insert(turn);
-        self.heads.insert(*turns.first().expect("one was inserted"), Arc::clone(&wish));
+        if head.is_none_or(|head| turn < head) {
+            if let Some(head) = head {
+                self.heads.remove(&head);
+            }
+            self.heads.insert(turn, Arc::clone(&wish));
+        }
         self.jobs.insert(turn, job_id.clone());
         self.entries.insert(job_id, (turn, wish));
     }

@@ -1,6 +1,6 @@
 //! Opening with suspicion: a copy first when the last stop was not clean, panics and hangs caught,
-//! every record checked. What fails the checks is moved aside, never deleted, and the best that is
-//! left starts a new store.
+//! every record that counts checked. What fails the checks is moved aside, never deleted, and the
+//! best that is left starts a new store.
 
 use std::fs::Permissions;
 use std::io;
@@ -13,7 +13,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use fs_err as fs;
 
-use crate::store::frame::{self, FrameError};
+use crate::store::frame;
+use crate::store::reading::{Salvaged, read_events};
 use crate::store::sled_log::{self, SledLog, sled_folder, take_clean_marker};
 use crate::store::snapshot::{self, Newest, Snapshot};
 use crate::store::watermark::Watermark;
@@ -34,10 +35,6 @@ enum Outcome {
     Whole { log: SledLog, snapshot: Option<Snapshot>, events: Vec<Vec<u8>> },
     Damaged { problem: String, snapshot: Option<Snapshot>, salvaged: Salvaged },
 }
-
-/// Events that are whole and contiguous from the start of what is there, with their numbers (of
-/// the last piece).
-type Salvaged = Vec<(u64, Vec<u8>)>;
 
 /// Opens the store in `folder`, or creates it. Blocking.
 pub(crate) fn open(folder: &Path) -> Result<Opened, Error> {
@@ -109,13 +106,18 @@ fn open_and_check(folder: &Path) -> Result<Outcome, Error> {
         }
         Err(error) => return Err(error),
     };
-    let (events, problem) = read_events(folder, &log)?;
+    let head = log.head()?;
+    let known = |seq, state: &[u8]| log.knows_snapshot(seq, state);
+    let snapshot = usable(folder, snapshot::newest(folder, head.unwrap_or(u64::MAX), known)?)?;
+    // What the snapshot holds is not read again: it may be most of the log.
+    let start = snapshot.as_ref().map_or(0, |s| s.seq);
+    let (events, problem) = read_events(folder, log.events(), start)?;
     let first = events.first().map(|(seq, event)| seq - pieces(event) + 1);
     let last = events.last().map(|(seq, _)| *seq);
     if let Some(problem) = problem {
         return damaged(problem, events);
     }
-    let Some(head) = log.head()? else {
+    let Some(head) = head else {
         return damaged("the head record is malformed".to_owned(), events);
     };
     // Without events the head stands for what the snapshot holds.
@@ -130,9 +132,6 @@ fn open_and_check(folder: &Path) -> Result<Outcome, Error> {
     if let Some((seq, _)) = snapshot::list(folder)?.pop().filter(|(seq, _)| *seq > last) {
         return damaged(format!("rolled back to {last}; a snapshot of {seq} exists"), events);
     }
-    let newest = snapshot::newest(folder, last, |seq, state| log.knows_snapshot(seq, state))?;
-    let snapshot = usable(folder, newest)?;
-    let start = snapshot.as_ref().map_or(0, |s| s.seq);
     if start < last && first.is_none_or(|first| first > start + 1) {
         return damaged(format!("events from {} are missing", start + 1), events);
     }
@@ -157,40 +156,6 @@ fn open_patiently(folder: &Path) -> Result<SledLog, Error> {
         }
     }
     SledLog::open(folder)
-}
-
-/// Reads events until the first that is damaged or missing.
-fn read_events(folder: &Path, log: &SledLog) -> Result<(Salvaged, Option<String>), Error> {
-    let mut events: Salvaged = Vec::new();
-    let mut pieces: Vec<u8> = Vec::new();
-    let mut expected: Option<u64> = None;
-    for entry in log.events().iter() {
-        let (key, value) = match entry {
-            Ok(entry) => entry,
-            Err(error) => return Ok((events, Some(format!("reading events: {error}")))),
-        };
-        let Ok(key) = key.as_ref().try_into().map(u64::from_be_bytes) else {
-            return Ok((events, Some("an event has a malformed number".to_owned())));
-        };
-        if expected.is_some_and(|expected| expected != key) {
-            return Ok((events, Some(format!("the event before {key} is missing"))));
-        }
-        expected = Some(key + 1);
-        match frame::decode(&value) {
-            Ok(frame) => {
-                pieces.extend(frame.payload);
-                if !frame.more_follows {
-                    events.push((key, std::mem::take(&mut pieces)));
-                }
-            }
-            Err(FrameError::Newer(found)) => {
-                return Err(Error::Newer { folder: folder.to_owned(), found });
-            }
-            Err(error) => return Ok((events, Some(format!("event {key}: {error}")))),
-        }
-    }
-    let problem = (!pieces.is_empty()).then(|| "the last event is cut".to_owned());
-    Ok((events, problem))
 }
 
 /// Values that an event takes.

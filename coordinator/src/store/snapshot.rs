@@ -103,13 +103,15 @@ pub(super) fn newest(
     is_known: impl Fn(u64, &[u8]) -> bool,
 ) -> io::Result<Newest> {
     for (seq, path) in list(folder)?.into_iter().rev().filter(|(seq, _)| *seq <= up_to) {
-        let bytes = fs::read(&path)?;
+        let mut bytes = fs::read(&path)?;
         match frame::decode(&bytes) {
             Ok(frame) if !is_known(seq, frame.payload) => {
                 tracing::error!(path = %path.display(), "snapshot is not the one that was written, trying an older one");
             }
             Ok(frame) => {
-                return Ok(Newest::Found(Snapshot { seq, state: frame.payload.to_vec() }));
+                let header = bytes.len() - frame.payload.len();
+                bytes.drain(..header);
+                return Ok(Newest::Found(Snapshot { seq, state: bytes }));
             }
             Err(FrameError::Newer(version)) => return Ok(Newest::Newer(version)),
             Err(error) => {

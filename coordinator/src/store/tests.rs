@@ -62,6 +62,23 @@ fn what_was_appended_is_there_after_an_unclean_stop_and_the_copy_is_gone() {
     assert!(!folder.path().join("sled-before-open").exists());
 }
 
+/// Where threads read parts of the log, one part begins in the middle of an event.
+#[test]
+fn many_events_are_read_in_their_order_whatever_their_size() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut opened = open(folder.path()).unwrap();
+    let mut payloads: Vec<Vec<u8>> = (0..2200).map(payload).collect();
+    payloads.extend((0..41).map(|number| vec![number; 2 * frame::MAX_PIECE + 1]));
+    payloads.extend((2200..4400).map(payload));
+    for batch in payloads.chunks(500) {
+        opened.log.append_batch(batch).unwrap();
+    }
+    crash(opened);
+    let opened = open(folder.path()).unwrap();
+    assert_eq!(opened.recovery, None);
+    assert!(opened.events == payloads);
+}
+
 #[test]
 fn a_payload_of_any_size_is_one_event() {
     let folder = tempfile::tempdir().unwrap();

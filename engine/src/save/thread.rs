@@ -226,7 +226,7 @@ impl SaveThread {
             .map_err(|source| wire::Error::Garbled { rank: sender, source })?;
         let Some(entry) = offer.entry else { return Ok(None) };
         let mut left = entry.bytes;
-        let mut incoming = Incoming::create(folder, entry);
+        let mut incoming = Incoming::create(folder, entry, &self.root.fence);
         let mut piece = vec![0; PIECE];
         while left > 0 {
             let len = left.min(PIECE as u64) as usize;
@@ -234,7 +234,7 @@ impl SaveThread {
             left -= len as u64;
             incoming = incoming.and_then(|mut file| file.write(&piece[..len]).map(|()| file));
         }
-        let finished = incoming.and_then(|file| file.finish(&self.root.fence));
+        let finished = incoming.and_then(Incoming::finish);
         Ok(finished.err())
     }
 

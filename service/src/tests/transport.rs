@@ -48,6 +48,17 @@ async fn a_taken_port_is_named_with_a_hint() {
 }
 
 #[tokio::test]
+async fn a_crowd_gets_in_before_anybody_serves_it() {
+    const CROWD: usize = 400;
+    let listener = transport::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    // A connection for which there is no room is tried again by the kernel after a second.
+    let connect = |_| std::net::TcpStream::connect_timeout(&address, Duration::from_millis(900));
+    let crowd: Vec<_> = (0..CROWD).map(connect).collect::<Result<_, _>>().unwrap();
+    assert_eq!(crowd.len(), CROWD);
+}
+
+#[tokio::test]
 async fn a_server_survives_garbage_and_stops_when_told() {
     let listener = transport::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();

@@ -1,6 +1,7 @@
 use std::io::Write;
 use std::path::Path;
 
+use crate::store::sled_log::SledLog;
 use crate::store::tests::{append, check, crash, payload, put_snapshot, snapshots};
 use crate::store::watermark::Watermark;
 use crate::store::{Opened, open};
@@ -126,4 +127,33 @@ fn a_snapshot_that_is_not_the_one_that_was_written_is_passed_over() {
     let opened = open(folder.path()).unwrap();
     assert_eq!(opened.snapshot.as_deref(), Some(&b"state of 100"[..]));
     check(&opened, 100..200);
+}
+
+#[test]
+fn a_loss_in_what_the_snapshot_holds_is_told_where_an_older_one_is_needed() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut opened = open(folder.path()).unwrap();
+    append(&mut opened.log, 0..10);
+    put_snapshot(&mut opened.log, b"state of 10");
+    append(&mut opened.log, 10..20);
+    put_snapshot(&mut opened.log, b"state of 20");
+    append(&mut opened.log, 20..25);
+    opened.log.close().unwrap();
+    let log = SledLog::open(folder.path()).unwrap();
+    assert!(log.events().remove(15_u64.to_be_bytes()).unwrap().is_some());
+    drop(log);
+
+    let opened = open(folder.path()).unwrap();
+    assert_eq!(opened.recovery, None, "nothing that counts is gone");
+    assert_eq!(opened.snapshot.as_deref(), Some(&b"state of 20"[..]));
+    check(&opened, 20..25);
+    opened.log.close().unwrap();
+
+    let newest = snapshots(folder.path()).pop().unwrap();
+    fs_err::write(newest, b"garbage").unwrap();
+    let opened = open(folder.path()).unwrap();
+    let recovery = opened.recovery.clone().unwrap();
+    assert_eq!(recovery.problem, "the event before 16 is missing");
+    assert_eq!(opened.snapshot.as_deref(), Some(&b"state of 10"[..]));
+    check(&opened, 10..14);
 }
