@@ -24,7 +24,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 from sections.common import adopt_orphans  # noqa: E402
 from sections import (  # noqa: E402
-    checkpoint, collectives, control, daemons, lengths, lstm, restart, submit, zero,
+    checkpoint, collectives, control, daemons, launch, lengths, lstm, restart, slurm, submit, zero,
 )
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -35,6 +35,8 @@ SECTIONS = {
     "collectives": collectives.measure,
     "submit": submit.measure,
     "restart": restart.measure,
+    "launch": launch.measure,
+    "slurm": slurm.measure,
     "daemons": daemons.measure,
     "control": control.measure,
     "lengths": lengths.measure,
@@ -101,7 +103,7 @@ def main():
         "say": say,
     }
     sections = arguments.only or list(SECTIONS)
-    if {"lstm", "checkpoint", "collectives"} & set(sections):
+    if {"lstm", "checkpoint", "collectives", "launch"} & set(sections):
         context["venv"] = peers_venv()
     machine = describe_machine()
     print(f"{machine['cpu']}, {machine['cores']} cores, {machine['memory_gib']} GiB, "

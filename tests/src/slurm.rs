@@ -1,5 +1,7 @@
-//! A real SLURM on this machine: one slurmctld, two slurmd in namespaces of their own, with 4 CPUs
-//! each. Needs root and Debian's packages, which `make setup` installs.
+//! A real SLURM on this machine: one slurmctld, two or more slurmd in namespaces of their own, with 4
+//! CPUs each. Needs root and Debian's packages, which `make setup` installs.
+
+mod faults;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -24,8 +26,13 @@ pub struct Slurm {
 }
 
 impl Slurm {
-    /// Starts a cluster; None, said, where that is impossible.
+    /// Starts a cluster of two nodes; None, said, where that is impossible.
     pub fn start() -> Option<Self> {
+        Self::with_nodes(2)
+    }
+
+    /// As [`Self::start`], with so many.
+    pub fn with_nodes(count: u32) -> Option<Self> {
         if let Some(why) = impossible() {
             report(&format!("SKIPPED: no SLURM cluster can be started: {why}"));
             return None;
@@ -37,7 +44,9 @@ impl Slurm {
         let deploy = workspace_root().join("deploy");
         fs_err::os::unix::fs::symlink(deploy, slurm.work().join("deploy"))
             .expect("link to deploy/");
-        let mut up = Running::start(slurm.tool("up").env("SC_GPUS", "0"), &slurm.path("up.log"));
+        let mut up = slurm.tool("up");
+        up.env("SC_GPUS", "0").env("SC_NODES", count.to_string());
+        let mut up = Running::start(&mut up, &slurm.path("up.log"));
         let status = up.wait(UP_WITHIN);
         assert!(status.success(), "{}", up.output());
         if slurm.cluster().join("run/no-ns").exists() {

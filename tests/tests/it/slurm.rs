@@ -6,6 +6,7 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 use serde_json::Value;
 use tests::binaries::{binary, workspace_root};
+use tests::history::History;
 use tests::job::TinyJob;
 use tests::process::Running;
 use tests::rsctl::Rsctl;
@@ -13,11 +14,11 @@ use tests::slurm::Slurm;
 use tests::wait::wait_for;
 
 /// The beginnings of the page's commands. Each is executed by a story below.
-const SBATCH: &str = "sbatch ";
+pub(crate) const SBATCH: &str = "sbatch ";
 const SQUEUE: &str = "squeue";
 const SALLOC: &str = "salloc ";
-const NOTICE: &str = "scancel --signal=USR1 --batch ";
-const AT_ONCE: &str = "scontrol update ";
+pub(crate) const NOTICE: &str = "scancel --signal=USR1 --batch ";
+pub(crate) const AT_ONCE: &str = "scontrol update ";
 const CANCEL: &str = "scancel --signal=INT --batch ";
 const END: &str = "scancel $job";
 pub(crate) const SERVE: &str = "coordinator serve";
@@ -60,15 +61,23 @@ pub(crate) fn tiny(max_steps: u64) -> String {
         .toml()
 }
 
-/// The JSON document among what a batch script has said.
-fn status_in(output: &str) -> Value {
-    let from = output.find("\n{\n").unwrap_or_else(|| panic!("no JSON in:\n{output}"));
+/// The same job on this machine, without SLURM and without a fault.
+pub(crate) fn undisturbed(slurm: &Slurm, deadline: Duration) -> History {
+    let rsctl = Rsctl { folder: slurm.work(), master: None };
+    let elsewhere = "job.output-dir=undisturbed";
+    let run = ["run", "--json", "--workers", "2", "--set", elsewhere, "job.toml"];
+    History::of(&rsctl.call_within(deadline, &run).expect_code(0).json())
+}
+
+/// The last JSON document among what a batch script has said in all its lives.
+pub(crate) fn status_in(output: &str) -> Value {
+    let from = output.rfind("\n{\n").unwrap_or_else(|| panic!("no JSON in:\n{output}"));
     let to = output.rfind("\n}").expect("the document ends") + 2;
     serde_json::from_str(&output[from..to]).unwrap()
 }
 
 /// The only run in the output folder; nothing of SLURM's is left beside it.
-fn only_run(slurm: &Slurm) -> PathBuf {
+pub(crate) fn only_run(slurm: &Slurm) -> PathBuf {
     let runs: Vec<_> = fs_err::read_dir(slurm.work().join("runs"))
         .unwrap()
         .map(|entry| entry.unwrap().path())
@@ -188,7 +197,7 @@ fn a_job_ends_when_told_to_and_goes_on_when_slurm_queues_it_again() {
 }
 
 /// Whole checkpoints of all runs.
-fn checkpoints(slurm: &Slurm) -> usize {
+pub(crate) fn checkpoints(slurm: &Slurm) -> usize {
     let files = walk(&slurm.work().join("runs"));
     files.iter().filter(|path| path.ends_with("manifest.json")).count()
 }

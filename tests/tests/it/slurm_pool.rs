@@ -7,7 +7,7 @@ use serde_json::Value;
 use tests::wait::{report, wait_for};
 
 use crate::slurm::{POOL_ADD, POOL_LIST, POOL_REMOVE, POOL_SUBMIT, command, tiny};
-use crate::slurm_submit::Site;
+use crate::slurm_site::Site;
 
 fn pool(site: &Site) -> Option<Value> {
     let all = site.rsctl().call(&["slurm", "pool", "list", "--json"]).expect_code(0).json();
