@@ -30,13 +30,7 @@ TEXT
 }
 
 case ${1:-} in -h | --help) usage && exit ;; esac
-expect_words "MODEL STRATEGY GPUS BATCH EPOCHS" "$@"
-read_model "$1"
-read_strategy "$2"
-read_number GPUS "$3"
-read_number BATCH "$4"
-read_number EPOCHS "$5"
-refuse_mistakes
+read_job "$@"
 find_rsctl
 choose "$4" "$5"
 become "$rsctl" run "${chosen[@]}" --gpus "$3" "${@:6}"

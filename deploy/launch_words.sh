@@ -67,6 +67,17 @@ read_number() {
     [[ $2 =~ ^[1-9][0-9]{0,5}$ ]] || mistake "$1 \`$2\` is no number from 1 to 999999"
 }
 
+# read_job MODEL STRATEGY GPUS BATCH EPOCHS ...: what the launchers of one machine and of SLURM take.
+read_job() {
+    expect_words "MODEL STRATEGY GPUS BATCH EPOCHS" "$@"
+    read_model "$1"
+    read_strategy "$2"
+    read_number GPUS "$3"
+    read_number BATCH "$4"
+    read_number EPOCHS "$5"
+    refuse_mistakes
+}
+
 # choose BATCH EPOCHS: sets `chosen`, the job as rsctl takes it. The strategy's file says the accumulation.
 choose() {
     chosen=(

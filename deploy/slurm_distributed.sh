@@ -51,13 +51,7 @@ TEXT
 }
 
 case ${1:-} in -h | --help) usage && exit ;; esac
-expect_words "MODEL STRATEGY GPUS BATCH EPOCHS" "$@"
-read_model "$1"
-read_strategy "$2"
-read_number GPUS "$3"
-read_number BATCH "$4"
-read_number EPOCHS "$5"
-refuse_mistakes
+read_job "$@"
 [[ -n ${SLURM_JOB_ID:-} ]] ||
     fail "$USAGE" "not inside a SLURM allocation" "sbatch $script $*"
 choose "$4" "$5"

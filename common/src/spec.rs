@@ -107,6 +107,22 @@ pub struct Resources {
     pub transport: Transport,
 }
 
+/// What a job that says nothing has: all idle slots of any worker, a slot for each rank.
+impl Default for Resources {
+    fn default() -> Self {
+        Self {
+            world_size: None,
+            min_ranks: None,
+            max_ranks: None,
+            workers: None,
+            hosts: None,
+            device: Device::Auto,
+            threads_per_rank: 1,
+            transport: Transport::Auto,
+        }
+    }
+}
+
 impl Resources {
     /// Whether the world may change from attempt to attempt while the global batch stays.
     pub fn is_elastic(&self) -> bool {

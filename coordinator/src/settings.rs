@@ -1,6 +1,7 @@
 //! The daemon's configuration: file < environment < flags.
 
 use std::collections::BTreeMap;
+use std::net::Ipv6Addr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -128,16 +129,17 @@ impl Settings {
     }
 
     fn check_slurm(&self, mistakes: &mut Vec<String>) {
-        let is_host = |host: &str| {
-            let is_odd = |c: char| c.is_whitespace() || c.is_control() || "/'\"".contains(c);
-            !host.is_empty() && !host.contains(is_odd)
-        };
         if let Some(host) = self.slurm_address.as_deref().filter(|host| !is_host(host)) {
-            mistakes.push(format!("slurm-address = `{host}`: must be a name or an address"));
+            mistakes.push(format!(
+                "slurm-address = `{host}`: must be a name or an address without a port, such as \
+                 ib-head or [fe80::1]"
+            ));
         }
-        if let Some(folder) = self.slurm_bin_dir.as_deref().filter(|f| !f.is_absolute()) {
+        // It goes into a batch script, which is text.
+        let is_path = |folder: &&Path| folder.is_absolute() && folder.to_str().is_some();
+        if let Some(folder) = self.slurm_bin_dir.as_deref().filter(|folder| !is_path(folder)) {
             let folder = folder.display();
-            mistakes.push(format!("slurm-bin-dir = `{folder}`: must be an absolute path"));
+            mistakes.push(format!("slurm-bin-dir = `{folder}`: must be an absolute path in UTF-8"));
         }
         let (min, max) = SLURM_LEASE_RANGE;
         if !(min..=max).contains(&self.slurm_lease) {
@@ -171,6 +173,15 @@ impl Settings {
         let data_dir = "if not set: in $XDG_STATE_HOME, else in ~/.local/state, else in /var/lib";
         BTreeMap::from([("data-dir", data_dir.to_owned())])
     }
+}
+
+/// What a port may be put behind.
+fn is_host(text: &str) -> bool {
+    if let Some(address) = text.strip_prefix('[').and_then(|text| text.strip_suffix(']')) {
+        return address.parse::<Ipv6Addr>().is_ok();
+    }
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_');
+    !text.is_empty() && text.chars().all(is_plain)
 }
 
 fn humanly(duration: Duration) -> String {

@@ -60,9 +60,9 @@ pub(crate) enum Error {
 /// What a coordinator may want to hear from who has programs run. No flag: command lines are everybody's to
 /// read.
 pub(crate) fn command_secret(spec: &JobSpec) -> String {
-    match spec.command {
-        Some(_) => std::env::var("RUSTSPEED_COMMAND_SECRET").unwrap_or_default(),
-        None => String::new(),
+    match spec.brings_code() {
+        true => std::env::var("RUSTSPEED_COMMAND_SECRET").unwrap_or_default(),
+        false => String::new(),
     }
 }
 

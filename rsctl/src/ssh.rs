@@ -114,6 +114,10 @@ pub(crate) enum Error {
     SameGpus { other: String, hostname: String },
     #[error("a worker `{worker}` is in service at the coordinator already, on {node}")]
     InService { worker: String, node: String },
+    #[error("its worker (pid {pid}) is of another coordinator, at {master}")]
+    OtherCluster { pid: u32, master: String },
+    #[error("it runs there already (pid {pid}): another `rsctl cluster up` was faster")]
+    Held { pid: u32 },
     #[error("the coordinator is at {master}, which means the host itself there")]
     LoopbackMaster { master: String },
     #[error("the worker ended at once with exit code {code}{}", call::quoted(.log))]
@@ -151,6 +155,11 @@ impl Error {
                 "stop that one, or leave the host out: `--exclude {worker}` (`rsctl workers` \
                  lists who is there)"
             ),
+            Self::OtherCluster { pid, .. } => format!(
+                "`rsctl cluster down` where that one was brought up, or `kill {pid}` there if nobody \
+                 knows of it; --cluster NAME has a worker of its own beside it"
+            ),
+            Self::Held { .. } => "call it again: it goes on with what runs".to_owned(),
             Self::LoopbackMaster { .. } => {
                 "give --master as the hosts know it, not as this machine does".to_owned()
             }

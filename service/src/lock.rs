@@ -5,6 +5,8 @@ use std::io::{self, Read, Seek, Write};
 use std::path::{Path, PathBuf};
 
 use fs_err as fs;
+use fs_err::os::unix::fs::OpenOptionsExt as _;
+use nix::fcntl::OFlag;
 
 const LOCK_FILE: &str = "lock";
 
@@ -50,6 +52,8 @@ impl FolderLock {
             .write(true)
             .create(true)
             .truncate(false)
+            // Whoever can write to the folder must not have another file of ours overwritten.
+            .custom_flags(OFlag::O_NOFOLLOW.bits())
             .open(folder.join(LOCK_FILE))
             .map_err(io)?;
         let mut file = file.into_parts().0;

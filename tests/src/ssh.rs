@@ -80,7 +80,22 @@ impl Sshd {
 
     /// The folder of a worker's state on its host.
     pub fn state_of(&self, cluster: &str, worker: &str) -> PathBuf {
-        self.folder.path().join("there/rustspeed/cluster").join(cluster).join(worker)
+        self.folder
+            .path()
+            .join("there/rustspeed/cluster")
+            .join(cluster)
+            .join("workers")
+            .join(worker)
+    }
+
+    /// `n2` is as if it were off, or on again.
+    pub fn switch_n2(&self, is_on: bool) {
+        let path = self.folder.path().join("ssh_config");
+        let config = fs_err::read_to_string(&path).expect("our own file");
+        let (known, away) = ("Host n1 n2\n", "Host n1\n");
+        let (from, to) = if is_on { (away, known) } else { (known, away) };
+        assert!(config.contains(from), "{config}");
+        fs_err::write(&path, config.replace(from, to)).expect("write into our own folder");
     }
 
     /// Coordinators, workers and trainers that have to do with this folder.

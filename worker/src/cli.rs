@@ -177,7 +177,9 @@ fn join(join: &Join) -> Result<ExitCode, Failure> {
     let loaded = layers::load::<Settings>(join.config.as_deref(), &join.flags)?;
     let checked = loaded.value.check();
     if join.check_config {
-        return checked.map(|_| ExitCode::Done);
+        // A configuration that lacks the coordinator is not complete, whoever could still name it.
+        let wrong = |failure| Failure { code: ExitCode::BadConfiguration, ..failure };
+        return checked.map(|_| ExitCode::Done).map_err(wrong);
     }
     let (config, reasons) = checked?;
     if join.print_config {

@@ -51,6 +51,11 @@ pub(crate) enum Error {
     },
     #[error("worker `{worker}` runs no commands: it was started without --allow-commands")]
     NoCommands { worker: String },
+    #[error(
+        "job.env.{variable} has the trainer load a library of the job's, and worker `{worker}` runs no \
+         code that jobs bring: it was started without --allow-commands"
+    )]
+    NoLibraries { variable: String, worker: String },
     #[error("job.working-dir `{}` cannot be entered on worker `{worker}`", .path.display())]
     WorkingDir {
         path: PathBuf,
@@ -90,7 +95,7 @@ impl Error {
                     | IsADirectory
                     | ReadOnlyFilesystem
             ),
-            Self::Program { .. } => true,
+            Self::Program { .. } | Self::NoLibraries { .. } => true,
             Self::Spec { .. }
             | Self::NoCommands { .. }
             | Self::NoTrainer { .. }
@@ -143,6 +148,9 @@ async fn prepare_trainers(
     config: &Config,
 ) -> Result<Prepared, Error> {
     let worker = || config.name.clone();
+    if let Some(variable) = spec.library_variable().filter(|_| !config.allow_commands) {
+        return Err(Error::NoLibraries { variable: variable.to_owned(), worker: worker() });
+    }
     if !config.trainer.is_file() {
         let path = config.trainer.clone();
         return Err(Error::NoTrainer { worker: worker(), path });

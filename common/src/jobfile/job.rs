@@ -162,15 +162,20 @@ pub(super) fn read_resources(root: &Section<'_>) -> Resources {
     ];
     let transport = section.choice("transport", transports, &["nccl", "gloo", "rdma"]);
     section.not_yet(&["memory", "nodes", "partition", "gpus-per-worker"], "placement by it");
+    let usual = Resources::default();
     let resources = Resources {
         world_size,
         min_ranks,
         max_ranks,
         workers: section.settle_optional("workers", workers, "default: no bound"),
         hosts: section.settle_optional("hosts", hosts, "default: any worker"),
-        device: section.settle("device", device, (Device::Auto, DEFAULT)),
-        threads_per_rank: section.settle("threads-per-rank", threads, (1, DEFAULT)),
-        transport: section.settle("transport", transport, (Transport::Auto, DEFAULT)),
+        device: section.settle("device", device, (usual.device, DEFAULT)),
+        threads_per_rank: section.settle(
+            "threads-per-rank",
+            threads,
+            (usual.threads_per_rank, DEFAULT),
+        ),
+        transport: section.settle("transport", transport, (usual.transport, DEFAULT)),
     };
     if let (Some(world), Some(workers)) = (resources.largest_world(), resources.workers)
         && workers > world

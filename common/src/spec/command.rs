@@ -62,7 +62,32 @@ impl Command {
     }
 }
 
+/// Whether whatever is started with this variable loads a library that its value names: by the dynamic
+/// linker's rules, or those of libraries that trainers have or may load.
+fn names_a_library(variable: &str) -> bool {
+    const OTHERS: [&str; 5] = [
+        "CUDA_INJECTION64_PATH",
+        "GCONV_PATH",
+        "NVTX_INJECTION64_PATH",
+        "OMP_TOOL_LIBRARIES",
+        "RUSTSPEED_NCCL_LIB",
+    ];
+    let is_plugin = variable.starts_with("NCCL_") && variable.ends_with("_PLUGIN");
+    variable.starts_with("LD_") || is_plugin || OTHERS.contains(&variable)
+}
+
 impl JobSpec {
+    /// A variable by which our trainer would run code of the submitter's. It is no less than a command.
+    pub fn library_variable(&self) -> Option<&str> {
+        let names = self.job.env.keys().map(String::as_str);
+        names.into_iter().find(|name| names_a_library(name))
+    }
+
+    /// Whether code of the submitter's runs, by a command or by a variable.
+    pub fn brings_code(&self) -> bool {
+        self.command.is_some() || self.library_variable().is_some()
+    }
+
     /// A job that runs a command. What only our trainer reads has values that mean nothing: there is
     /// no model, no data and no checkpoint of ours.
     pub fn of_command(command: Command, job: Job, resources: Resources, restart: Restart) -> Self {
@@ -171,5 +196,15 @@ mod tests {
         let injected = command(&line, Some(3)).arguments(1);
         assert_eq!(injected, ["-u", "train.py", "--local_rank=1", "--lr", "1"]);
         assert_eq!(command(&["a.sh"], Some(9)).arguments(0), ["--local_rank=0"]);
+    }
+
+    #[test]
+    fn variables_that_load_a_library_are_told_from_those_that_tune() {
+        for name in ["LD_PRELOAD", "LD_LIBRARY_PATH", "NCCL_NET_PLUGIN", "RUSTSPEED_NCCL_LIB"] {
+            assert!(names_a_library(name), "{name}");
+        }
+        for name in ["NCCL_DEBUG", "OMP_NUM_THREADS", "PATH", "MALLOC_ARENA_MAX", "OLD_"] {
+            assert!(!names_a_library(name), "{name}");
+        }
     }
 }

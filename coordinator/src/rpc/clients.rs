@@ -248,9 +248,13 @@ impl Front {
         }
         let spec = convert::spec(&spec_json).map_err(|error| malformed(&error))?;
         check_spec(&spec)?;
-        if spec.command.is_some() && !self.info.permit.admits(&command_secret) {
-            let text = "job.command: this coordinator runs programs for those alone who know its \
-                        command-secret (RUSTSPEED_COMMAND_SECRET of rsctl)";
+        if spec.brings_code() && !self.info.permit.admits(&command_secret) {
+            let variable = spec.library_variable().filter(|_| spec.command.is_none());
+            let key = variable.map_or("job.command".to_owned(), |name| format!("job.env.{name}"));
+            let text = format!(
+                "{key}: this coordinator runs programs for those alone who know its command-secret \
+                 (RUSTSPEED_COMMAND_SECRET of rsctl)"
+            );
             return Err(Status::permission_denied(text));
         }
         let uploads: BTreeMap<String, String> = uploads.into_iter().collect();

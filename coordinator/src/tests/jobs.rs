@@ -48,6 +48,28 @@ async fn a_killed_trainer_fails_the_job_with_its_last_lines() {
 }
 
 #[tokio::test]
+async fn a_variable_that_loads_a_library_is_for_those_who_know_the_secret() {
+    let folder = tempfile::tempdir().unwrap();
+    fs_err::write(folder.path().join("command-secret"), "a secret").unwrap();
+    let cluster = Cluster::start_in(folder).await;
+    let mut client = cluster.client().await;
+    let mut submit = async |variable: &str, secret: &str| {
+        let mut request = submit_request("job", 1, cluster.folder.path());
+        let mut spec: serde_json::Value = serde_json::from_str(&request.spec_json).unwrap();
+        spec["job"]["env"] = serde_json::json!({ variable: "/tmp/mine.so" });
+        request.spec_json = spec.to_string();
+        request.command_secret = secret.to_owned();
+        client.submit(request).await
+    };
+    let refused = submit("LD_PRELOAD", "").await.unwrap_err();
+    assert_eq!(refused.code(), Code::PermissionDenied);
+    assert!(refused.message().starts_with("job.env.LD_PRELOAD: "), "{refused}");
+    submit("LD_PRELOAD", "a secret").await.unwrap();
+    submit("NCCL_DEBUG", "").await.unwrap();
+    cluster.stop().await;
+}
+
+#[tokio::test]
 async fn a_retried_submit_gives_the_same_job() {
     let cluster = Cluster::start().await;
     let request = submit_request("job", 1, cluster.folder.path());

@@ -60,3 +60,18 @@ fn an_unknown_key_names_the_nearest() {
     let error = layers::load_from::<Settings>(Some(&file), vec![], &Flags::default()).unwrap_err();
     assert!(error.to_string().contains("did you mean `lease`"), "{error}");
 }
+
+#[test]
+fn the_address_for_slurms_nodes_takes_a_port() {
+    let check = |address: &str| {
+        let slurm_address = Some(address.to_owned());
+        Settings { slurm_address, ..Settings::default() }.check().map_err(|e| e.to_string())
+    };
+    for address in ["ib-head", "10.0.0.4", "head.lab", "[fe80::1]"] {
+        assert_eq!(check(address), Ok(()), "{address}");
+    }
+    for address in ["", "head:29500", "fe80::1", "[head]", "a b", "a;id", "$(id)"] {
+        let text = check(address).unwrap_err();
+        assert!(text.contains(&format!("slurm-address = `{address}`: must be a name")), "{text}");
+    }
+}

@@ -21,16 +21,7 @@ pub(crate) fn job() -> Builder {
             hang_timeout: Job::HANG_TIMEOUT,
             time_limit: None,
         },
-        resources: Resources {
-            world_size: None,
-            min_ranks: None,
-            max_ranks: None,
-            workers: None,
-            hosts: None,
-            device: Device::Cpu,
-            threads_per_rank: 1,
-            transport: Transport::Auto,
-        },
+        resources: Resources { device: Device::Cpu, ..Default::default() },
         model: Model::Lstm(Recurrent {
             hidden_size: 8,
             num_layers: 1,

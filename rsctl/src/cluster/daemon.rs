@@ -1,6 +1,7 @@
 //! A program that lives as long as this one wants: its own process group, a pipe that holds it
 //! alive, its log in a file.
 
+use std::io::{Read as _, Seek as _, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
@@ -14,6 +15,23 @@ use crate::cluster::Error;
 
 /// Lines of a log that a message repeats.
 const LAST_LINES: usize = 15;
+
+/// Bytes of a log that are read for them.
+const LAST_BYTES: u64 = 1 << 20;
+
+/// The kernel buries what it can at once; what hangs in it is left to it.
+const KILLED_WITHIN: Duration = Duration::from_secs(5);
+
+/// Settings for a cluster in the caller's environment: they are not meant for one that rsctl starts itself, and
+/// least of all who may have programs run, or rsctl's own secret.
+pub(crate) const NOT_MEANT: &[&str] = &[
+    "RUSTSPEED_MASTER",
+    "RUSTSPEED_ALLOW_COMMANDS",
+    "RUSTSPEED_COMMAND_SECRET",
+    "RUSTSPEED_HOSTFILE",
+    "RUSTSPEED_ALLOCATION",
+    "RUSTSPEED_LEAVE_AFTER",
+];
 
 /// What to start.
 #[derive(Debug)]
@@ -58,8 +76,7 @@ impl Daemon {
             Stdout::Logged => file.try_clone().map_err(failed)?.into(),
         };
         let mut command = Command::new(program);
-        // Settings for a cluster in the caller's environment are not meant for this one.
-        for variable in ["RUSTSPEED_MASTER", "RUSTSPEED_CONFIG"].iter().chain(without) {
+        for variable in NOT_MEANT.iter().chain(without) {
             command.env_remove(variable);
         }
         let mut process = command
@@ -142,10 +159,17 @@ impl Daemon {
         Error::NotReady { name: self.name.clone(), after, log: self.last_words() }
     }
 
-    /// What it has said; empty where that cannot be read.
+    /// What it has said, of much the end; empty where that cannot be read.
     pub(crate) fn log(&self) -> String {
-        let log = fs_err::read(&self.log).unwrap_or_default();
-        String::from_utf8_lossy(&log).into_owned()
+        let end = || -> std::io::Result<Vec<u8>> {
+            let mut file = fs_err::File::open(&self.log)?;
+            let length = file.metadata()?.len();
+            file.seek(SeekFrom::Start(length.saturating_sub(LAST_BYTES)))?;
+            let mut bytes = Vec::new();
+            file.take(LAST_BYTES).read_to_end(&mut bytes)?;
+            Ok(bytes)
+        };
+        String::from_utf8_lossy(&end().unwrap_or_default()).into_owned()
     }
 
     /// The end of its log under a heading; empty when it said nothing.
@@ -196,8 +220,7 @@ impl Daemon {
         let _ = killpg(group, Signal::SIGTERM);
         if tokio::time::timeout(within, self.process.wait()).await.is_err() {
             let _ = killpg(group, Signal::SIGKILL);
-            // After SIGKILL the wait ends as soon as the kernel has buried it.
-            let _ = self.process.wait().await;
+            let _ = tokio::time::timeout(KILLED_WITHIN, self.process.wait()).await;
         }
         self.group = None;
     }

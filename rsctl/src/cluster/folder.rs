@@ -1,7 +1,9 @@
 //! The temporary folder of a private cluster. It is locked while its rsctl lives, so that a later
 //! one can remove what a killed one left.
 
+use std::fs::Metadata;
 use std::io;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::time::Duration;
 
@@ -41,19 +43,26 @@ fn lock(folder: &Path) -> Result<FolderLock, service::lock::Error> {
     FolderLock::acquire(folder, "temporary folder", "TMPDIR")
 }
 
-/// Best effort: what cannot be looked at or removed belongs to somebody else, and stays.
+/// Best effort: what cannot be looked at or removed stays.
 fn sweep(parent: &Path) {
     let Ok(entries) = fs_err::read_dir(parent) else { return };
+    let user = nix::unistd::geteuid().as_raw();
     for entry in entries.flatten() {
-        let is_ours = entry.file_name().to_string_lossy().starts_with(PREFIX);
+        let is_named_so = entry.file_name().to_string_lossy().starts_with(PREFIX);
         let Ok(metadata) = entry.path().symlink_metadata() else { continue };
-        let is_old =
-            metadata.modified().is_ok_and(|time| time.elapsed().is_ok_and(|age| age >= LEFT_AFTER));
-        if is_ours && is_old && metadata.is_dir() && lock(&entry.path()).is_ok() {
+        if is_named_so && is_left(&metadata, user) && lock(&entry.path()).is_ok() {
             // Another rsctl may be removing it at this moment.
             let _ = fs_err::remove_dir_all(entry.path());
         }
     }
+}
+
+/// A folder of this user, and old. Others may make folders of that name in a shared `/tmp`: even a root
+/// user's rsctl touches nothing in those.
+fn is_left(metadata: &Metadata, user: u32) -> bool {
+    let is_old =
+        metadata.modified().is_ok_and(|time| time.elapsed().is_ok_and(|age| age >= LEFT_AFTER));
+    metadata.is_dir() && metadata.uid() == user && is_old
 }
 
 #[cfg(test)]

@@ -111,10 +111,11 @@ enum Device {
 Each worker is told to leave by its pid, and only while that is still the process that was started.
 Its jobs save first; they go on elsewhere, or wait. Who is still there after the grace is killed.
 The coordinator ends last; its queue is kept for the next `up`. A host that cannot be reached stays
-remembered, so that the same command tries it again.
+remembered, so that the same command tries it again, unless --forget says that it is gone for good.
 
 Examples:
   rsctl cluster down
+  rsctl cluster down --forget
   rsctl cluster down --grace 2m --json
   rsctl cluster down --cluster night")]
 struct DownArgs {
@@ -123,6 +124,9 @@ struct DownArgs {
     /// Workers have this long to save and leave
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = humantime::parse_duration)]
     grace: Duration,
+    /// Remember no host whose worker could not be stopped; what may run there is left to itself
+    #[arg(long)]
+    forget: bool,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -245,7 +249,10 @@ async fn down(args: DownArgs) -> Outcome {
     // Another `down` may have been faster.
     let Some(mut record) = folder.read()? else { return nothing_is_up(&folder, args.json) };
     let workers: Vec<String> = record.hosts.iter().map(|host| host.worker.clone()).collect();
-    let rows = stop::stop_workers(&folder, &mut record, &workers, args.grace).await?;
+    let mut rows = stop::stop_workers(&folder, &mut record, &workers, args.grace).await?;
+    if args.forget {
+        stop::forget(&folder, &mut record, &mut rows)?;
+    }
     let coordinator = stop::stop_coordinator(&folder, &mut record).await;
     let coordinator = coordinator.map_err(|error| {
         let context = anyhow::Error::new(error).context("stop the coordinator");
@@ -269,7 +276,7 @@ async fn down(args: DownArgs) -> Outcome {
     }
     let error = anyhow!("{failed} of {} hosts: the worker may still run: {named}", rows.len());
     Err(Failure::new(ExitCode::Failed, error)
-        .hint("they stay remembered: the same command tries them again"))
+        .hint("they stay remembered: the same command tries them again; --forget: they are gone"))
 }
 
 fn nothing_is_up(folder: &Folder, as_json: bool) -> Outcome {

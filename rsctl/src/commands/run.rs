@@ -93,7 +93,7 @@ pub(crate) async fn execute(args: Args) -> Outcome {
     let site = match here::site(&mut spec.resources, asked, &machine)? {
         here::Site::Here(asked) => {
             check_inputs(&spec)?;
-            let runs = if spec.command.is_some() { Runs::Commands } else { Runs::Jobs };
+            let runs = if spec.brings_code() { Runs::Commands } else { Runs::Jobs };
             Site::Here(plan::plan(&spec.resources, asked, cores())?, runs)
         }
         here::Site::OnHosts if spec.command.is_some() => return Err(command_on_hosts()),

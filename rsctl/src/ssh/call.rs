@@ -7,8 +7,9 @@ use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::process::Command;
 
+use crate::cluster::daemon::NOT_MEANT;
 use crate::ssh::script::MARK;
-use crate::ssh::words::{Refusal, essence};
+use crate::ssh::words::{Refusal, essence, plain};
 
 /// What no host of ours comes near; a shell that talks for ever is left.
 const MAX_ANSWER: u64 = 1 << 20;
@@ -123,7 +124,7 @@ impl Reply {
     pub(crate) fn read(stdout: &str) -> Self {
         let said = stdout.lines().filter_map(|line| {
             let (key, value) = line.strip_prefix(MARK)?.split_once(' ')?;
-            Some((key.to_owned(), value.to_owned()))
+            Some((key.to_owned(), plain(value)))
         });
         Self(said.collect())
     }
@@ -143,7 +144,11 @@ impl Reply {
 pub(crate) async fn call(shell: &Shell, script: &str, within: Duration) -> Result<Reply, Error> {
     let (program, arguments) = shell.command();
     let failed = |source| Error::Start { program: program.clone(), source };
-    let mut child = Command::new(&program)
+    let mut command = Command::new(&program);
+    for variable in NOT_MEANT {
+        command.env_remove(variable);
+    }
+    let mut child = command
         .args(&arguments)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())

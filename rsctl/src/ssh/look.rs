@@ -28,6 +28,8 @@ pub(crate) struct Seen {
     pub(crate) client: Option<IpAddr>,
     /// A worker that an earlier call has started, and that still runs.
     pub(crate) process: Option<Process>,
+    /// The coordinator that it was told to join; empty: not known.
+    pub(crate) master: String,
 }
 
 /// Asks one host.
@@ -56,6 +58,7 @@ pub(crate) async fn look(
         cores: text("cores").parse().unwrap_or(0),
         client: if shell.is_here() { None } else { text("client").parse().ok() },
         process: reply.get("process").and_then(Process::read),
+        master: text("master"),
     })
 }
 
@@ -121,20 +124,29 @@ pub(crate) fn reach(
     let mut warnings = Vec::new();
     let mut masters: Vec<Option<String>> = Vec::with_capacity(targets.len());
     for (target, seen) in targets.iter().zip(seen) {
-        let client = seen.and_then(|seen| seen.client);
-        masters.push(match (asked, client) {
-            (Some(asked), _) => Some(asked.to_owned()),
-            (None, Some(client)) if (machine.has_address)(client) => Some(client.to_string()),
-            (None, Some(client)) => {
-                let (host, name) = (&target.host, &machine.hostname);
-                warnings.push(format!(
-                    "{host} sees this machine as {client}, which is no address of it (is a jump \
-                     host between?): its worker is told `{name}`; --advertise gives another name"
-                ));
-                Some(name.clone())
+        let by_name = |why: String| {
+            let (host, name) = (&target.host, &machine.hostname);
+            let told = "its worker is told";
+            let warning = format!("{host} {why}: {told} `{name}`; --advertise gives another name");
+            (Some(name.clone()), Some(warning))
+        };
+        let (master, warning) = match (asked, seen) {
+            (Some(asked), _) => (Some(asked.to_owned()), None),
+            (None, Some(Seen { client: Some(client), .. })) => match (machine.has_address)(*client)
+            {
+                true => (Some(client.to_string()), None),
+                false => by_name(format!(
+                    "sees this machine as {client}, which is no address of it (is a jump host \
+                     between?)"
+                )),
+            },
+            (None, Some(_)) if !target.is_here => {
+                by_name("does not say where it sees this machine (SSH_CONNECTION)".to_owned())
             }
-            (None, None) => None,
-        });
+            (None, _) => (None, None),
+        };
+        masters.push(master);
+        warnings.extend(warning);
     }
     // What is on this machine must be reached by the others, too.
     let here = masters.iter().flatten().next().cloned();

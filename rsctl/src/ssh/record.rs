@@ -3,6 +3,7 @@
 //! read it; it is replaced as a whole, before and after each start.
 
 use std::io::{self, Write as _};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::anyhow;
@@ -74,12 +75,7 @@ pub(crate) struct Started {
 
 impl Started {
     pub(crate) fn known(&self) -> Known<'_> {
-        Known {
-            directory: &self.directory,
-            log: &self.log,
-            program: &self.program,
-            process: self.process.as_ref(),
-        }
+        Known { directory: &self.directory, log: &self.log, process: self.process.as_ref() }
     }
 }
 
@@ -192,6 +188,9 @@ impl Folder {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(failed(error, "read what is up")),
         };
+        let owner =
+            fs_err::metadata(&path).map_err(|error| failed(error, "read what is up"))?.uid();
+        check_owner(&path, owner)?;
         let damaged = |error: anyhow::Error| {
             let error = error.context(format!("`{}` cannot be read", path.display()));
             Failure::new(ExitCode::Failed, error).hint(
@@ -233,6 +232,18 @@ impl Folder {
         file.persist(path).map_err(|error| error.error)?;
         files::sync_folder(&self.path)
     }
+}
+
+/// What is in the file is executed: `down` and `status` start the ssh that it names.
+pub(super) fn check_owner(path: &Path, owner: u32) -> Result<(), Failure> {
+    let user = nix::unistd::geteuid().as_raw();
+    if owner == user {
+        return Ok(());
+    }
+    let path = path.display();
+    let error = anyhow!("`{path}` is of user {owner}, and this is user {user}");
+    Err(Failure::new(ExitCode::BadConfiguration, error)
+        .hint("it names programs to start: only who has brought a cluster up looks after it"))
 }
 
 fn failed(error: io::Error, what: &'static str) -> Failure {

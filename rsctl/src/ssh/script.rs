@@ -22,8 +22,7 @@ started() {
   case $1 in Z | X) ;; *) echo "${20}" ;; esac
 }
 is_same() {
-  [ -n "$pid" ] && [ "$boot" = "$boot_then" ] && [ "$(started "$pid")" = "$start" ] &&
-    [ "$(tr '\0' '\n' 2>/dev/null <"/proc/$pid/cmdline" | head -n 1)" = "$program" ]
+  [ -n "$pid" ] && [ -n "$start" ] && [ "$boot" = "$boot_then" ] && [ "$(started "$pid")" = "$start" ]
 }
 remembered() { pid= start= boot_then=; [ ! -r "$dir/process" ] || read -r pid start boot_then <"$dir/process"; }
 last_lines() { tail -n 15 "$1" 2>/dev/null | while IFS= read -r line; do say log "$line"; done; }
@@ -44,15 +43,22 @@ if [ -x "$program" ]; then
   else printf '%s\n' "$words" | while IFS= read -r line; do say broken "$line"; done; fi
 fi
 remembered
-if is_same; then say process "$pid $start $boot"; fi
+if is_same; then
+  say process "$pid $start $boot"
+  say master "$(tr '\0' '\n' <"/proc/$pid/cmdline" 2>/dev/null | sed -n '/^--master$/{n;p;}')"
+fi
 "#;
 
 /// `exec` in the background keeps the pid of the shell's own child: setsid forks only where it leads a
-/// group already.
-const START: &str = r#"if words=$( (umask 077 && mkdir -p "$dir" && : >"$dir/process") 2>&1); then
+/// group already. The program alone gets the forwarded variables: a `PATH` or a `pid` among them must not
+/// be ours.
+const START: &str = r#"remembered
+if is_same; then
+  say held "$pid"
+elif words=$( (umask 077 && mkdir -p "$dir" && : >"$dir/process") 2>&1); then
   mv -f "$log" "$log.1" 2>/dev/null
-  if command -v setsid >/dev/null; then setsid "$program" "$@" </dev/null >"$log" 2>&1 &
-  else nohup "$program" "$@" </dev/null >"$log" 2>&1 & fi
+  apart=$(command -v setsid || command -v nohup)
+  (set -- "$apart" "$program" "$@"; variables; exec "$@") </dev/null >"$log" 2>&1 &
   pid=$!
   start=$(started "$pid")
   if [ -n "$start" ]; then
@@ -76,7 +82,16 @@ const STOP: &str = r#"wait_for_end() {
   tries=0
   while is_same && [ $tries -lt "$1" ]; do sleep 0.1; tries=$((tries + 1)); done
 }
-[ -n "$pid" ] || remembered
+if [ -z "$pid" ]; then
+  remembered
+  # Empty: it is being started this moment, for an rsctl that may be dead.
+  tries=0
+  while [ -z "$pid" ] && [ -e "$dir/process" ] && [ $tries -lt 50 ]; do
+    sleep 0.1
+    tries=$((tries + 1))
+    remembered
+  done
+fi
 if is_same; then
   kill -TERM "$pid"
   wait_for_end "$tenths"
@@ -90,6 +105,8 @@ if is_same; then
 else
   say gone "$pid"
 fi
+# It may be another that its folder remembers by now.
+remembered
 is_same || rm -f "$dir/process"
 "#;
 
@@ -101,7 +118,7 @@ last_lines "$log"
 /// A worker that lives as long as the connection, with a folder that goes with it. The connection's
 /// end is the end of its standard input.
 const ATTEND: &str = r#"dir=$(mktemp -d "${TMPDIR:-/tmp}/rustspeed-run.XXXXXXXX") || exit 73
-"$program" "$@" --state-dir "$dir/state" --exit-with-stdin
+(set -- "$program" "$@" --state-dir "$dir/state" --exit-with-stdin; variables; exec "$@")
 code=$?
 rm -rf "$dir"
 exit $code
@@ -121,9 +138,10 @@ fn set(text: &mut String, name: &str, value: &str) {
     let _ = writeln!(text, "{name}={}", quote(value));
 }
 
-/// The folder of a worker's state on its host, below the user's own.
+/// The folder of a worker's state on its host, below the user's own. Where homes are on a shared disk it lies
+/// beside what `up` itself keeps.
 pub(crate) fn home_of(cluster: &str, worker: &str) -> String {
-    let below = quote(&format!("/rustspeed/cluster/{cluster}/{worker}"));
+    let below = quote(&format!("/rustspeed/cluster/{cluster}/workers/{worker}"));
     format!("dir=${{XDG_STATE_HOME:-\"$HOME\"/.local/state}}{below}\n")
 }
 
@@ -146,7 +164,7 @@ pub(crate) struct Start<'a> {
 }
 
 pub(crate) fn start(start: &Start<'_>) -> String {
-    let mut settings = exports(start.variables);
+    let mut settings = with_variables(start.variables);
     set(&mut settings, "dir", start.directory);
     set(&mut settings, "log", start.log);
     settings += &command(start.program, start.arguments);
@@ -155,7 +173,7 @@ pub(crate) fn start(start: &Start<'_>) -> String {
 
 /// A program that ends with the connection.
 pub(crate) fn attend(program: &str, arguments: &[String], variables: &Variables) -> String {
-    let settings = exports(variables) + &command(program, arguments);
+    let settings = with_variables(variables) + &command(program, arguments);
     whole(&settings, ATTEND)
 }
 
@@ -170,12 +188,13 @@ fn command(program: &str, arguments: &[String]) -> String {
     text
 }
 
-fn exports(variables: &Variables) -> String {
-    let mut text = String::new();
+/// What sets the variables, for whoever is to have them.
+fn with_variables(variables: &Variables) -> String {
+    let mut text = "variables() {\n:\n".to_owned();
     for (name, value) in variables.iter() {
         let _ = writeln!(text, "export {name}={}", quote(value));
     }
-    text
+    text + "}\n"
 }
 
 /// A program that was started; without `process` the one that its folder remembers.
@@ -183,7 +202,6 @@ fn exports(variables: &Variables) -> String {
 pub(crate) struct Known<'a> {
     pub(crate) directory: &'a str,
     pub(crate) log: &'a str,
-    pub(crate) program: &'a str,
     pub(crate) process: Option<&'a Process>,
 }
 
@@ -192,7 +210,6 @@ impl Known<'_> {
         let mut settings = String::new();
         set(&mut settings, "dir", self.directory);
         set(&mut settings, "log", self.log);
-        set(&mut settings, "program", self.program);
         let (pid, start, boot) = match self.process {
             Some(process) => (process.pid.to_string(), process.start.to_string(), &*process.boot),
             None => Default::default(),

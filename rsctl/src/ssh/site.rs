@@ -13,7 +13,6 @@ use service::exit::Failure;
 
 use crate::cluster::here::Machine;
 use crate::commands;
-use crate::coordinator::Coordinator;
 use crate::interrupts::{Interrupts, interrupted};
 use crate::render;
 use crate::ssh::call::{Shell, Ssh, call};
@@ -26,6 +25,7 @@ use crate::ssh::{Error, Programs, each, script, stop};
 
 mod head;
 mod ready;
+mod refuse;
 
 /// As of [`look::look`], and half a second in which the script watches what it has started.
 const START_WITHIN: Duration = Duration::from_secs(45);
@@ -211,44 +211,17 @@ impl Attempt<'_> {
         let machine = Machine::this();
         let reach = look::reach(&order.targets, &of, order.advertise.as_deref(), &machine);
         reach.warnings.iter().for_each(render::warning);
-        if !self.has_coordinator().await? {
+        let is_up = self.has_coordinator().await?;
+        if !is_up {
             self.start_coordinator(&reach.listen).await?;
         }
         let port = self.record.master.rsplit_once(':').map_or("", |(_, port)| port).to_owned();
-        Ok(reach.masters.into_iter().map(|master| format!("{master}:{port}")).collect())
-    }
-
-    /// Hosts whose worker could only be refused.
-    async fn refuse_others(
-        &mut self,
-        coordinator: &mut Coordinator,
-        seen: &[Option<Seen>],
-        masters: &[String],
-    ) -> Result<(), Failure> {
-        let rows = coordinator.workers().await?;
-        for (index, target) in self.order.targets.iter().enumerate() {
-            let Some(Some(seen)) = seen.get(index) else { continue };
-            let master = &masters[index];
-            let known = rows.iter().find(|row| row.name == target.worker);
-            let own = self.record.host(&target.worker).and_then(|host| host.uuid.clone());
-            if seen.process.is_none() {
-                self.earlier[index] = known.map(|row| (row.uuid.clone(), row.incarnation));
-            }
-            // One of ours that has just died may still be believed to live.
-            let in_service =
-                known.filter(|row| is_connected(row) && own.as_ref() != Some(&row.uuid));
-            let is_elsewhere = seen.client.is_some_and(|client| !client.is_loopback());
-            let error = if is_elsewhere && is_loopback(master) {
-                Error::LoopbackMaster { master: master.clone() }
-            } else if let (Some(row), None) = (in_service, &seen.process) {
-                Error::InService { worker: row.name.clone(), node: row.hostname.clone() }
-            } else {
-                continue;
-            };
-            self.rows[index] = self.rows[index].clone().failed(&error);
-            self.rows[index].tell(&target.place);
+        let masters: Vec<String> =
+            reach.masters.into_iter().map(|master| format!("{master}:{port}")).collect();
+        if is_up {
+            head::check_listens(&masters, &machine).await?;
         }
-        self.check()
+        Ok(masters)
     }
 
     /// All of them at once. An interrupt starts no more and waits for those that are being started: a
@@ -322,7 +295,12 @@ impl Attempt<'_> {
                     self.rows[index] = Row::of(&record, "started");
                     self.remember(record);
                 }
-                Err(error) => self.rows[index] = Row::of(&record, "").failed(&error),
+                Err(error) => {
+                    self.rows[index] = Row::of(&record, "").failed(&error);
+                    if matches!(error, Error::Held { .. }) {
+                        self.disown(&record.worker);
+                    }
+                }
             }
         }
         self.folder.write(self.record)?;
@@ -335,6 +313,12 @@ impl Attempt<'_> {
         row.tell("");
         match self.record.host(&record.worker) {
             Some(known) => {
+                if known.started.program != record.started.program {
+                    render::warning(format_args!(
+                        "{}: its worker was started as {} and goes on: `rsctl cluster down` first",
+                        known.host, known.started.program
+                    ));
+                }
                 if known.slots != record.slots {
                     let slots =
                         |slots: Option<u32>| slots.map_or("all".to_owned(), |n| n.to_string());
@@ -346,7 +330,7 @@ impl Attempt<'_> {
                         slots(record.slots)
                     ));
                 }
-                known.started = record.started;
+                known.started.process = record.started.process;
             }
             None => self.remember(record),
         }
@@ -358,6 +342,12 @@ impl Attempt<'_> {
             Some(known) => *known = record,
             None => self.record.hosts.push(record),
         }
+    }
+
+    /// What runs there is somebody else's, to be stopped by him alone.
+    fn disown(&mut self, worker: &str) {
+        self.started.retain(|started| started != worker);
+        self.record.hosts.retain(|host| host.worker != worker);
     }
 
     /// Stops what this call has started; says so of each host.
@@ -412,6 +402,9 @@ async fn start(
     let Started { directory, log, program, .. } = started;
     let script = script::start(&script::Start { directory, log, program, arguments, variables });
     let reply = call(shell, &script, START_WITHIN).await?;
+    if let Some(pid) = reply.get("held") {
+        return Err(Error::Held { pid: pid.parse().unwrap_or(0) });
+    }
     if let Some(words) = reply.get("folder") {
         return Err(Error::Folder(words.to_owned()));
     }
@@ -427,10 +420,4 @@ async fn start(
 /// There is a daemon of that name that the coordinator is in touch with.
 fn is_connected(row: &WorkerRow) -> bool {
     ["ready", "excluded", "draining", "drained"].contains(&row.state.as_str())
-}
-
-fn is_loopback(master: &str) -> bool {
-    let host = master.rsplit_once(':').map_or(master, |(host, _)| host);
-    let host = host.trim_start_matches('[').trim_end_matches(']');
-    host == "localhost" || host.parse().is_ok_and(|address: std::net::IpAddr| address.is_loopback())
 }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::render;
 use crate::ssh::call::{Shell, call};
 use crate::ssh::record::{Folder, Record, Started};
 use crate::ssh::row::Row;
@@ -53,6 +54,20 @@ pub(crate) async fn stop_workers(
     Ok(rows)
 }
 
+/// Those that could not be stopped leave the record, too.
+pub(crate) fn forget(
+    folder: &Folder,
+    record: &mut Record,
+    rows: &mut [Row],
+) -> Result<(), Failure> {
+    for row in rows.iter_mut().filter(|row| row.is_failed()) {
+        record.hosts.retain(|host| host.worker != row.worker);
+        row.state = "forgotten".to_owned();
+        render::warning(format_args!("{}: forgotten; its worker may still run", row.host));
+    }
+    folder.write(record)
+}
+
 /// The coordinator, if it is the record's. Whether there was one.
 pub(crate) async fn stop_coordinator(
     folder: &Folder,
@@ -60,7 +75,9 @@ pub(crate) async fn stop_coordinator(
 ) -> Result<Option<&'static str>, Error> {
     let Some(coordinator) = &record.coordinator else { return Ok(None) };
     let end = stop(&Shell::Here, coordinator, COORDINATOR_GRACE).await?;
-    record.coordinator = None;
+    // While there are workers that look for it, the next `up` starts it where it was.
+    let again = Started { process: None, ..coordinator.clone() };
+    record.coordinator = (!record.hosts.is_empty()).then_some(again);
     // Where this cannot be written, the next `up` or `down` finds it gone.
     let _ = folder.write(record);
     Ok(Some(end))

@@ -94,6 +94,7 @@ fn what_ssh_says_has_a_reason_and_advice() {
         assert!(refusal.hint("n1").contains(advice), "{}", refusal.hint("n1"));
     }
     assert_eq!(essence("@@@@\n@  a  @\n\nb\nc\nd\ne\n"), "b\nc\nd\ne");
+    assert_eq!(essence("\x1b]0;title\x07a\x1b[2Jb\r\n"), "]0;titlea[2Jb", "no terminal obeys it");
 }
 
 #[test]
@@ -163,6 +164,7 @@ fn seen(client: Option<&str>, boot: &str, cores: u32) -> Seen {
         cores,
         client: client.map(|client| client.parse::<IpAddr>().unwrap()),
         process: None,
+        master: String::new(),
     }
 }
 
@@ -189,6 +191,8 @@ fn workers_are_told_the_address_of_this_machine_that_their_host_sees() {
         warnings[0].starts_with("n2 sees this machine as 192.0.2.7, which is no"),
         "{warnings:?}"
     );
+    let warnings = check([ours, None], None, "0.0.0.0", masters);
+    assert!(warnings[0].starts_with("n2 does not say where"), "{warnings:?}");
     check([ours, Some("192.0.2.7")], Some("head"), "0.0.0.0", ["head"; 3]);
     check([ours, ours], Some("fe80::1"), "[::]", ["[fe80::1]"; 3]);
 }
@@ -225,6 +229,8 @@ fn a_record_is_its_owners_alone_and_refuses_what_it_does_not_know() {
     assert_eq!(folder.read().unwrap().as_ref(), Some(&record));
     let path = dir.path().join("cluster.json");
     assert_eq!(fs_err::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+    let failure = super::record::check_owner(&path, nix::unistd::geteuid().as_raw() + 1);
+    assert_eq!(failure.unwrap_err().code, ExitCode::BadConfiguration, "it names programs");
     for (text, part) in [("{", "cannot be read"), ("{\"version\": 9}", "of version 9")] {
         fs_err::write(&path, text).unwrap();
         let failure = folder.read().unwrap_err();
@@ -300,6 +306,64 @@ async fn what_was_started_goes_on_and_is_stopped_by_its_pid_alone() {
     let reply = here(&script::probe(known.known())).await;
     assert!(reply.get("gone").is_some());
     assert_eq!(reply.text("log"), "it's; $(id) `id` \"\\");
+}
+
+/// Names that the scripts themselves use, and a `PATH` on which they would find nothing.
+#[tokio::test]
+async fn variables_are_the_programs_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let started = started(dir.path(), None);
+    let mut variables = Variables::default();
+    let file = "PATH=/nowhere\nboot=a\npid=1\nstart=b\ndir=/c\nlog=/d\nprogram=/e\napart=/f\n";
+    variables.add_file("e", file).unwrap();
+    let line = "echo $PATH $boot $pid $start $dir $log $program $apart; exec /bin/sleep 60";
+    let reply = here(&start_script(&started, line, &variables)).await;
+    let process = Process::read(reply.get("process").unwrap()).unwrap();
+    let log = fs_err::read_to_string(dir.path().join("state/worker.log")).unwrap();
+    assert_eq!(log, "/nowhere a 1 b /c /d /e /f\n");
+    let known = Started { process: Some(process), ..started.clone() };
+    assert!(here(&script::stop(known.known(), WITHIN)).await.get("stopped").is_some());
+    assert!(!dir.path().join("state/process").exists());
+
+    let arguments = ["-c".to_owned(), line.replace("exec /bin/sleep 60", "exit 3")];
+    let attend = script::attend(&started.program, &arguments, &variables);
+    let output = std::process::Command::new("sh").arg("-c").arg(attend).output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "/nowhere a 1 b /c /d /e /f\n");
+    assert_eq!(output.status.code(), Some(3));
+}
+
+/// Two machines may bring up clusters of one name on the same host.
+#[tokio::test]
+async fn what_runs_already_is_neither_started_over_nor_forgotten_by_others() {
+    let dir = tempfile::tempdir().unwrap();
+    let started = started(dir.path(), None);
+    let line = "trap 'exit 0' TERM; while :; do sleep 0.05; done";
+    let start = start_script(&started, line, &Variables::default());
+    let reply = here(&start).await;
+    let process = Process::read(reply.get("process").unwrap()).unwrap();
+    let pid = process.pid.to_string();
+    let again = here(&start).await;
+    assert_eq!((again.get("held"), again.get("process")), (Some(&*pid), None));
+    // Whoever remembers another process finds that gone, and leaves the memory of this one.
+    let other = Process { start: process.start + 1, ..process };
+    let other = Started { process: Some(other), ..started.clone() };
+    assert!(here(&script::stop(other.known(), WITHIN)).await.get("gone").is_some());
+    assert_eq!(here(&script::probe(started.known())).await.get("running"), Some(&*pid));
+    assert!(here(&script::stop(started.known(), WITHIN)).await.get("stopped").is_some());
+}
+
+/// An `up` was killed by SIGKILL while its hosts were starting, and `down` is called at once.
+#[tokio::test]
+async fn what_is_being_started_is_waited_for_and_stopped() {
+    let dir = tempfile::tempdir().unwrap();
+    let started = started(dir.path(), None);
+    fs_err::create_dir_all(&started.directory).unwrap();
+    fs_err::write(dir.path().join("state/process"), "").unwrap();
+    let start = start_script(&started, "exec /bin/sleep 60", &Variables::default());
+    let stop = script::stop(started.known(), WITHIN);
+    let (_, stopped) = tokio::join!(here(&start), here(&stop));
+    assert!(stopped.get("stopped").is_some(), "{stopped:?}");
+    assert!(!dir.path().join("state/process").exists());
 }
 
 #[tokio::test]

@@ -86,5 +86,11 @@ const MAX_LINES: usize = 4;
 pub(crate) fn essence(words: &str) -> String {
     let says = |line: &&str| line.chars().any(char::is_alphanumeric);
     let lines: Vec<&str> = words.lines().map(str::trim).filter(says).collect();
-    lines[lines.len().saturating_sub(MAX_LINES)..].join("\n")
+    let last = &lines[lines.len().saturating_sub(MAX_LINES)..];
+    last.iter().map(|line| plain(line)).collect::<Vec<_>>().join("\n")
+}
+
+/// A host's words for a terminal: nothing in them moves its cursor or renames its window.
+pub(crate) fn plain(line: &str) -> String {
+    line.chars().filter(|c| !c.is_control() || *c == '\t').collect()
 }

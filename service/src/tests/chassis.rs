@@ -23,6 +23,19 @@ fn a_folder_is_held_by_one_and_free_after_drop() {
 }
 
 #[test]
+fn a_lock_that_leads_elsewhere_is_refused_and_what_is_there_stays() {
+    let folder = tempfile::tempdir().unwrap();
+    let elsewhere = folder.path().join("precious");
+    fs_err::write(&elsewhere, "as it was").unwrap();
+    let locked = folder.path().join("locked");
+    fs_err::create_dir(&locked).unwrap();
+    fs_err::os::unix::fs::symlink(&elsewhere, locked.join("lock")).unwrap();
+    let refused = FolderLock::acquire(&locked, "state folder", "--state-dir").unwrap_err();
+    assert!(matches!(refused, LockError::Io { .. }), "{refused:?}");
+    assert_eq!(fs_err::read_to_string(&elsewhere).unwrap(), "as it was");
+}
+
+#[test]
 fn a_replaced_file_is_whole_and_leaves_nothing_beside_it() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("value");

@@ -1,5 +1,8 @@
 //! The contracts that scripts rely on: exit codes, JSON keys, first lines.
 
+use std::process::Command;
+
+use tests::binaries::binary;
 use tests::cluster::Cluster;
 use tests::job::TinyJob;
 use tests::rsctl::Rsctl;
@@ -69,6 +72,13 @@ fn exit_codes_are_the_documented_ones() {
         .call(&["config", "check", "bad.toml"])
         .expect_code(78)
         .expect_stderr(&["hiden-size", "hidden-size"]);
+    // No coordinator to join: a usage error, and a configuration that is checked lacks it.
+    for (flags, code) in [(&["join"][..], 2), (&["join", "--check-config"][..], 78)] {
+        let mut worker = Command::new(binary("worker"));
+        let said = worker.args(flags).env_remove("RUSTSPEED_MASTER").output().unwrap();
+        assert_eq!(said.status.code(), Some(code), "{flags:?}");
+        assert!(String::from_utf8_lossy(&said.stderr).contains("--master"), "{said:?}");
+    }
     let cluster = Cluster::start(&[]);
     cluster
         .rsctl()

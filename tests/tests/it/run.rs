@@ -87,7 +87,10 @@ fn a_cluster_smaller_than_the_world_is_refused_at_once() {
 
 fn start_long_run(rsctl: &Rsctl) -> Running {
     let log = rsctl.folder.join("rsctl.log");
-    let running = Running::start(&mut rsctl.command(&["run", "job.toml"]), &log);
+    let mut command = rsctl.command(&["run", "job.toml"]);
+    // Meant for a cluster of the user's own.
+    command.env("RUSTSPEED_ALLOW_COMMANDS", "true").env("RUSTSPEED_COMMAND_SECRET", "a secret");
+    let running = Running::start(&mut command, &log);
     wait_for("steps in the log", Duration::from_secs(30), || {
         running.output().contains("step ").then_some(())
     });
@@ -115,6 +118,13 @@ fn kill_9_of_rsctl_leaves_nothing_within_seconds() {
     let daemons = children_of(running.pid());
     let trainers: Vec<u32> = daemons.iter().flat_map(|pid| children_of(*pid)).collect();
     assert!(daemons.len() >= 2 && trainers.len() == 2, "{daemons:?} {trainers:?}");
+    for pid in &daemons {
+        let environment = fs_err::read(format!("/proc/{pid}/environ")).unwrap();
+        let environment = String::from_utf8_lossy(&environment).into_owned();
+        for variable in ["RUSTSPEED_ALLOW_COMMANDS", "RUSTSPEED_COMMAND_SECRET"] {
+            assert!(!environment.contains(variable), "{environment}");
+        }
+    }
     running.signal(Signal::SIGKILL);
     let all: Vec<u32> = daemons.into_iter().chain(trainers).collect();
     wait_for("the end of daemons and trainers", Duration::from_secs(5), || {

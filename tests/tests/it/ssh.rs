@@ -254,3 +254,73 @@ fn a_run_that_is_interrupted_or_killed_leaves_nothing_on_its_hosts() {
         sshd.wait_until_empty();
     }
 }
+
+fn pids(shown: &Value) -> Vec<u64> {
+    let hosts = shown["hosts"].as_array().unwrap();
+    hosts.iter().map(|host| host["pid"].as_u64().unwrap_or(0)).collect()
+}
+
+#[test]
+fn a_host_that_is_away_is_remembered_until_it_is_back_or_to_be_forgotten() {
+    let Some(sshd) = sshd("n1 slots=1\nn2 slots=1\n", &TinyJob::default()) else { return };
+    let up = call(&sshd, UP, &["--port", "0", "--json"]).expect_code(0).json();
+    sshd.switch_n2(false);
+    let down = call(&sshd, DOWN, &["--json"]).expect_code(1);
+    assert_eq!(states(&down.json()), ["stopped", "failed"]);
+    down.expect_stderr(&["n2: ssh fails", "they stay remembered", "--forget"]);
+    assert_eq!(sshd.daemons(), [u32::try_from(pids(&up)[1]).unwrap()], "its worker, and no other");
+
+    // It looks for a coordinator at the port where the next one is.
+    sshd.switch_n2(true);
+    let again = call(&sshd, UP, &["--port", "0", "--json"]).expect_code(0).json();
+    assert_eq!((states(&again), pids(&again)[1]), (vec!["ready", "ready"], pids(&up)[1]));
+    assert_eq!(again["master"], up["master"]);
+
+    sshd.switch_n2(false);
+    let down = call(&sshd, DOWN, &["--forget", "--json"]).expect_code(0);
+    assert_eq!(states(&down.json()), ["stopped", "forgotten"]);
+    down.expect_stderr(&["n2: forgotten; its worker may still run"]);
+    call(&sshd, DOWN, &[]).expect_code(0).expect_stderr(&["nothing of cluster `default` is up"]);
+    assert_eq!(sshd.daemons().len(), 1, "left to itself, as it was told");
+}
+
+#[test]
+fn two_clusters_of_one_name_leave_each_others_workers_alone() {
+    let Some(sshd) = sshd("n1 slots=1\n", &TinyJob::default()) else { return };
+    let up = call(&sshd, UP, &["--port", "0", "--json"]).expect_code(0).json();
+    let before = sshd.daemons();
+    // As from another machine: with a memory of its own.
+    let other = sshd.work().join("other").display().to_string();
+    let other = ["--state-dir", other.as_str()];
+    let flags = [&["--port", "0", "--json"][..], &other[..]].concat();
+    let refused = call(&sshd, UP, &flags).expect_code(1);
+    assert_eq!(states(&refused.json()), ["failed"]);
+    let theirs = format!("its worker (pid {}) is of another coordinator", pids(&up)[0]);
+    refused.expect_stderr(&[&theirs, "--cluster NAME"]);
+    call(&sshd, DOWN, &other).expect_code(0).expect_stderr(&["nothing of cluster"]);
+    assert_eq!(sshd.daemons(), before);
+    let mine =
+        call(&sshd, UP, &["--port", "0", "--json", "--cluster", "mine"]).expect_code(0).json();
+    assert_eq!(states(&mine), ["ready"]);
+    call(&sshd, DOWN, &["--cluster", "mine"]).expect_code(0);
+    assert_eq!(sshd.daemons(), before);
+    call(&sshd, DOWN, &[]).expect_code(0);
+    assert_eq!(sshd.daemons(), Vec::<u32>::new());
+}
+
+#[test]
+fn workers_of_another_build_go_on_and_are_still_known() {
+    let Some(sshd) = sshd("n1 slots=1\n", &TinyJob::default()) else { return };
+    let up = call(&sshd, UP, &["--port", "0", "--json"]).expect_code(0).json();
+    let other = sshd.work().join("bin");
+    fs_err::create_dir(&other).unwrap();
+    for name in ["worker", "trainer"] {
+        fs_err::os::unix::fs::symlink(tests::binaries::binary(name), other.join(name)).unwrap();
+    }
+    let other = other.display().to_string();
+    let again = call(&sshd, UP, &["--port", "0", "--json", "--bin-dir", &other]).expect_code(0);
+    assert_eq!(pids(&again.json()), pids(&up));
+    again.expect_stderr(&["n1: its worker was started as", "`rsctl cluster down` first"]);
+    call(&sshd, DOWN, &[]).expect_code(0);
+    assert_eq!(sshd.daemons(), Vec::<u32>::new());
+}

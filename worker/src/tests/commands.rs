@@ -183,6 +183,12 @@ async fn what_cannot_run_here_is_refused_with_the_reason() {
     coordinator.say(Say::Start(start(&shell(&folders, "true"), 1, 1)));
     let failed = prepare_failed(&mut coordinator).await;
     assert!(failed.message.contains("without --allow-commands"), "{failed:?}");
+    let mut preloads = folders.spec(Script::Finish);
+    preloads.job.env.insert("LD_PRELOAD".to_owned(), "/tmp/mine.so".to_owned());
+    coordinator.say(Say::Start(start(&preloads, 2, 1)));
+    let failed = prepare_failed(&mut coordinator).await;
+    let is_told = failed.message.starts_with("job.env.LD_PRELOAD has the trainer load a library");
+    assert!(failed.is_configuration && is_told, "{failed:?}");
     worker.stop().await;
 
     let mut coordinator = Coordinator::start().await;

@@ -31,3 +31,12 @@ fn what_a_killed_rsctl_left_is_removed_and_nothing_else() {
     drop(next);
     assert!(!path.exists(), "a folder goes with its cluster");
 }
+
+#[test]
+fn a_folder_of_another_user_is_nobodys_to_sweep() {
+    let parent = tempfile::tempdir().unwrap();
+    age(parent.path());
+    let metadata = fs_err::symlink_metadata(parent.path()).unwrap();
+    assert!(is_left(&metadata, metadata.uid()));
+    assert!(!is_left(&metadata, metadata.uid() + 1));
+}

@@ -1,6 +1,6 @@
 //! Claims about jobs that name their hosts on a private cluster.
 
-use common::spec::{Device, HostSlots, Transport};
+use common::spec::HostSlots;
 
 use super::*;
 
@@ -21,16 +21,8 @@ fn on(hosts: &[(&str, &[u32])]) -> Resources {
             numbers => HostSlots::These(numbers.to_vec()),
         },
     };
-    Resources {
-        world_size: None,
-        min_ranks: None,
-        max_ranks: None,
-        workers: None,
-        hosts: (!hosts.is_empty()).then(|| Hosts::new(hosts.iter().map(host).collect()).unwrap()),
-        device: Device::Auto,
-        threads_per_rank: 1,
-        transport: Transport::Auto,
-    }
+    let named = || Hosts::new(hosts.iter().map(host).collect()).unwrap();
+    Resources { hosts: (!hosts.is_empty()).then(named), ..Resources::default() }
 }
 
 fn refused(hosts: &[(&str, &[u32])], asked: Asked) -> String {

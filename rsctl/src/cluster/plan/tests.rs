@@ -1,20 +1,9 @@
 //! Claims about the size of a private cluster.
 
-use common::spec::{Device, Transport};
-
 use super::*;
 
 fn resources(world_size: Option<u32>, threads_per_rank: u32) -> Resources {
-    Resources {
-        world_size,
-        min_ranks: None,
-        max_ranks: None,
-        workers: None,
-        hosts: None,
-        device: Device::Auto,
-        threads_per_rank,
-        transport: Transport::Auto,
-    }
+    Resources { world_size, threads_per_rank, ..Resources::default() }
 }
 
 fn asked(workers: u32, slots: Option<u32>) -> Asked {

@@ -1,20 +1,9 @@
 //! Claims about jobs that fit and jobs that do not.
 
-use common::spec::{Device, Transport};
-
 use super::*;
 
 fn resources(world_size: Option<u32>, threads_per_rank: u32) -> Resources {
-    Resources {
-        world_size,
-        min_ranks: None,
-        max_ranks: None,
-        workers: None,
-        hosts: None,
-        device: Device::Auto,
-        threads_per_rank,
-        transport: Transport::Auto,
-    }
+    Resources { world_size, threads_per_rank, ..Resources::default() }
 }
 
 fn allocation(cpus: &[u32]) -> Allocation {

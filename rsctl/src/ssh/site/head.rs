@@ -1,9 +1,12 @@
 //! The coordinator of a cluster over ssh, on this machine: one that an earlier call has left, or a new one.
 
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
 use anyhow::anyhow;
+use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 use common::exit::ExitCode;
@@ -11,6 +14,7 @@ use service::exit::Failure;
 
 use super::{Attempt, PROBE_WITHIN, start};
 use crate::cluster::binary;
+use crate::cluster::here::Machine;
 use crate::render;
 use crate::ssh::call::{Shell, call, quoted};
 use crate::ssh::record::Started;
@@ -19,6 +23,8 @@ use crate::ssh::{Error, script};
 /// The coordinator opens its store and binds a port.
 const LISTENING_WITHIN: Duration = Duration::from_secs(30);
 const LISTENING_POLL: Duration = Duration::from_millis(20);
+/// To an address of this machine itself.
+const CONNECT_WITHIN: Duration = Duration::from_secs(2);
 
 impl Attempt<'_> {
     /// One that an earlier call has started, and that still runs.
@@ -36,6 +42,7 @@ impl Attempt<'_> {
             Some(_) => self.record.master.rsplit_once(':').and_then(|(_, port)| port.parse().ok()),
             None => None,
         };
+        let is_again = port.is_some();
         let port: u16 = port.unwrap_or(self.order.port);
         let text = |path: &Path| path.display().to_string();
         let log = self.folder.coordinator_log();
@@ -48,11 +55,17 @@ impl Attempt<'_> {
         let listen = format!("{listen}:{port}");
         let data_dir = text(&self.folder.coordinator());
         let arguments = ["serve", "--listen", &listen, "--data-dir", &data_dir].map(str::to_owned);
-        self.record.coordinator = Some(started.clone());
+        let before = self.record.coordinator.replace(started.clone());
         self.folder.write(self.record)?;
         self.has_started_coordinator = true;
         let process = start(&Shell::Here, &started, &arguments, &self.order.variables).await;
-        let process = process.map_err(|error| coordinator_failed(&error, &listen))?;
+        if matches!(process, Err(Error::Held { .. })) {
+            // Not ours to stop.
+            self.has_started_coordinator = false;
+            self.record.coordinator = before;
+            self.folder.write(self.record)?;
+        }
+        let process = process.map_err(|error| coordinator_failed(&error, &listen, is_again))?;
         self.record.coordinator = Some(Started { process: Some(process), ..started });
         let port = listening(&log).await?;
         self.record.master = format!("127.0.0.1:{port}");
@@ -62,19 +75,41 @@ impl Attempt<'_> {
     }
 }
 
-fn coordinator_failed(error: &Error, listen: &str) -> Failure {
+/// A coordinator that is up may listen where the hosts of an earlier call could reach it, and those of
+/// this one cannot: on loopback alone.
+pub(super) async fn check_listens(masters: &[String], machine: &Machine) -> Result<(), Failure> {
+    let parsed = masters.iter().filter_map(|master| master.parse::<SocketAddr>().ok());
+    let ours: BTreeSet<SocketAddr> =
+        parsed.filter(|at| !at.ip().is_loopback() && (machine.has_address)(at.ip())).collect();
+    for address in ours {
+        let connecting = TcpStream::connect(address);
+        if !matches!(tokio::time::timeout(CONNECT_WITHIN, connecting).await, Ok(Ok(_))) {
+            let error =
+                anyhow!("the coordinator that is up does not listen at {address} for the hosts");
+            return Err(Failure::new(ExitCode::Failed, error)
+                .hint("`rsctl cluster down`, then `rsctl cluster up` with all of the hosts"));
+        }
+    }
+    Ok(())
+}
+
+fn coordinator_failed(error: &Error, listen: &str, is_again: bool) -> Failure {
     let (words, what) = match error {
         Error::EndedAtOnce { log, .. } => (quoted(log), "the coordinator ended at once"),
         other => (quoted(&service::exit::chain(other)), "start the coordinator"),
     };
     let is_taken = words.to_lowercase().contains("in use");
     let failure = Failure::new(ExitCode::Failed, anyhow!("{what}{words}"));
-    match is_taken {
-        true => failure.hint(format!(
+    match (is_taken, is_again) {
+        (true, true) => failure.hint(format!(
+            "{listen} is taken, where the workers that are up look for their coordinator: `rsctl \
+             cluster down` first, or free it"
+        )),
+        (true, false) => failure.hint(format!(
             "{listen} is taken: --port 0 takes a free port, --master joins the coordinator that \
              may be there"
         )),
-        false => failure,
+        (false, _) => failure,
     }
 }
 
