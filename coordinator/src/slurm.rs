@@ -197,7 +197,7 @@ impl Agent {
     }
 
     fn script<'a>(&'a self, name: &'a AllocationName, wanted: &'a Wanted) -> Script<'a> {
-        let Site { master, bin_dir, lease } = &self.site;
+        let Site { master, bin_dir, lease, allows_commands } = &self.site;
         Script {
             allocation: name,
             request: &wanted.request,
@@ -206,6 +206,7 @@ impl Agent {
             bin_dir,
             output_dir: &wanted.output_dir,
             leave_after: *lease,
+            allows_commands: *allows_commands,
         }
     }
 

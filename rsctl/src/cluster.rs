@@ -5,21 +5,28 @@
 pub(crate) mod daemon;
 mod folder;
 pub(crate) mod here;
+pub(crate) mod need;
 pub(crate) mod plan;
 mod remote;
+pub(crate) mod secret;
+pub(crate) mod site;
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use tokio::time::Instant;
 
 use common::exit::ExitCode;
+use common::spec::JobSpec;
 use service::exit::Failure;
 
 use crate::cluster::daemon::{Daemon, Launch, Stdout};
 use crate::cluster::folder::Folder;
+use crate::cluster::need::Need;
 use crate::cluster::plan::{Plan, Slots};
 use crate::coordinator::Coordinator;
+use crate::render;
 
 /// The coordinator opens an empty store and binds a port: milliseconds. A loaded machine is slow.
 const LISTENING_WITHIN: Duration = Duration::from_secs(15);
@@ -77,6 +84,28 @@ pub(crate) enum Runs {
     Commands,
 }
 
+impl Runs {
+    pub(crate) fn of(spec: &JobSpec) -> Self {
+        if spec.brings_code() { Self::Commands } else { Self::Jobs }
+    }
+
+    /// What allows it, to coordinators and to workers.
+    pub(crate) fn flags(self) -> &'static [&'static str] {
+        match self {
+            Self::Jobs => &[],
+            Self::Commands => &["--allow-commands"],
+        }
+    }
+
+    /// Makes what whoever submits must know; empty: nothing.
+    pub(crate) fn secret(self, data_dir: &Path) -> std::io::Result<String> {
+        match self {
+            Self::Jobs => Ok(String::new()),
+            Self::Commands => secret::renew(data_dir),
+        }
+    }
+}
+
 /// Running daemons; dropped, they are killed.
 #[derive(Debug)]
 pub(crate) struct Cluster {
@@ -89,28 +118,36 @@ pub(crate) struct Cluster {
     told: Option<String>,
     /// What its coordinator wants to hear from who has programs run; empty: it runs none.
     secret: String,
+    /// Where results go that nobody keeps.
+    scratch: PathBuf,
+    /// Slots of each worker that the job may use, where fewer are meant than it offers.
+    meant: BTreeMap<String, u32>,
+    /// The same of those that are there.
+    slots: BTreeMap<String, u32>,
 }
 
 impl Cluster {
     /// Starts the daemons; the coordinator listens when this returns.
     pub(crate) async fn start(plan: &Plan, runs: Runs) -> Result<Self, Error> {
         let [coordinator, worker] = [binary("coordinator")?, binary("worker")?];
-        let permission: &[&str] = match runs {
-            Runs::Commands => &["--allow-commands"],
-            Runs::Jobs => {
-                // Checked here too: workers would only find out after the submit.
-                binary("trainer")?;
-                &[]
-            }
-        };
+        if runs == Runs::Jobs {
+            // Checked here too: workers would only find out after the submit.
+            binary("trainer")?;
+        }
         let folder = Folder::create(&std::env::temp_dir())?;
-        let secret = match runs {
-            Runs::Commands => keep_secret(&folder).map_err(Error::Folder)?,
-            Runs::Jobs => String::new(),
+        let (coordinator, address, secret) =
+            serve(&coordinator, "127.0.0.1", runs, &folder).await?;
+        let mut cluster = Self {
+            workers: Vec::new(),
+            coordinator,
+            address,
+            scratch: folder.path().join("runs"),
+            folder,
+            told: None,
+            secret,
+            meant: BTreeMap::new(),
+            slots: BTreeMap::new(),
         };
-        let (coordinator, address) = serve(&coordinator, "127.0.0.1", permission, &folder).await?;
-        let told = None;
-        let mut cluster = Self { workers: Vec::new(), coordinator, address, folder, told, secret };
         let slots = match plan.slots {
             Slots::Auto => "auto".to_owned(),
             Slots::Exactly(slots) => slots.to_string(),
@@ -133,7 +170,7 @@ impl Cluster {
                 &state,
                 "--exit-with-stdin",
             ];
-            arguments.extend(permission);
+            arguments.extend(runs.flags());
             if plan.is_cuda {
                 arguments.extend(["--device", "cuda"]);
             }
@@ -158,9 +195,9 @@ impl Cluster {
         self.secret.clone()
     }
 
-    /// Its temporary folder, which goes with it.
-    pub(crate) fn folder(&self) -> &std::path::Path {
-        self.folder.path()
+    /// A folder for results that nobody keeps: it goes with the cluster.
+    pub(crate) fn scratch(&self) -> &Path {
+        &self.scratch
     }
 
     /// Waits until every worker is ready; gives the sum of their slots.
@@ -173,6 +210,11 @@ impl Cluster {
             let rows = coordinator.workers().await?;
             let ready: Vec<_> = rows.iter().filter(|row| row.state == "ready").collect();
             if ready.len() == self.workers.len() {
+                let usable = ready.iter().map(|row| {
+                    let meant = self.meant.get(&row.name).copied();
+                    (row.name.clone(), meant.unwrap_or(row.slots))
+                });
+                self.slots = usable.collect();
                 return Ok(ready.iter().map(|row| row.slots).sum());
             }
             if began.elapsed() > READY_WITHIN {
@@ -194,16 +236,39 @@ impl Cluster {
         }
     }
 
-    /// Resolves when a daemon has ended, whose job would wait for it for ever.
-    pub(crate) async fn broken(&mut self) -> Error {
+    /// Resolves when the job would wait for ever: for a coordinator that has ended, or for workers where
+    /// those that are left are too few. Cancel-safe.
+    pub(crate) async fn broken(&mut self, need: Need) -> Error {
         loop {
             tokio::time::sleep(WATCH_EVERY).await;
-            for daemon in self.workers.iter_mut().chain([&mut self.coordinator]) {
-                if let Err(error) = daemon.check_running() {
+            if let Err(error) = self.coordinator.check_running() {
+                return error;
+            }
+            let ended = self.newly_ended();
+            let goes_on = need.is_met(self.slots.values().copied());
+            for error in ended {
+                if !goes_on {
                     return error;
                 }
+                render::warning(format_args!("{error}\nthe job goes on without it"));
             }
         }
+    }
+
+    /// Workers that have ended since this was asked.
+    fn newly_ended(&mut self) -> Vec<Error> {
+        let Self { workers, slots, .. } = self;
+        let mut ended = Vec::new();
+        for worker in workers {
+            if !slots.contains_key(worker.name()) {
+                continue;
+            }
+            if let Err(error) = worker.check_running() {
+                slots.remove(worker.name());
+                ended.push(error);
+            }
+        }
+        ended
     }
 
     /// What the daemons said last, for a failure that they may explain.
@@ -233,26 +298,20 @@ impl Cluster {
     }
 }
 
-/// Other users of this machine reach the coordinator's port, and cannot read its folder.
-fn keep_secret(folder: &Folder) -> std::io::Result<String> {
-    let secret = uuid::Uuid::new_v4().to_string();
-    let data_dir = folder.path().join("coordinator");
-    fs_err::create_dir(&data_dir)?;
-    fs_err::write(data_dir.join("command-secret"), &secret)?;
-    Ok(secret)
-}
-
-/// A coordinator with a free port at `listen`, and the address that it says.
+/// A coordinator with a free port at `listen`, the address that it says, and what who has programs run
+/// must know.
 async fn serve(
     program: &Path,
     listen: &str,
-    permission: &[&str],
+    runs: Runs,
     folder: &Folder,
-) -> Result<(Daemon, String), Error> {
+) -> Result<(Daemon, String, String), Error> {
     let listen = format!("{listen}:0");
-    let data_dir = folder.path().join("coordinator").display().to_string();
+    let data_dir = folder.path().join("coordinator");
+    let secret = runs.secret(&data_dir).map_err(Error::Folder)?;
+    let data_dir = data_dir.display().to_string();
     let arguments = ["serve", "--listen", &listen, "--data-dir", &data_dir, "--exit-with-stdin"];
-    let arguments: Vec<&str> = arguments.iter().chain(permission).copied().collect();
+    let arguments: Vec<&str> = arguments.iter().chain(runs.flags()).copied().collect();
     let mut coordinator = Daemon::start(&Launch {
         name: "coordinator",
         program,
@@ -262,7 +321,7 @@ async fn serve(
         without: &[],
     })?;
     let address = coordinator.address(LISTENING_WITHIN).await?;
-    Ok((coordinator, address))
+    Ok((coordinator, address, secret))
 }
 
 /// One of our binaries, beside this one.

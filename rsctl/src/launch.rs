@@ -5,6 +5,8 @@ mod compatible;
 mod follow;
 mod meaning;
 mod output;
+mod surroundings;
+mod variables;
 
 use std::path::PathBuf;
 use std::process::ExitCode as ProcessExit;
@@ -21,13 +23,17 @@ use service::exit::Failure;
 pub(crate) use compatible::Compatible;
 pub(crate) use meaning::{Like, Nproc};
 
-use crate::cluster::here::{self, Machine};
+use crate::cluster::Runs;
+use crate::cluster::here;
 use crate::cluster::plan::{self, Asked};
+use crate::cluster::site::{self, Site};
 use crate::commands::launch::Args;
 use crate::commands::run::cores;
 use crate::hosts::{self, Chosen};
 use crate::interrupts::Interrupts;
-use crate::launch::meaning::{Meaning, Surroundings};
+use crate::launch::meaning::Meaning;
+use crate::launch::surroundings::Surroundings;
+use crate::ssh::site::Order;
 use crate::{job, render};
 
 /// Why nothing is launched.
@@ -61,8 +67,8 @@ pub(crate) enum Error {
 
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
-        let several = "on several nodes: `coordinator serve --allow-commands`, on each node `worker \
-                       join --master HOST --allow-commands`, and rsctl launch --master HOST";
+        let several = "on several nodes: --hostfile FILE names them, and ssh starts workers there; or, \
+                       where workers are up, --master HOST: docs/launch.md";
         let (code, hint) = match &error {
             Error::NotSupported { instead, .. } => (ExitCode::Usage, Some((*instead).to_owned())),
             Error::UnknownFlag(_) => {
@@ -104,15 +110,42 @@ pub(crate) async fn execute(args: Args) -> Result<ProcessExit, Failure> {
             follow::on_cluster(master, request, lines, talk, &mut interrupts).await?
         }
         None => {
-            let asked = Asked { workers: 1, slots: None, origin: "--nproc" };
-            let asked = here::stay_here(&mut spec.resources, asked, &Machine::this())
-                .map_err(|error| Failure::from(error).hint(meaning::ELSEWHERE))?;
-            let plan = plan::plan(&spec.resources, asked, cores())?;
-            let here = follow::Here { plan, spec, job_toml: meaning.job_toml };
-            follow::here(here, args.log_dir.is_some(), lines, talk, &mut interrupts).await?
+            let site = site(&args, &mut spec, chosen.as_ref(), &surroundings)?;
+            let private = follow::Private { site, spec, job_toml: meaning.job_toml };
+            let is_kept = args.log_dir.is_some();
+            follow::on_private(private, is_kept, lines, talk, &mut interrupts).await?
         }
     };
     Ok(conclude(&status, args.quiet))
+}
+
+/// Where the private cluster is to be.
+fn site(
+    args: &Args,
+    spec: &mut JobSpec,
+    chosen: Option<&Chosen>,
+    around: &Surroundings,
+) -> Result<Site, Failure> {
+    let asked = Asked { workers: 1, slots: None, origin: "--nproc" };
+    match here::site(&mut spec.resources, asked, &around.machine)? {
+        here::Site::Here(asked) => {
+            let plan = plan::plan(&spec.resources, asked, cores())?;
+            Ok(Site::Here(plan, Runs::Commands))
+        }
+        here::Site::OnHosts => {
+            let variables = variables::of_hosts(args, around)?;
+            if !args.quiet {
+                variables.told().iter().for_each(render::talk);
+            }
+            let order = site::order(spec, chosen, &args.ssh, variables, &around.machine)?;
+            let scratch = format!("/tmp/rustspeed-launch-{}", uuid::Uuid::new_v4().simple());
+            Ok(Site::OnHosts(Box::new(Order {
+                scratch: Some(scratch.into()),
+                shows_slots: meaning::like(args) == Like::Deepspeed,
+                ..order
+            })))
+        }
+    }
 }
 
 fn load(

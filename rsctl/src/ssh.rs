@@ -59,6 +59,15 @@ pub(crate) struct SshArgs {
 }
 
 impl SshArgs {
+    /// Flags that torchrun does not have, where they are given, in DeepSpeed's words.
+    pub(crate) fn of_deepspeed(&self) -> Vec<&'static str> {
+        let given = [
+            ("--ssh_port", self.ssh_port.is_some()),
+            ("--launcher_args", self.launcher_args.is_some()),
+        ];
+        given.into_iter().filter(|(_, is_given)| *is_given).map(|(flag, _)| flag).collect()
+    }
+
     pub(crate) fn ssh(&self) -> Ssh {
         let words = |text: &str| text.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
         let mut program = words(&self.ssh);

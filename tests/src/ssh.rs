@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
+use crate::binaries::binary;
 use crate::process::{Running, processes_with};
 use crate::rsctl::{Answer, Rsctl, run_to_end};
 use crate::wait::{report, skipped, wait_for};
@@ -67,11 +68,30 @@ impl Sshd {
     /// An `rsctl` that uses it; what it keeps is in our folder.
     pub fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Rsctl { folder: self.work(), master: None }.command(arguments);
+        self.at_home(&mut command);
+        command
+    }
+
+    /// A line of a shell, with such an `rsctl` in its PATH.
+    pub fn line(&self, line: &str) -> Command {
+        let rsctl = binary("rsctl");
+        let bin_dir = rsctl.parent().expect("a file has a folder");
+        let path = std::env::var("PATH").unwrap_or_default();
+        let mut command = Command::new("bash");
+        command
+            .args(["-c", line])
+            .current_dir(self.work())
+            .env("PATH", format!("{}:{path}", bin_dir.display()))
+            .env_remove("RUSTSPEED_MASTER");
+        self.at_home(&mut command);
+        command
+    }
+
+    fn at_home(&self, command: &mut Command) {
         command
             .env("RUSTSPEED_SSH", self.program())
             .env("XDG_STATE_HOME", self.folder.path().join("here"))
             .env("TMPDIR", self.folder.path());
-        command
     }
 
     pub fn call(&self, arguments: &[&str]) -> Answer {
@@ -96,6 +116,11 @@ impl Sshd {
         let (from, to) = if is_on { (away, known) } else { (known, away) };
         assert!(config.contains(from), "{config}");
         fs_err::write(&path, config.replace(from, to)).expect("write into our own folder");
+    }
+
+    /// The data of the coordinator that `rsctl cluster up` starts here.
+    pub fn folder_here(&self) -> PathBuf {
+        self.folder.path().join("here/rustspeed/cluster/default/coordinator")
     }
 
     /// Coordinators, workers and trainers that have to do with this folder.

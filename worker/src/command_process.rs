@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use common::spec::Command;
 use common::status::{FailureKind, TrainerEnd, TrainerFailure};
+use nix::sys::signal::Signal;
 use proto::v1::{Listening, RankTable};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, MissedTickBehavior};
@@ -39,6 +40,9 @@ const DRAIN_DEADLINE: Duration = Duration::from_secs(1);
 /// The last lines go before the end, so that who sees the job end has all of them. A coordinator that
 /// is away must not hold up the end.
 const LAST_LINES_DEADLINE: Duration = Duration::from_millis(300);
+
+/// Between a signal to a rank and what its worker makes of the same one.
+const TOLD_WITHIN: Duration = Duration::from_millis(250);
 
 /// How often its memory is looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -132,6 +136,15 @@ impl Plan {
         })
     }
 
+    /// SLURM tells every process of an allocation that its end is near, and most would die of that at
+    /// once; the worker has them stop with SIGTERM, and time to save.
+    fn deaf_to(&self) -> &'static [Signal] {
+        match self.command_variable("SLURM_JOB_ID") {
+            Some(_) => &[Signal::SIGUSR1],
+            None => &[],
+        }
+    }
+
     fn command_variable(&self, wanted: &str) -> Option<String> {
         let (_, value) = self.env.iter().find(|(name, _)| name == wanted)?;
         value.to_str().map(str::to_owned)
@@ -189,6 +202,7 @@ impl Running {
             env: plan.environment(&place),
             working_dir: plan.command.working_dir.clone(),
             link: None,
+            deaf_to: plan.deaf_to(),
         };
         let spawned = tools.spawner.spawn(launch).await;
         let Spawned { process, ended, stdout, stderr } =
@@ -230,12 +244,29 @@ impl Running {
                 _ = look.tick() => self.memory.look(),
             }
         };
+        self.hear_out(status, orders).await;
         let until = Instant::now() + DRAIN_DEADLINE;
         while let Ok(Some(line)) = tokio::time::timeout_at(until, streams.lines.recv()).await {
             self.output.take(line);
         }
         self.output.close(DRAIN_DEADLINE).await;
         self.ended(status)
+    }
+
+    /// SLURM and others may tell a rank and its worker to end at once: a rank that has ended of it was
+    /// stopped, if the worker says so a moment later.
+    async fn hear_out(&mut self, status: Option<ExitStatus>, orders: &mut mpsc::Receiver<Order>) {
+        let is_terminated = status.is_some_and(end::is_terminated);
+        let patience = if is_terminated { TOLD_WITHIN } else { Duration::ZERO };
+        let until = Instant::now() + patience;
+        while !self.is_stop_asked {
+            match tokio::time::timeout_at(until, orders.recv()).await {
+                Ok(Some(Order::StopGracefully { .. })) => self.is_stop_asked = true,
+                // Another rank's failure may be the answer to this one's end.
+                Ok(Some(_)) => {}
+                Ok(None) | Err(_) => return,
+            }
+        }
     }
 
     fn on_order(&mut self, order: &Order) {

@@ -34,9 +34,10 @@ pub(crate) struct Launch {
     pub(crate) env: Vec<(OsString, OsString)>,
     pub(crate) working_dir: PathBuf,
     /// A socket that the child keeps open under its own number, named in [`LINK_FD`]: of our own
-    /// programs, which are told to stop by it and ignore the signals that are meant for the daemon.
-    /// None: a program that knows nothing of us, and takes signals as any other.
+    /// programs, which are told to stop by it. None: a program that knows nothing of us.
     pub(crate) link: Option<OwnedFd>,
+    /// Signals that it ignores, unless it says otherwise itself.
+    pub(crate) deaf_to: &'static [Signal],
 }
 
 /// The environment variable that names the inherited socket's number.
@@ -132,6 +133,7 @@ impl Spawner {
 
 fn spawn(launch: Launch) -> io::Result<Started> {
     let link = launch.link.as_ref().map(|link| link.as_raw_fd());
+    let deaf_to = launch.deaf_to;
     let parent = std::process::id();
     let mut command = Command::new(&launch.program);
     command
@@ -146,10 +148,8 @@ fn spawn(launch: Launch) -> io::Result<Started> {
         .process_group(0);
     let prepare = move || {
         die_with(parent)?;
-        match link {
-            Some(link) => ignore_news_for_us().and_then(|()| inherit(link)),
-            None => Ok(()),
-        }
+        ignore(deaf_to)?;
+        link.map_or(Ok(()), inherit)
     };
     // SAFETY: the closure runs in the child between fork and exec and makes only system calls
     // that are async-signal-safe (prctl, getppid, sigaction, fcntl); it neither allocates nor locks.
@@ -190,8 +190,8 @@ fn die_with(parent: u32) -> io::Result<()> {
 /// In the child: ignore what is meant for the daemon. Some launchers (SLURM with
 /// `proctrack/linuxproc`) send a signal to every process below the one that they started; the daemon
 /// then gives its children the time to save that the signal itself would not.
-fn ignore_news_for_us() -> io::Result<()> {
-    for signal in [Signal::SIGUSR1, Signal::SIGTERM] {
+fn ignore(signals: &[Signal]) -> io::Result<()> {
+    for &signal in signals {
         // SAFETY: no handler of ours is replaced: exec resets those anyway, and keeps SIG_IGN.
         unsafe { nix::sys::signal::signal(signal, SigHandler::SigIgn) }?;
     }

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use common::status::{FailureKind, TrainerEnd, TrainerFailure};
+use nix::sys::signal::Signal;
 use proto::v1::{
     Assignment, Checkpoint, Listening, Metrics, Progress, RankPosition, RankTable, TrainerMessage,
     WorkerCommand, trainer_message, worker_command,
@@ -215,6 +216,8 @@ impl Trainer {
             env: plan.env,
             working_dir: plan.run_dir.clone(),
             link: Some(theirs.into()),
+            // They are told by the link.
+            deaf_to: &[Signal::SIGUSR1, Signal::SIGTERM],
         };
         let spawned = tools.spawner.spawn(launch).await.map_err(|error| failed(&error))?;
         let Spawned { process, ended, stdout, stderr } = spawned;

@@ -19,6 +19,8 @@ const NOTICE: &str = "--signal=USR1@60";
 const BECOME_WORKER: &str = "exec \"$0\" join --master \"$1\" --trainer \"$2\" \
 --state-dir \"$3/${SLURMD_NODENAME:?}\" --name \"$SLURMD_NODENAME-${SLURM_JOB_ID:?}\" \
 --slots \"${SLURM_CPUS_ON_NODE:?}\" --allocation \"$4\" --leave-after \"$5\"";
+/// Behind it, where the jobs of this coordinator may have programs of their own.
+const ALLOW_COMMANDS: &str = " --allow-commands";
 
 #[derive(Debug, Clone, Copy)]
 pub struct Script<'a> {
@@ -34,6 +36,9 @@ pub struct Script<'a> {
     pub output_dir: &'a Path,
     /// Workers end by themselves when they were without a coordinator, or idle, for so long.
     pub leave_after: Duration,
+    /// Whether the coordinator was started with `--allow-commands`. Its secret is not for workers: who
+    /// knows it may submit, and what is in here is everybody's who can ask SLURM for it.
+    pub allows_commands: bool,
 }
 
 impl Script<'_> {
@@ -101,8 +106,9 @@ main
         let nodes = self.request.nodes;
         let kill_on_bad_exit = u8::from(!self.is_elastic);
         let state_dir = self.output_dir.join(".slurm").join(self.allocation.to_string());
+        let more = if self.allows_commands { ALLOW_COMMANDS } else { "" };
         let arguments = [
-            quote(BECOME_WORKER),
+            quote(&format!("{BECOME_WORKER}{more}")),
             quoted(&self.bin_dir.join("worker")),
             quote(self.master),
             quoted(&self.bin_dir.join("trainer")),

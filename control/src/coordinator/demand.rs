@@ -34,6 +34,7 @@ pub(super) struct Demand<'a> {
     /// Of whose allocation a node is.
     owners: BTreeMap<Uuid, AllocationName>,
     invented: u128,
+    allows_commands: bool,
     /// Nodes of one allocation each.
     pub(super) asks: Vec<(PoolName, u32)>,
     /// Allocations on whose nodes a waiting job will run.
@@ -46,10 +47,11 @@ impl<'a> Demand<'a> {
         scene: &Scene,
         rooms: Vec<Room<'a>>,
         owners: BTreeMap<Uuid, AllocationName>,
+        allows_commands: bool,
     ) -> Self {
         let (offers, groups) = (scene.offers.clone(), scene.groups.clone());
         let (asks, needed) = (Vec::new(), BTreeSet::new());
-        Self { offers, groups, rooms, owners, invented: 0, asks, needed }
+        Self { offers, groups, rooms, owners, invented: 0, allows_commands, asks, needed }
     }
 
     /// Nodes that were asked for and have not joined.
@@ -105,7 +107,7 @@ impl<'a> Demand<'a> {
         let slots = pool.request.cpus_per_task;
         let with = |count: u32| {
             let mut offers = self.offers.clone();
-            offers.extend(invented(self.invented, count, slots));
+            offers.extend(invented(self.invented, count, slots, self.allows_commands));
             match place_on_hosts(wish, &offers) {
                 Verdict::Place(places) => Some(places),
                 Verdict::Busy(_) | Verdict::TooLarge(_) => None,
@@ -136,7 +138,7 @@ impl<'a> Demand<'a> {
     }
 
     fn invent(&mut self, nodes: u32, slots: u32) -> Vec<Offer> {
-        let offers = invented(self.invented, nodes, slots);
+        let offers = invented(self.invented, nodes, slots, self.allows_commands);
         self.invented += u128::from(nodes);
         offers
     }
@@ -144,12 +146,12 @@ impl<'a> Demand<'a> {
 
 /// Whether a pool's nodes, all of them, could hold a job.
 pub(super) fn could_hold(wish: &Wish, nodes: u32, slots: u32) -> bool {
-    let offers = invented(0, nodes.min(wish.worlds.smallest()), slots);
+    let offers = invented(0, nodes.min(wish.worlds.smallest()), slots, true);
     matches!(place_on_hosts(wish, &offers), Verdict::Place(_))
 }
 
 /// Nodes that are not there: numbers from above, where no worker's own is.
-fn invented(from: u128, nodes: u32, slots: u32) -> Vec<Offer> {
+fn invented(from: u128, nodes: u32, slots: u32, allows_commands: bool) -> Vec<Offer> {
     let node = Arc::new(NodeNames::new("", "", ""));
     let offer = |number: u32| Offer {
         id: WorkerId {
@@ -166,7 +168,7 @@ fn invented(from: u128, nodes: u32, slots: u32) -> Vec<Offer> {
         held: Vec::new(),
         kept: BTreeSet::new(),
         is_trusted: true,
-        allows_commands: false,
+        allows_commands,
     };
     (0..nodes).map(offer).collect()
 }

@@ -343,7 +343,7 @@ impl Machine {
         let owner = |w: &LiveWorker| Some((w.id.uuid, in_pool(w)?));
         let owners: BTreeMap<Uuid, AllocationName> =
             self.live.workers.values().filter_map(owner).collect();
-        let mut demand = Demand::new(scene, self.rooms(now), owners);
+        let mut demand = Demand::new(scene, self.rooms(now), owners, self.config.allow_commands);
         for (name, allocation) in self.ledger.allocations.iter() {
             let entry = name.pool().and_then(|pool| self.ledger.pools.get(pool));
             let Some(entry) = entry.filter(|_| !allocation.is_released) else { continue };

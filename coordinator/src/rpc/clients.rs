@@ -47,6 +47,7 @@ impl Coordinator for Front {
             slurm_master: self.info.site.master.clone(),
             slurm_bin_dir: self.info.site.bin_dir.display().to_string(),
             slurm_lease_ms: self.info.site.lease.as_millis().try_into().unwrap_or(u64::MAX),
+            allows_commands: self.info.site.allows_commands,
         }))
     }
 

@@ -14,6 +14,8 @@ pub(crate) struct Site {
     pub(crate) bin_dir: PathBuf,
     /// Workers end by themselves when they were without a coordinator, or idle, for so long.
     pub(crate) lease: Duration,
+    /// Workers there run jobs' own programs exactly where this coordinator lets jobs have them.
+    pub(crate) allows_commands: bool,
 }
 
 impl Site {
@@ -29,7 +31,8 @@ impl Site {
         };
         let beside_us = || Some(std::env::current_exe().ok()?.parent()?.to_owned());
         let bin_dir = settings.slurm_bin_dir.clone().or_else(beside_us).unwrap_or_default();
-        Self { master: format!("{host}:{port}"), bin_dir, lease: settings.slurm_lease }
+        let (lease, allows_commands) = (settings.slurm_lease, settings.allow_commands);
+        Self { master: format!("{host}:{port}"), bin_dir, lease, allows_commands }
     }
 }
 

@@ -39,8 +39,6 @@ impl Machine {
 /// Hosts, and flags that say something else.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Error {
-    #[error("`{first}` is not this machine (`{hostname}`), and workers are started here only")]
-    Elsewhere { first: String, hostname: String },
     #[error("`{0}` and `{1}` are both this machine; name it once, with all its slots")]
     Twice(String, String),
     #[error("--workers {0}: the job names its hosts, and one worker is on each")]
@@ -54,7 +52,6 @@ pub(crate) enum Error {
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
         let hint = match &error {
-            Error::Elsewhere { .. } => "`rsctl cluster up` starts workers on other hosts",
             Error::Twice(..) => "the other line can go",
             Error::Workers(_) => "leave --workers out",
             Error::Slots { .. } => "leave --slots out",
@@ -102,23 +99,6 @@ pub(crate) fn site(
     let renamed = Host { name: worker_name(0), slots: host.slots.clone() };
     resources.hosts = Some(Hosts::new(vec![renamed])?);
     Ok(Site::Here(asked))
-}
-
-/// As [`site`], for what runs on this machine only.
-pub(crate) fn stay_here(
-    resources: &mut Resources,
-    asked: Asked,
-    machine: &Machine,
-) -> Result<Asked, Error> {
-    match site(resources, asked, machine)? {
-        Site::Here(asked) => Ok(asked),
-        Site::OnHosts => {
-            let mut hosts = resources.hosts.iter().flat_map(Hosts::iter);
-            let first = hosts.find(|host| !machine.is(host)).map(|host| host.name.clone());
-            let hostname = machine.hostname.clone();
-            Err(Error::Elsewhere { first: first.unwrap_or_default(), hostname })
-        }
-    }
 }
 
 #[cfg(test)]

@@ -1,6 +1,8 @@
 //! The private cluster where the job names other hosts: the coordinator is here, each worker is the end of
 //! an ssh that this process holds. What a worker says, and what ssh does, is in a log here.
 
+use std::collections::BTreeMap;
+
 use anyhow::anyhow;
 
 use common::exit::ExitCode;
@@ -35,7 +37,8 @@ impl Cluster {
             look::reach(&order.targets, &seen, order.advertise.as_deref(), &Machine::this());
         reach.warnings.iter().for_each(render::warning);
         let folder = Folder::create(&std::env::temp_dir())?;
-        let (coordinator, listening) = serve(&coordinator, &reach.listen, &[], &folder).await?;
+        let (coordinator, listening, secret) =
+            serve(&coordinator, &reach.listen, order.runs, &folder).await?;
         let port = listening.rsplit_once(':').map(|(_, port)| port.to_owned());
         let port = port.ok_or_else(|| {
             Failure::new(ExitCode::Bug, anyhow!("the coordinator listens at `{listening}`"))
@@ -46,16 +49,24 @@ impl Cluster {
             workers: Vec::with_capacity(of),
             coordinator,
             address: format!("127.0.0.1:{port}"),
+            scratch: order.scratch.clone().unwrap_or_else(|| folder.path().join("runs")),
             folder,
             told: masters.first().cloned(),
-            secret: String::new(),
+            secret,
+            meant: order.targets.iter().filter_map(Target::meant).collect(),
+            slots: BTreeMap::new(),
         };
         let mut scripts = Vec::with_capacity(of);
         for (target, master) in order.targets.iter().zip(&masters) {
             let worker = cluster.open_shell(order, target)?;
             cluster.workers.push(worker);
             let arguments = order.arguments(target, master);
-            scripts.push(script::attend(&order.programs.worker, &arguments, &order.variables));
+            scripts.push(script::attend(&script::Attend {
+                program: &order.programs.worker,
+                arguments: &arguments,
+                variables: &order.variables_of(target),
+                scratch: order.scratch.as_deref(),
+            }));
         }
         let feeding = cluster.workers.iter_mut().zip(&scripts);
         futures::future::join_all(feeding.map(|(worker, script)| worker.feed(script))).await;

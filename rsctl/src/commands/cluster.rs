@@ -10,6 +10,7 @@ use common::exit::ExitCode;
 use service::exit::Failure;
 
 use crate::cluster::here::Machine;
+use crate::cluster::{Runs, secret};
 use crate::commands::Outcome;
 use crate::hosts::{self, FilterArgs};
 use crate::interrupts::Interrupts;
@@ -19,7 +20,7 @@ use crate::ssh::environment::Variables;
 use crate::ssh::record::{Folder, Record};
 use crate::ssh::row::{Row, failed_hosts};
 use crate::ssh::site::{self, Order};
-use crate::ssh::{SshArgs, state, stop, target};
+use crate::ssh::{SshArgs, script, state, stop, target};
 
 /// Start workers on the hosts of a hostfile over ssh, look after them, stop them
 #[derive(Debug, clap::Args)]
@@ -71,7 +72,8 @@ Examples:
   rsctl cluster up --hostfile hosts.txt --ssh-port 2222 --export LD_LIBRARY_PATH
   rsctl cluster up --hostfile hosts.txt --launcher-args=-Jbastion --bin-dir /opt/rustspeed/bin
   rsctl cluster up --hostfile hosts.txt --master 192.168.1.100    join a coordinator that runs
-  rsctl cluster up --hostfile hosts.txt --keep --json             go on without hosts that fail")]
+  rsctl cluster up --hostfile hosts.txt --keep --json             go on without hosts that fail
+  rsctl cluster up --hostfile hosts.txt --allow-commands          also run jobs' own programs")]
 struct UpArgs {
     /// The hosts: a line is HOST slots=N
     #[arg(long, value_name = "FILE")]
@@ -94,6 +96,9 @@ struct UpArgs {
     /// Where some hosts fail, let the others go on
     #[arg(long)]
     keep: bool,
+    /// Let jobs run programs of their own, for those who know the coordinator's secret
+    #[arg(long)]
+    allow_commands: bool,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -197,6 +202,9 @@ async fn up(args: Box<UpArgs>) -> Outcome {
         port: args.port,
         is_cuda: args.device == Device::Cuda,
         is_kept: args.keep,
+        runs: if args.allow_commands { Runs::Commands } else { Runs::Jobs },
+        scratch: None,
+        shows_slots: false,
     };
     let folder = args.which.folder()?;
     let _lock = folder.lock()?;
@@ -213,19 +221,41 @@ async fn up(args: Box<UpArgs>) -> Outcome {
     if let Some(failure) = up.failure {
         return Err(failure);
     }
-    render::talk(format_args!(
-        "now: rsctl submit job.toml --master {} {} --watch",
-        record.master, chosen.flags
-    ));
+    tell_next(&record, &folder, &chosen.flags);
     Ok(ExitCode::Done)
+}
+
+/// The line that uses what is up. A secret is named by its file, and is on no command line.
+fn tell_next(record: &Record, folder: &Folder, hosts: &str) {
+    let secret = match &record.coordinator {
+        Some(_) if record.allows_commands => {
+            let file = secret::path(&folder.coordinator());
+            let file = script::quote(&file.display().to_string());
+            format!("RUSTSPEED_COMMAND_SECRET=\"$(cat {file})\" ")
+        }
+        _ => String::new(),
+    };
+    let master = &record.master;
+    render::talk(format_args!(
+        "now: {secret}rsctl submit job.toml --master {master} {hosts} --watch"
+    ));
 }
 
 /// What is up already, if it is of the same coordinator.
 fn record_for(folder: &Folder, order: &Order) -> Result<Record, Failure> {
     let cluster = &folder.cluster;
+    let allows_commands = order.runs == Runs::Commands;
     let Some(mut record) = folder.read()? else {
-        return Ok(Record::new(order.ssh.clone(), order.master.clone().unwrap_or_default()));
+        let master = order.master.clone().unwrap_or_default();
+        return Ok(Record { allows_commands, ..Record::new(order.ssh.clone(), master) });
     };
+    if record.allows_commands != allows_commands {
+        let with = if record.allows_commands { "with" } else { "without" };
+        let error = anyhow!("cluster `{cluster}` is up already, {with} --allow-commands");
+        return Err(Failure::new(ExitCode::Failed, error).hint(format!(
+            "call it {with} the flag, or `rsctl cluster down --cluster {cluster}` first"
+        )));
+    }
     let is_other = match (&order.master, &record.coordinator) {
         (Some(master), None) => *master != record.master,
         (Some(_), Some(_)) => true,

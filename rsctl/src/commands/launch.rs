@@ -8,6 +8,7 @@ use service::exit::Failure;
 
 use crate::launch::{self, Compatible, Like, Nproc};
 use crate::master::Master;
+use crate::ssh::SshArgs;
 
 /// Run a script on several ranks: a drop-in for torchrun and deepspeed
 #[derive(Debug, clap::Args)]
@@ -21,14 +22,19 @@ Flags come before the script; both spellings work (--nproc-per-node, --nproc_per
 that only deepspeed has, or --like deepspeed, the script gets --local_rank=N as its first argument,
 and CUDA_VISIBLE_DEVICES holds the slots that are used.
 
-It starts a coordinator and a worker of its own on this machine. On several nodes: `coordinator serve
---allow-commands`, on each node `worker join --allow-commands`, and `rsctl launch --master HOST`.
+It starts a coordinator and a worker of its own on this machine. Where a hostfile names other hosts,
+ssh starts a worker on each of them, and they end with the command, also with a kill -9 of it; what
+ssh and variables are like is told by `rsctl cluster up --help`. NCCL*, PYTHON*, MLFLOW*, MV2* and
+UCX* go there, too, and .deepspeed_env. The script is at the same path on every host. With --master
+it runs on the workers of a coordinator: both were started with --allow-commands.
 
 Examples:
   rsctl launch --nproc 2 train.py --lr 0.1
   rsctl launch --nproc-per-node 4 --max-restarts 3 -m package.train
   rsctl launch --num_gpus 2 train.py --deepspeed_config ds.json
   rsctl launch --nproc 2 --no-python ./train.sh
+  rsctl launch --hostfile hosts.txt --num_nodes 2 train.py --deepspeed_config ds.json
+  rsctl launch --hostfile hosts.txt --ssh_port 2222 --export LD_LIBRARY_PATH train.py
   rsctl launch --master head --nnodes 2 --nproc 8 train.py
   rsctl launch --master head --hostfile hosts.txt --include node-1@node-2:0,1 train.py")]
 pub(crate) struct Args {
@@ -93,6 +99,8 @@ pub(crate) struct Args {
     /// Say nothing but what the ranks write and how it ended
     #[arg(short, long)]
     pub(crate) quiet: bool,
+    #[command(flatten)]
+    pub(crate) ssh: SshArgs,
     #[command(flatten)]
     pub(crate) compatible: Compatible,
     /// The script and its arguments

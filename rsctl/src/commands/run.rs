@@ -9,14 +9,15 @@ use anyhow::anyhow;
 
 use common::exit::ExitCode;
 use common::ids::JobId;
-use common::spec::{Device, JobSpec, Resume};
+use common::spec::{JobSpec, Resume};
 use common::status::{JobState, JobStatus};
-use common::units::count;
 use proto::{convert, v1};
 use service::exit::Failure;
 
 use crate::cluster::here::{self, Machine};
-use crate::cluster::plan::{self, Asked, Plan, Slots};
+use crate::cluster::need::Need;
+use crate::cluster::plan::{self, Asked};
+use crate::cluster::site::{self, Site};
 use crate::cluster::{Cluster, Runs};
 use crate::commands::Outcome;
 use crate::commands::end::{self, Print};
@@ -25,15 +26,14 @@ use crate::follow::{Follower, View};
 use crate::interrupts::{Interrupts, interrupted};
 use crate::job::{self, JobArgs};
 use crate::render::progress;
+use crate::ssh::SshArgs;
 use crate::ssh::environment::Variables;
-use crate::ssh::site::Order;
-use crate::ssh::{SshArgs, target};
 use crate::{place, render};
 
 /// The private coordinator is on this machine: when it is gone, it is gone.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(5);
 /// All workers are there, so a job that is still queued after this time waits for what never comes.
-const PLACED_WITHIN: Duration = Duration::from_secs(3);
+pub(crate) const PLACED_WITHIN: Duration = Duration::from_secs(3);
 /// After a second Ctrl-C.
 pub(crate) const KILLED_WITHIN: Duration = Duration::from_secs(3);
 
@@ -46,7 +46,8 @@ Ctrl-C saves a checkpoint and cancels (exit code 4); a second Ctrl-C stops at on
 
 With a hostfile that names other hosts, a worker runs on each of them, over ssh, as long as the
 command does; what ssh and variables are like is told by `rsctl cluster up --help`. Inputs are read,
-and results written, at the same paths there: a shared disk, as for DeepSpeed.
+and results written, at the same paths there: a shared disk, as for DeepSpeed. The job goes on while
+the workers that are left have room for it (resources.min-ranks).
 
 Examples:
   rsctl run job.toml
@@ -93,94 +94,34 @@ pub(crate) async fn execute(args: Args) -> Outcome {
     let site = match here::site(&mut spec.resources, asked, &machine)? {
         here::Site::Here(asked) => {
             check_inputs(&spec)?;
-            let runs = if spec.brings_code() { Runs::Commands } else { Runs::Jobs };
-            Site::Here(plan::plan(&spec.resources, asked, cores())?, runs)
+            Site::Here(plan::plan(&spec.resources, asked, cores())?, Runs::of(&spec))
         }
-        here::Site::OnHosts if spec.command.is_some() => return Err(command_on_hosts()),
-        here::Site::OnHosts => Site::OnHosts(order(&args, &spec, &machine)?),
+        here::Site::OnHosts => {
+            let chosen = args.job.hosts.choose()?;
+            let variables = Variables::of_this_process(&args.ssh.export)?;
+            variables.told().iter().for_each(render::talk);
+            let order = site::order(&spec, chosen.as_ref(), &args.ssh, variables, &machine)?;
+            Site::OnHosts(Box::new(order))
+        }
     };
-    render::talk(format_args!("training {} with {}", spec.job.name, site.choice(&spec)));
+    let does = if spec.command.is_some() { "running" } else { "training" };
+    render::talk(format_args!("{does} {} with {}", spec.job.name, site.choice(&spec)));
     let request = v1::SubmitRequest {
         spec_json: convert::spec_json(&spec),
         job_toml: file.text,
         request_id: uuid::Uuid::new_v4().to_string(),
         ..Default::default()
     };
-    let status = train(&site, request, &mut interrupts).await?;
+    let need = Need::of(&spec.resources);
+    let status = train(&site, request, need, &mut interrupts).await?;
     end::conclude(&status, if args.json { Print::Json } else { Print::Summary })
-}
-
-/// Hosts reach the coordinator by the network, where nobody is asked who he is.
-fn command_on_hosts() -> Failure {
-    let error = anyhow!("job.command is not run on other hosts by `rsctl run`");
-    let hint = "start `coordinator serve` and the workers with --allow-commands, then `rsctl submit` \
-                with the same arguments";
-    Failure::new(ExitCode::BadConfiguration, error).hint(hint)
-}
-
-/// Where the private cluster is.
-enum Site {
-    Here(Plan, Runs),
-    OnHosts(Order),
-}
-
-impl Site {
-    async fn start(&self) -> Result<Cluster, Failure> {
-        match self {
-            Self::Here(plan, runs) => Ok(Cluster::start(plan, *runs).await?),
-            Self::OnHosts(order) => Cluster::start_on(order).await,
-        }
-    }
-
-    /// For a person.
-    fn choice(&self, spec: &JobSpec) -> String {
-        match self {
-            Self::Here(plan, _) => plan.choice.clone(),
-            Self::OnHosts(order) => {
-                let hosts = count(order.targets.len() as u64, "host");
-                match spec.resources.largest_world() {
-                    Some(world) => format!("{} on {hosts}", count(world.into(), "rank")),
-                    None => format!("all slots of {hosts}"),
-                }
-            }
-        }
-    }
-
-    fn name(&self) -> &'static str {
-        match self {
-            Self::Here(..) => "this machine",
-            Self::OnHosts(_) => "these hosts",
-        }
-    }
-}
-
-/// The workers that the job's hosts are to have.
-fn order(args: &Args, spec: &JobSpec, machine: &Machine) -> Result<Order, Failure> {
-    let targets = match (args.job.hosts.choose()?, &spec.resources.hosts) {
-        // Who logs in stands in the hostfile alone.
-        (Some(chosen), _) => target::of_hostfile(&chosen, machine)?,
-        (None, Some(hosts)) => target::of_job(hosts, machine)?,
-        (None, None) => Vec::new(),
-    };
-    let variables = Variables::of_this_process(&args.ssh.export)?;
-    variables.told().iter().for_each(render::talk);
-    Ok(Order {
-        targets,
-        ssh: args.ssh.ssh(),
-        programs: args.ssh.programs(),
-        variables,
-        advertise: args.ssh.advertise.clone(),
-        master: None,
-        port: 0,
-        is_cuda: spec.resources.device == Device::Cuda,
-        is_kept: false,
-    })
 }
 
 /// Everything between the first and the last process.
 async fn train(
     site: &Site,
     request: v1::SubmitRequest,
+    need: Need,
     interrupts: &mut Interrupts,
 ) -> Result<JobStatus, Failure> {
     let mut cluster = tokio::select! {
@@ -197,7 +138,7 @@ async fn train(
             let mut view = progress::for_people();
             let followed = tokio::select! {
                 status = follow(coordinator, &id, view.as_mut(), interrupts, site) => status,
-                error = cluster.broken() => Err(error.into()),
+                error = cluster.broken(need) => Err(error.into()),
             };
             drop(view);
             followed
@@ -216,7 +157,7 @@ async fn start(
     request: v1::SubmitRequest,
 ) -> Result<JobId, Failure> {
     let slots = cluster.ready(coordinator).await?;
-    if matches!(site, Site::Here(plan, _) if plan.slots == Slots::Auto) {
+    if site.looks_for_slots() {
         let s = if slots == 1 { "" } else { "s" };
         render::talk(format_args!("this machine has {slots} slot{s}"));
     }

@@ -14,10 +14,11 @@ use common::status::JobStatus;
 use proto::{convert, v1};
 use service::exit::Failure;
 
+use crate::cluster::Runs;
 use crate::commands::Outcome;
 use crate::commands::end::{self, Print};
 use crate::coordinator::{Coordinator, JobFilter};
-use crate::job::JobArgs;
+use crate::job::{self, JobArgs};
 use crate::render::progress;
 use crate::slurm::allocation::Allocation;
 use crate::slurm::fit;
@@ -48,7 +49,8 @@ its end, stops them and exits with the job's code. Results stay in the job's out
 
 SIGUSR1, as of `#SBATCH --signal=B:USR1@60`, announces that the nodes are taken away: the job saves
 and leaves, and the command exits with 75. When SLURM queues its job again, the command goes on with
-the same job from there. Until the job has ended, what that needs is in <output-dir>/.slurm.
+the same job from there; a program of the job's own is started again. Until the job has ended, what
+that needs is in <output-dir>/.slurm.
 Ctrl-C saves and cancels (exit code 4). SIGTERM saves and ends (4), too, and the job goes on when
 SLURM queues its own again.
 
@@ -92,14 +94,21 @@ async fn run(args: RunArgs) -> Outcome {
     file.loaded.warnings.iter().for_each(render::warning);
     let mut spec = file.loaded.spec;
     if let Some(from) = &args.resume {
+        job::refuse_resume(&spec)?;
         spec.checkpoint.resume = Resume::Path(place::for_run(from, &spec.job.output_dir)?);
     }
     let choice = fit::check(&spec.resources, &allocation)?;
-    render::talk(format_args!("training {} with {choice}", spec.job.name));
+    let does = if spec.command.is_some() { "running" } else { "training" };
+    render::talk(format_args!("{does} {} with {choice}", spec.job.name));
     let folder = Folder::open(&spec, &allocation)?;
     let is_elastic = spec.resources.world_size.is_none();
     let run = Run {
-        asked: Asked { address: args.address, notice_grace: args.grace, is_elastic },
+        asked: Asked {
+            address: args.address,
+            notice_grace: args.grace,
+            is_elastic,
+            runs: Runs::of(&spec),
+        },
         job_toml: file.text,
         spec,
         allocation,
@@ -141,7 +150,7 @@ impl Run {
         }
         let job = match self.unfinished(&mut coordinator, folder).await? {
             Some(job) => job,
-            None => coordinator.submit(self.request()).await?,
+            None => coordinator.submit(self.request(site.command_secret())).await?,
         };
         let mut view = progress::for_people();
         let notice_grace = self.asked.notice_grace;
@@ -163,8 +172,13 @@ impl Run {
         let found = rows.into_iter().rfind(|row| row.name == self.spec.job.name);
         match &found {
             Some(row) => render::talk(format_args!(
-                "queued again ({restarts}): {} goes on from its newest checkpoint",
-                row.job_id
+                "queued again ({restarts}): {} {}",
+                row.job_id,
+                match self.spec.command {
+                    // Where it goes on is its own business.
+                    Some(_) => "starts again",
+                    None => "goes on from its newest checkpoint",
+                }
             )),
             None if restarts > 0 => render::warning(format_args!(
                 "queued again ({restarts}), and there is nothing to go on with in {}: a new job",
@@ -175,11 +189,12 @@ impl Run {
         Ok(found.map(|row| row.job_id))
     }
 
-    fn request(&self) -> v1::SubmitRequest {
+    fn request(&self, command_secret: String) -> v1::SubmitRequest {
         v1::SubmitRequest {
             spec_json: convert::spec_json(&self.spec),
             job_toml: self.job_toml.clone(),
             request_id: uuid::Uuid::new_v4().to_string(),
+            command_secret,
             ..Default::default()
         }
     }
@@ -229,7 +244,10 @@ impl Run {
 
     fn how_to_go_on(&self) -> String {
         let job = self.allocation.job;
-        format!("`scontrol requeue {job}` goes on from the newest checkpoint")
+        match self.spec.command {
+            Some(_) => format!("`scontrol requeue {job}` starts it again"),
+            None => format!("`scontrol requeue {job}` goes on from the newest checkpoint"),
+        }
     }
 }
 

@@ -48,8 +48,6 @@ pub(crate) struct Compatible {
     logs_specs: Option<String>,
     #[arg(long, hide = true)]
     launcher: Option<String>,
-    #[arg(long, hide = true, alias = "launcher_args")]
-    launcher_args: Option<String>,
     #[arg(long, hide = true, alias = "no_ssh")]
     no_ssh: bool,
     #[arg(long, hide = true, alias = "no_ssh_check")]
@@ -58,8 +56,6 @@ pub(crate) struct Compatible {
     force_multi: bool,
     #[arg(long, hide = true, alias = "save_pid")]
     save_pid: bool,
-    #[arg(long, hide = true, alias = "ssh_port")]
-    ssh_port: Option<String>,
     #[arg(long, hide = true, alias = "venv_script")]
     venv_script: Option<String>,
     #[arg(long, hide = true, alias = "log_level")]
@@ -80,7 +76,9 @@ pub(crate) struct Compatible {
 
 const RENDEZVOUS: &str = "the coordinator brings ranks together, at a port that is free";
 const WATCH: &str = "the end of a rank is seen at once";
-const SSH: &str = "workers are not started over ssh: they join a coordinator";
+const SSH: &str = "ssh, once for each host that is named, starts workers there";
+const LOOK: &str = "all hosts are looked at before anything starts";
+const FORCE: &str = "a host that is this machine needs no ssh";
 const LOGS: &str = "what ranks write comes here, and into files with --log-dir";
 
 impl Compatible {
@@ -92,11 +90,9 @@ impl Compatible {
     /// Whether one of them is deepspeed's alone.
     pub(super) fn is_deepspeeds(&self) -> bool {
         self.launcher.is_some()
-            || self.launcher_args.is_some()
             || self.no_ssh_check
             || self.force_multi
             || self.save_pid
-            || self.ssh_port.is_some()
             || self.log_level.is_some()
     }
 
@@ -114,10 +110,8 @@ impl Compatible {
             ("--redirects", self.redirects.is_some(), LOGS),
             ("--logs-specs", self.logs_specs.is_some(), LOGS),
             ("--launcher", self.launcher.is_some(), SSH),
-            ("--launcher_args", self.launcher_args.is_some(), SSH),
-            ("--ssh_port", self.ssh_port.is_some(), SSH),
-            ("--no_ssh_check", self.no_ssh_check, SSH),
-            ("--force_multi", self.force_multi, SSH),
+            ("--no_ssh_check", self.no_ssh_check, LOOK),
+            ("--force_multi", self.force_multi, FORCE),
             ("--save_pid", self.save_pid, "Ctrl-C or SIGTERM to rsctl stops all ranks"),
             ("--log_level", self.log_level.is_some(), "--quiet says less"),
         ];

@@ -5,13 +5,13 @@ use std::time::Duration;
 
 use common::ids::{AttemptId, JobId};
 use common::spec::JobSpec;
-use common::status::JobStatus;
+use common::status::{JobState, JobStatus};
 use proto::v1;
 use service::exit::Failure;
 
-use crate::cluster::plan::Plan;
-use crate::cluster::{Cluster, Runs};
-use crate::commands::run::{KILLED_WITHIN, PATIENCE, never_placed, with_last_words};
+use crate::cluster::need::Need;
+use crate::cluster::site::Site;
+use crate::commands::run::{KILLED_WITHIN, PATIENCE, PLACED_WITHIN, never_placed, with_last_words};
 use crate::coordinator::{Coordinator, LogQuery};
 use crate::follow::{Follower, View};
 use crate::interrupts::{Interrupts, interrupted};
@@ -31,29 +31,30 @@ pub(super) enum Talk {
     Little,
 }
 
-/// What runs on a private cluster.
+/// What runs on a private cluster, and where that is.
 #[derive(Debug)]
-pub(super) struct Here {
-    pub(super) plan: Plan,
+pub(super) struct Private {
+    pub(super) site: Site,
     pub(super) spec: JobSpec,
     pub(super) job_toml: String,
 }
 
 /// On a private cluster; where nothing `is_kept`, the logs go with it.
-pub(super) async fn here(
-    here: Here,
+pub(super) async fn on_private(
+    private: Private,
     is_kept: bool,
     lines: Printer,
     talk: Talk,
     interrupts: &mut Interrupts,
 ) -> Result<JobStatus, Failure> {
-    let Here { plan, mut spec, job_toml } = here;
+    let Private { site, mut spec, job_toml } = private;
+    let need = Need::of(&spec.resources);
     let mut cluster = tokio::select! {
-        cluster = Cluster::start(&plan, Runs::Commands) => cluster?,
+        cluster = site.start() => cluster?,
         () = interrupts.next() => return Err(interrupted()),
     };
     if !is_kept {
-        spec.job.output_dir = cluster.folder().join("runs");
+        spec.job.output_dir = cluster.scratch().to_owned();
     }
     let mut coordinator = Coordinator::connect(cluster.address()).await?;
     let submit = async {
@@ -68,10 +69,11 @@ pub(super) async fn here(
     };
     let result = match submitted {
         Ok(id) => {
-            let mut launched = Launched::new(coordinator, id, lines, talk);
+            let place = Some(site.name());
+            let mut launched = Launched { place, ..Launched::new(coordinator, id, lines, talk) };
             let status = tokio::select! {
                 status = launched.until_final(interrupts) => status,
-                error = cluster.broken() => Err(error.into()),
+                error = cluster.broken(need) => Err(error.into()),
             };
             // They send what they still have.
             cluster.stop_workers().await;
@@ -115,20 +117,22 @@ struct Launched {
     reader: LogReader,
     lines: Printer,
     talk: Talk,
+    /// A cluster that will never have more than it has; None: it may.
+    place: Option<&'static str>,
 }
 
 impl Launched {
     fn new(coordinator: Coordinator, id: JobId, lines: Printer, talk: Talk) -> Self {
         let query = LogQuery { follow: true, ..LogQuery::default() };
         let reader = LogReader { coordinator: coordinator.clone(), id: id.clone(), query };
-        Self { coordinator, id, reader, lines, talk }
+        Self { coordinator, id, reader, lines, talk, place: None }
     }
 
     /// Shows lines until the job is final.
     async fn until_final(&mut self, interrupts: &mut Interrupts) -> Result<JobStatus, Failure> {
-        let Self { coordinator, id, reader, lines, talk } = self;
+        let Self { coordinator, id, reader, lines, talk, place } = self;
         let mut reading = pin!(reader.until_end(lines, PATIENCE));
-        let mut following = pin!(follow(coordinator, id, *talk, interrupts));
+        let mut following = pin!(follow(coordinator, id, *talk, *place, interrupts));
         let mut is_read = false;
         loop {
             tokio::select! {
@@ -153,14 +157,21 @@ async fn follow(
     coordinator: &Coordinator,
     id: &JobId,
     talk: Talk,
+    place: Option<&'static str>,
     interrupts: &mut Interrupts,
 ) -> Result<JobStatus, Failure> {
     let mut asking = coordinator.clone();
     let mut follower = Follower { coordinator: coordinator.clone(), patience: PATIENCE };
     let mut view = Restarts { talk, seen: AttemptId(0) };
+    let never_placed = async {
+        match place {
+            Some(place) => never_placed(asking.clone(), id, place).await,
+            None => wait_in_queue(asking.clone(), id, talk).await,
+        }
+    };
     tokio::select! {
         status = follower.until_final(id, &mut view) => return status,
-        failure = never_placed(asking.clone(), id, "this machine") => return Err(failure),
+        failure = never_placed => return Err(failure),
         () = interrupts.next() => {}
     }
     view.talk("stopping all ranks with SIGTERM; Ctrl-C again kills them");
@@ -175,6 +186,19 @@ async fn follow(
         // The cluster's end takes the ranks with it.
         Err(_) => Err(interrupted()),
     }
+}
+
+/// On a cluster a job may have to wait; says once for what.
+async fn wait_in_queue(mut coordinator: Coordinator, id: &JobId, talk: Talk) -> Failure {
+    tokio::time::sleep(PLACED_WITHIN).await;
+    // A coordinator that does not answer is the follower's business.
+    if let Ok(status) = coordinator.job(id).await
+        && status.row.state == JobState::Queued
+        && talk == Talk::Usual
+    {
+        render::talk(format_args!("it waits: {}", status.row.reason));
+    }
+    std::future::pending().await
 }
 
 /// Says when all ranks start again, and why.

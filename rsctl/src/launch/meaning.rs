@@ -2,26 +2,17 @@
 //! in.
 
 use std::num::NonZeroU32;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::str::FromStr;
 
 use common::hostfile::{Filter, Hostfile};
-use common::spec::{HostSlots, Hosts};
+use common::spec::Hosts;
 use toml::{Table, Value};
 
-use crate::cluster::here::Machine;
 use crate::commands::launch::Args;
-use crate::commands::run::cores;
 use crate::hosts::{self, Chosen, FilterArgs};
-use crate::launch::Error;
-
-pub(super) const ELSEWHERE: &str =
-    "rsctl launch --master HOST runs on the workers of a coordinator: docs/launch.md";
-
-/// Variables that deepspeed passes on to other nodes, by the beginning of their names.
-const EXPORTED: [&str; 5] = ["NCCL", "PYTHON", "MLFLOW", "MV2", "UCX"];
-
-const VISIBLE: &str = "CUDA_VISIBLE_DEVICES";
+use crate::launch::surroundings::Surroundings;
+use crate::launch::{Error, variables};
 
 /// Whose defaults hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -54,60 +45,6 @@ impl FromStr for Nproc {
                 .map_err(|_| "expected a number of at least 1, `gpu`, `cpu` or `auto`".to_owned()),
         }
     }
-}
-
-/// What the caller's machine is and has.
-#[derive(Debug)]
-pub(super) struct Surroundings {
-    pub(super) folder: PathBuf,
-    pub(super) variables: Vec<(String, String)>,
-    pub(super) cores: u32,
-    pub(super) gpus: u32,
-    /// Names of programs that are there.
-    pub(super) has_program: fn(&str) -> bool,
-    pub(super) machine: Machine,
-}
-
-impl Surroundings {
-    pub(super) fn here() -> Result<Self, std::io::Error> {
-        let folder = std::env::current_dir()?;
-        let text = |(name, value): (std::ffi::OsString, std::ffi::OsString)| {
-            Some((name.into_string().ok()?, value.into_string().ok()?))
-        };
-        let variables: Vec<_> = std::env::vars_os().filter_map(text).collect();
-        let machine = Machine::this();
-        Ok(Self { folder, variables, cores: cores(), gpus: gpus(), has_program, machine })
-    }
-
-    fn variable(&self, wanted: &str) -> Option<&str> {
-        let (_, value) = self.variables.iter().find(|(name, _)| name == wanted)?;
-        (!value.is_empty()).then_some(value)
-    }
-
-    /// As a CUDA program sees them.
-    fn visible_gpus(&self) -> u32 {
-        match self.variable(VISIBLE) {
-            Some(list) if self.gpus > 0 => {
-                u32::try_from(list.split(',').count()).unwrap_or(u32::MAX)
-            }
-            _ => self.gpus,
-        }
-    }
-}
-
-/// By the files of the driver.
-fn gpus() -> u32 {
-    let Ok(entries) = fs_err::read_dir("/dev") else { return 0 };
-    let names = entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned());
-    let is_gpu = |name: &String| {
-        name.strip_prefix("nvidia").is_some_and(|number| number.parse::<u32>().is_ok())
-    };
-    u32::try_from(names.filter(is_gpu).count()).unwrap_or(0)
-}
-
-fn has_program(name: &str) -> bool {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    std::env::split_paths(&path).any(|folder| folder.join(name).is_file())
 }
 
 /// The hosts and slots that are named; None: all that `--nproc` asks for.
@@ -158,11 +95,12 @@ impl Meaning {
             return Err(Error::UnknownFlag(script));
         }
         args.compatible.check()?;
-        check_master(args, around)?;
         let nodes = nodes(args)?;
-        let like = args.like.unwrap_or_else(|| inferred(args));
+        let (like, place) = (like(args), Place::of(args, chosen, around)?);
+        check_master(args, place, around)?;
         let mut notes = args.compatible.without_effect();
-        let (line, script_at) = line(args, around);
+        notes.extend(useless_here(args, place));
+        let (line, script_at) = line(args, place, around);
         let mut job = Table::new();
         job.insert("name".to_owned(), Value::String(name(&script)));
         job.insert("command".to_owned(), line.into());
@@ -180,7 +118,10 @@ impl Meaning {
         if let Some(folder) = &args.log_dir {
             job.insert("output-dir".to_owned(), text(&around.folder.join(folder)));
         }
-        job.insert("env".to_owned(), Value::Table(variables(args, like, chosen, around)?));
+        job.insert(
+            "env".to_owned(),
+            Value::Table(variables::of_job(args, like, place, chosen, around)?),
+        );
         let mut resources = Table::new();
         if chosen.is_none() {
             let ranks = i64::from(nproc(args, like, around)?.get()) * i64::from(nodes);
@@ -201,6 +142,28 @@ impl Meaning {
     }
 }
 
+/// Where the ranks are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Place {
+    Here,
+    /// On workers that ssh starts.
+    OnHosts,
+    /// On the workers of a coordinator.
+    OnCluster,
+}
+
+impl Place {
+    fn of(args: &Args, chosen: Option<&Chosen>, around: &Surroundings) -> Result<Self, Error> {
+        let hosts = chosen.map(Chosen::hosts).transpose()?;
+        let is_elsewhere = |hosts: &Hosts| hosts.iter().any(|host| !around.machine.is(host));
+        Ok(match &args.master {
+            Some(_) => Self::OnCluster,
+            None if hosts.as_ref().is_some_and(is_elsewhere) => Self::OnHosts,
+            None => Self::Here,
+        })
+    }
+}
+
 fn text(path: &Path) -> Value {
     Value::String(path.to_string_lossy().into_owned())
 }
@@ -211,28 +174,27 @@ fn name(script: &str) -> String {
     stem.filter(|stem| !stem.is_empty()).unwrap_or_else(|| "launch".to_owned())
 }
 
-/// A flag that torchrun does not have.
-fn inferred(args: &Args) -> Like {
+/// As asked; else by a flag that torchrun does not have.
+pub(super) fn like(args: &Args) -> Like {
+    if let Some(like) = args.like {
+        return like;
+    }
     let is_deepspeeds = args.num_gpus.is_some()
         || args.num_nodes.is_some()
         || args.hostfile.is_some()
         || args.include.is_some()
         || args.exclude.is_some()
         || args.no_local_rank
+        || !args.ssh.of_deepspeed().is_empty()
         || args.compatible.is_deepspeeds();
     if is_deepspeeds { Like::Deepspeed } else { Like::Torchrun }
 }
 
 /// Program and arguments, and the place of the script among them.
-fn line(args: &Args, around: &Surroundings) -> (Vec<String>, i64) {
+fn line(args: &Args, place: Place, around: &Surroundings) -> (Vec<String>, i64) {
     let mut line = Vec::new();
     if !args.no_python {
-        let python = match around.variable("PYTHON_EXEC") {
-            Some(python) => python,
-            None if (around.has_program)("python") => "python",
-            None => "python3",
-        };
-        line.extend([python.to_owned(), "-u".to_owned()]);
+        line.extend([python(place, around), "-u".to_owned()]);
         if args.module {
             line.push("-m".to_owned());
         }
@@ -242,8 +204,21 @@ fn line(args: &Args, around: &Surroundings) -> (Vec<String>, i64) {
     (line, script_at)
 }
 
+/// On hosts it is this one, at the same path, as under deepspeed: a session of ssh has a PATH of its own.
+fn python(place: Place, around: &Surroundings) -> String {
+    if let Some(python) = around.variable("PYTHON_EXEC") {
+        return python.to_owned();
+    }
+    let found = |name| Some((name, (around.find_program)(name)?));
+    match (found("python").or_else(|| found("python3")), place) {
+        (Some((_, path)), Place::OnHosts) => path.to_string_lossy().into_owned(),
+        (Some((name, _)), _) => name.to_owned(),
+        (None, _) => "python3".to_owned(),
+    }
+}
+
 /// Ranks of each node.
-fn nproc(args: &Args, like: Like, around: &Surroundings) -> Result<NonZeroU32, Error> {
+pub(super) fn nproc(args: &Args, like: Like, around: &Surroundings) -> Result<NonZeroU32, Error> {
     let count = |number: u32| NonZeroU32::new(number).unwrap_or(NonZeroU32::MIN);
     let gpus = around.visible_gpus();
     match (args.num_gpus, args.nproc, like) {
@@ -283,9 +258,22 @@ fn nodes(args: &Args) -> Result<u32, Error> {
     Ok(asked)
 }
 
+/// Flags that have an effect elsewhere alone.
+fn useless_here(args: &Args, place: Place) -> Vec<String> {
+    if place == Place::OnHosts {
+        let note = "--master-addr has no effect: it is the address of the host that has rank 0";
+        return args.compatible.master_addr.iter().map(|_| note.to_owned()).collect();
+    }
+    let useless = |flag| format!("{flag} has no effect: no other host is named");
+    args.ssh.of_deepspeed().into_iter().map(useless).collect()
+}
+
 /// `--master-addr` names this machine, or nothing could be reached there.
-fn check_master(args: &Args, around: &Surroundings) -> Result<(), Error> {
+fn check_master(args: &Args, place: Place, around: &Surroundings) -> Result<(), Error> {
     let Some(address) = &args.compatible.master_addr else { return Ok(()) };
+    if place == Place::OnHosts {
+        return Ok(());
+    }
     if args.master.is_some() {
         let why = "it is the address of the worker that has rank 0";
         return Err(Error::WithMaster { flag: "--master-addr", why });
@@ -294,57 +282,6 @@ fn check_master(args: &Args, around: &Surroundings) -> Result<(), Error> {
         || *address == around.machine.hostname
         || address.parse().is_ok_and(around.machine.has_address);
     if is_here { Ok(()) } else { Err(Error::OtherMaster(address.clone())) }
-}
-
-/// What every rank gets, beside what is each rank's own.
-fn variables(
-    args: &Args,
-    like: Like,
-    chosen: Option<&Chosen>,
-    around: &Surroundings,
-) -> Result<Table, Error> {
-    let mut table = Table::new();
-    let mut set = |name: &str, value: String| {
-        table.insert(name.to_owned(), Value::String(value));
-    };
-    if args.master.is_some() {
-        let is_exported = |name: &str| EXPORTED.iter().any(|prefix| name.starts_with(prefix));
-        for (name, value) in around.variables.iter().filter(|(name, _)| is_exported(name)) {
-            set(name, value.clone());
-        }
-    } else if like == Like::Deepspeed {
-        let own = around.variable(VISIBLE).filter(|_| chosen.is_none() && args.num_gpus.is_none());
-        let slots = match (own, chosen) {
-            (Some(own), _) => own.to_owned(),
-            (None, Some(chosen)) => listed(&chosen.hosts()?),
-            (None, None) => numbers(0..nproc(args, like, around)?.get()),
-        };
-        set(VISIBLE, slots);
-    }
-    if let Some(port) = args.master_port {
-        set("MASTER_PORT", port.to_string());
-    }
-    if let Some(run_id) = &args.compatible.rdzv_id {
-        set("TORCHELASTIC_RUN_ID", run_id.clone());
-    }
-    if let Some(role) = &args.compatible.role {
-        set("ROLE_NAME", role.clone());
-    }
-    Ok(table)
-}
-
-/// The slots of the only host.
-fn listed(hosts: &Hosts) -> String {
-    match hosts.get(0).map(|host| &host.slots) {
-        Some(slots @ HostSlots::These(_)) => {
-            numbers((0..slots.least()).filter(|slot| slots.contains(*slot)))
-        }
-        Some(HostSlots::All) | None => String::new(),
-    }
-}
-
-fn numbers(slots: impl Iterator<Item = u32>) -> String {
-    slots.map(|slot| slot.to_string()).collect::<Vec<_>>().join(",")
 }
 
 /// As torchrun: whatever went wrong counts, and the next attempt starts at once.

@@ -5,6 +5,7 @@ use common::spec::{Command, JobSpec};
 
 use super::*;
 use crate::args;
+use crate::cluster::here::Machine;
 
 fn parse(line: &str) -> Args {
     let words = line.split_whitespace();
@@ -22,7 +23,7 @@ fn around(gpus: u32, variables: &[(&str, &str)]) -> Surroundings {
         variables: variables.iter().map(text).collect(),
         cores: 6,
         gpus,
-        has_program: |name| name == "python3",
+        find_program: |name| (name == "python3").then(|| "/venv/bin/python3".into()),
         machine: Machine {
             hostname: "head".to_owned(),
             has_address: |address| address.is_loopback(),
@@ -114,6 +115,35 @@ fn on_a_cluster_nodes_count_and_deepspeeds_variables_travel() {
     let names: Vec<&String> = spec.job.env.keys().collect();
     assert_eq!(names, ["NCCL_DEBUG", "PYTHONPATH"]);
     assert_eq!(spec.job.output_dir, std::path::Path::new("/home/ada/runs"));
+}
+
+#[test]
+fn on_hosts_it_is_this_python_and_no_variable_becomes_a_part_of_the_job() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("hosts.txt");
+    fs_err::write(&file, "head slots=2\nnode-1 slots=4\nnode-2 slots=4\n").unwrap();
+    let hostfile = format!("--hostfile {}", file.display());
+    let here = around(8, &[("NCCL_DEBUG", "INFO"), ("CUDA_VISIBLE_DEVICES", "7")]);
+    let line = format!("{hostfile} --num_nodes 2 --num_gpus 2 --ssh_port 2222 train.py --lr 1");
+    let (spec, notes) = try_in(&line, &here).unwrap();
+    let command = spec.command.unwrap();
+    assert_eq!(command.line, ["/venv/bin/python3", "-u", "train.py", "--lr", "1"]);
+    assert_eq!(command.local_rank_at, Some(3));
+    assert_eq!((spec.resources.world_size, spec.resources.workers), (Some(4), None));
+    assert!(spec.job.env.is_empty(), "{:?}", spec.job.env);
+    assert!(!notes.iter().any(|note| note.contains("no effect")), "{notes:?}");
+    let (_, notes) = try_in(&format!("{hostfile} --master_addr node-1 a.py"), &here).unwrap();
+    assert!(notes.iter().any(|note| note.contains("the host that has rank 0")), "{notes:?}");
+
+    // The first of them is this machine.
+    let (spec, notes) = try_in(&format!("{hostfile} -i head:1 --ssh_port 1 a.py"), &here).unwrap();
+    assert_eq!(spec.command.unwrap().line[0], "python3");
+    assert_eq!(spec.job.env["CUDA_VISIBLE_DEVICES"], "1");
+    assert!(notes.iter().any(|note| note.starts_with("--ssh_port has no effect")), "{notes:?}");
+    // Elsewhere it is the worker's.
+    let (spec, _) = try_in(&format!("--master head {hostfile} a.py"), &here).unwrap();
+    assert_eq!(spec.command.unwrap().line[0], "python3");
+    assert_eq!(spec.resources.world_size, Some(10));
 }
 
 #[test]

@@ -84,12 +84,6 @@ impl SlurmArgs {
             let hint = "leave the hosts out, or name them to SLURM: --sbatch=--nodelist=n1,n2";
             return Err(Failure::new(ExitCode::BadConfiguration, error).hint(hint));
         }
-        if loaded.spec.command.is_some() {
-            let error = anyhow!("--slurm: job.command is not run on nodes that a job asks for yet");
-            let hint = "inside an allocation start `coordinator serve --allow-commands` and \
-                        `srun worker join --allow-commands`";
-            return Err(Failure::new(ExitCode::BadConfiguration, error).hint(hint));
-        }
         Ok(Some(&loaded.slurm))
     }
 }
@@ -130,6 +124,7 @@ pub(crate) fn script_of(
         bin_dir: Path::new(&info.slurm_bin_dir),
         output_dir,
         leave_after: Duration::from_millis(info.slurm_lease_ms),
+        allows_commands: info.allows_commands,
     };
     script.render()
 }

@@ -14,7 +14,7 @@ use common::exit::ExitCode;
 use service::exit::Failure;
 
 use crate::cluster::daemon::{Daemon, Launch, Stdout};
-use crate::cluster::{self, binary};
+use crate::cluster::{self, Runs, binary};
 use crate::coordinator::Coordinator;
 use crate::render;
 use crate::slurm::allocation::Allocation;
@@ -47,6 +47,7 @@ pub(crate) struct Asked {
     pub(crate) address: Option<String>,
     pub(crate) notice_grace: Duration,
     pub(crate) is_elastic: bool,
+    pub(crate) runs: Runs,
 }
 
 #[derive(Debug)]
@@ -57,6 +58,8 @@ pub(crate) struct Site {
     port: u16,
     nodes: Vec<String>,
     worker: PathBuf,
+    /// What the coordinator wants to hear from who has programs run; empty: it runs none.
+    secret: String,
 }
 
 impl Site {
@@ -68,18 +71,18 @@ impl Site {
     ) -> Result<Self, Failure> {
         let [program, worker, trainer] =
             [binary("coordinator")?, binary("worker")?, binary("trainer")?];
+        // Every user of the cluster reaches its port.
+        let secret = asked.runs.secret(&folder.coordinator()).map_err(|error| {
+            let error = anyhow::Error::new(error).context("keep the coordinator's secret");
+            Failure::new(ExitCode::Failed, error)
+        })?;
         let data_dir = folder.coordinator().display().to_string();
+        let listen = ["serve", "--listen", "0.0.0.0:0", "--data-dir", &data_dir];
+        let arguments = [&listen[..], &["--exit-with-stdin"], asked.runs.flags()].concat();
         let mut coordinator = Daemon::start(&Launch {
             name: "coordinator",
             program: &program,
-            arguments: &[
-                "serve",
-                "--listen",
-                "0.0.0.0:0",
-                "--data-dir",
-                &data_dir,
-                "--exit-with-stdin",
-            ],
+            arguments: &arguments,
             log: &folder.path().join("coordinator.log"),
             stdout: Stdout::Read,
             without: &[],
@@ -99,6 +102,7 @@ impl Site {
             state_dir: &folder.workers(),
             notice_grace: asked.notice_grace,
             is_elastic: asked.is_elastic,
+            runs: asked.runs,
         };
         let arguments = step.arguments();
         let step = Daemon::start(&Launch {
@@ -111,12 +115,16 @@ impl Site {
         })
         .map_err(without_srun)?;
         let nodes = allocation.nodes.iter().map(|node| node.name.clone()).collect();
-        Ok(Self { step, coordinator, port, nodes, worker })
+        Ok(Self { step, coordinator, port, nodes, worker, secret })
     }
 
     /// The coordinator, from here.
     pub(crate) fn address(&self) -> String {
         format!("127.0.0.1:{}", self.port)
+    }
+
+    pub(crate) fn command_secret(&self) -> String {
+        self.secret.clone()
     }
 
     /// Waits until a worker of every node is there.

@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use common::slurm::step;
 
+use crate::cluster::Runs;
+
 /// What each node runs: the shell knows the node's own name and CPUs, and becomes the worker.
 /// Missing variables end it with their name.
 const BECOME_WORKER: &str = "\
@@ -25,6 +27,7 @@ pub(super) struct Step<'a> {
     pub(super) notice_grace: Duration,
     /// Whether the job can go on when a node is lost.
     pub(super) is_elastic: bool,
+    pub(super) runs: Runs,
 }
 
 impl Step<'_> {
@@ -39,7 +42,8 @@ impl Step<'_> {
             "--input=all".to_owned(),
             format!("--kill-on-bad-exit={kill_on_bad_exit}"),
         ]);
-        arguments.extend(["sh", "-c", BECOME_WORKER].map(str::to_owned));
+        let become_worker = [&[BECOME_WORKER], self.runs.flags()].concat().join(" ");
+        arguments.extend(["sh", "-c", &become_worker].map(str::to_owned));
         let path = |path: &Path| path.display().to_string();
         arguments.extend([
             path(self.worker),

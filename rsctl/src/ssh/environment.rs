@@ -70,9 +70,18 @@ impl Variables {
     /// Of this process: what is allowed and what is exported by name; then `~/.deepspeed_env` and
     /// `./.deepspeed_env`, which win in this order, as under DeepSpeed.
     pub(crate) fn of_this_process(export: &[String]) -> Result<Self, Error> {
-        let mut variables = Self::allowed(std::env::vars_os().filter_map(|(name, value)| {
+        Self::with(export, &[])
+    }
+
+    /// The same, and those whose names begin so.
+    pub(crate) fn with(export: &[String], more: &[&str]) -> Result<Self, Error> {
+        let here = std::env::vars_os().filter_map(|(name, value)| {
             Some((name.into_string().ok()?, value.into_string().ok()?))
-        }));
+        });
+        let here: Vec<(String, String)> = here.collect();
+        let mut variables = Self::allowed(here.iter().cloned());
+        let is_more = |name: &str| is_name(name) && more.iter().any(|text| name.starts_with(text));
+        variables.0.extend(here.into_iter().filter(|(name, _)| is_more(name)));
         for name in export {
             if !is_name(name) {
                 return Err(Error::Name(name.split('=').next().unwrap_or_default().to_owned()));
@@ -118,6 +127,20 @@ impl Variables {
             self.0.insert(name.to_owned(), unquoted(value.trim()).to_owned());
         }
         Ok(())
+    }
+
+    pub(crate) fn set(&mut self, name: &str, value: String) {
+        self.0.insert(name.to_owned(), value);
+    }
+
+    /// Puts a folder in front of a list of such.
+    pub(crate) fn put_first(&mut self, name: &str, folder: &Path) {
+        let folder = folder.display();
+        let list = match self.0.get(name).filter(|list| !list.is_empty()) {
+            Some(list) => format!("{folder}:{list}"),
+            None => folder.to_string(),
+        };
+        self.set(name, list);
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = (&str, &str)> {

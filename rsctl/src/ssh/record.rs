@@ -58,6 +58,9 @@ pub(crate) struct Record {
     pub(crate) master: String,
     /// None: another's, given by --master.
     pub(crate) coordinator: Option<Started>,
+    /// All of it was started with --allow-commands.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) allows_commands: bool,
     pub(crate) hosts: Vec<HostRecord>,
 }
 
@@ -109,7 +112,8 @@ impl HostRecord {
 
 impl Record {
     pub(crate) fn new(ssh: Ssh, master: String) -> Self {
-        Self { version: VERSION, ssh, master, coordinator: None, hosts: Vec::new() }
+        let (coordinator, hosts) = (None, Vec::new());
+        Self { version: VERSION, ssh, master, coordinator, allows_commands: false, hosts }
     }
 
     pub(crate) fn shell(&self, host: &HostRecord) -> Shell {

@@ -2,6 +2,7 @@
 //! secrets stand on a command line that others on the host can read. Pure.
 
 use std::fmt::Write as _;
+use std::path::Path;
 use std::time::Duration;
 
 use crate::ssh::Programs;
@@ -117,10 +118,15 @@ last_lines "$log"
 
 /// A worker that lives as long as the connection, with a folder that goes with it. The connection's
 /// end is the end of its standard input.
-const ATTEND: &str = r#"dir=$(mktemp -d "${TMPDIR:-/tmp}/rustspeed-run.XXXXXXXX") || exit 73
+const ATTEND: &str = r#"is_ours() { [ -d "$scratch" ] && [ ! -h "$scratch" ] && [ -O "$scratch" ]; }
+if [ -n "$scratch" ]; then (umask 077 && mkdir "$scratch") 2>/dev/null || is_ours || {
+  echo "$scratch is not to be had" >&2
+  exit 73
+}; fi
+dir=$(mktemp -d "${TMPDIR:-/tmp}/rustspeed-run.XXXXXXXX") || exit 73
 (set -- "$program" "$@" --state-dir "$dir/state" --exit-with-stdin; variables; exec "$@")
 code=$?
-rm -rf "$dir"
+rm -rf "$dir" ${scratch:+"$scratch"}
 exit $code
 "#;
 
@@ -172,8 +178,21 @@ pub(crate) fn start(start: &Start<'_>) -> String {
 }
 
 /// A program that ends with the connection.
-pub(crate) fn attend(program: &str, arguments: &[String], variables: &Variables) -> String {
-    let settings = with_variables(variables) + &command(program, arguments);
+#[derive(Debug)]
+pub(crate) struct Attend<'a> {
+    pub(crate) program: &'a str,
+    pub(crate) arguments: &'a [String],
+    pub(crate) variables: &'a Variables,
+    /// A folder that is made before it and goes after it. Where two such hosts are one machine, they
+    /// share it.
+    pub(crate) scratch: Option<&'a Path>,
+}
+
+pub(crate) fn attend(attend: &Attend<'_>) -> String {
+    let mut settings = with_variables(attend.variables);
+    let scratch = attend.scratch.map(|folder| folder.display().to_string());
+    set(&mut settings, "scratch", &scratch.unwrap_or_default());
+    settings += &command(attend.program, attend.arguments);
     whole(&settings, ATTEND)
 }
 

@@ -3,6 +3,7 @@
 //! started is stopped again.
 
 use std::future::Future;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::anyhow;
@@ -11,6 +12,7 @@ use common::exit::ExitCode;
 use common::status::WorkerRow;
 use service::exit::Failure;
 
+use crate::cluster::Runs;
 use crate::cluster::here::Machine;
 use crate::commands;
 use crate::interrupts::{Interrupts, interrupted};
@@ -49,6 +51,11 @@ pub(crate) struct Order {
     pub(crate) is_cuda: bool,
     /// What could start goes on where others could not.
     pub(crate) is_kept: bool,
+    pub(crate) runs: Runs,
+    /// A folder that each host makes for itself and that ends with its worker.
+    pub(crate) scratch: Option<PathBuf>,
+    /// `CUDA_VISIBLE_DEVICES` on each host is the slots that are meant there, as DeepSpeed sets it.
+    pub(crate) shows_slots: bool,
 }
 
 /// How far it came.
@@ -74,7 +81,18 @@ impl Order {
         if self.is_cuda {
             arguments.extend(["--device", "cuda"]);
         }
+        arguments.extend(self.runs.flags());
         arguments.into_iter().map(str::to_owned).collect()
+    }
+
+    /// What a host's worker gets, which its jobs' own programs have from it.
+    pub(crate) fn variables_of(&self, target: &Target) -> Variables {
+        let mut variables = self.variables.clone();
+        if self.shows_slots && !target.listed.is_empty() {
+            let slots: Vec<String> = target.listed.iter().map(u32::to_string).collect();
+            variables.set("CUDA_VISIBLE_DEVICES", slots.join(","));
+        }
+        variables
     }
 
     /// Asks every host at once; failures are told as they come.
@@ -90,7 +108,10 @@ impl Order {
         .await;
         let of: Vec<Option<&Seen>> = seen.iter().map(|seen| seen.as_ref().ok()).collect();
         if !self.is_cuda {
-            look::crowding(&self.targets, &of).iter().for_each(render::warning);
+            // Where a slot is a device that its program picks, nothing is known of cores.
+            if !self.shows_slots {
+                look::crowding(&self.targets, &of).iter().for_each(render::warning);
+            }
             return seen;
         }
         let same = look::same_machines(&of);
@@ -421,3 +442,6 @@ async fn start(
 fn is_connected(row: &WorkerRow) -> bool {
     ["ready", "excluded", "draining", "drained"].contains(&row.state.as_str())
 }
+
+#[cfg(test)]
+mod tests;

@@ -20,8 +20,18 @@ pub(crate) struct Target {
     pub(crate) worker: String,
     /// None: as many as the host has.
     pub(crate) slots: Option<u32>,
+    /// Those of them that are meant; empty: all.
+    pub(crate) listed: Vec<u32>,
     /// It is this machine: no ssh is needed.
     pub(crate) is_here: bool,
+}
+
+impl Target {
+    /// The worker and how many of its slots are meant, where that is said.
+    pub(crate) fn meant(&self) -> Option<(String, u32)> {
+        let count = u32::try_from(self.listed.len()).ok().filter(|count| *count > 0)?;
+        Some((self.worker.clone(), count))
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -58,8 +68,8 @@ pub(crate) fn of_hostfile(chosen: &Chosen, machine: &Machine) -> Result<Vec<Targ
     let file = chosen.hostfile.file();
     let hosts = chosen.selection.hosts().iter().map(|selected| {
         let place = format!("{file}:{}", selected.entry.line);
-        let slots = selected.slots.last().map(|last| last + 1);
-        (selected.entry.host.clone(), selected.entry.node().to_owned(), place, slots)
+        let (host, node) = (selected.entry.host.clone(), selected.entry.node().to_owned());
+        (host, node, place, selected.slots.clone())
     });
     targets(hosts, machine)
 }
@@ -67,22 +77,22 @@ pub(crate) fn of_hostfile(chosen: &Chosen, machine: &Machine) -> Result<Vec<Targ
 /// Of a job that names its hosts itself.
 pub(crate) fn of_job(hosts: &Hosts, machine: &Machine) -> Result<Vec<Target>, Error> {
     let hosts = hosts.iter().map(|host| {
-        let slots = match &host.slots {
-            HostSlots::All => None,
-            these @ HostSlots::These(_) => Some(these.least()),
+        let listed = match &host.slots {
+            HostSlots::All => Vec::new(),
+            HostSlots::These(slots) => slots.clone(),
         };
-        (host.name.clone(), host.name.clone(), String::new(), slots)
+        (host.name.clone(), host.name.clone(), String::new(), listed)
     });
     targets(hosts, machine)
 }
 
 fn targets(
-    hosts: impl Iterator<Item = (String, String, String, Option<u32>)>,
+    hosts: impl Iterator<Item = (String, String, String, Vec<u32>)>,
     machine: &Machine,
 ) -> Result<Vec<Target>, Error> {
     let mut targets: Vec<Target> = Vec::new();
     let mut workers: BTreeMap<String, String> = BTreeMap::new();
-    for (host, node, place, slots) in hosts {
+    for (host, node, place, listed) in hosts {
         let is_here = machine.is(&Host { name: node.clone(), slots: HostSlots::All });
         if let Some(why) = odd(&host).or_else(|| odd(&node)) {
             return Err(Error::NotForSsh { place, host, why });
@@ -95,7 +105,8 @@ fn targets(
         if let Some(other) = workers.insert(worker.to_ascii_lowercase(), host.clone()) {
             return Err(Error::SameWorker { place, host, other, worker });
         }
-        targets.push(Target { host, place, worker, slots, is_here });
+        let slots = listed.last().map(|last| last + 1);
+        targets.push(Target { host, place, worker, slots, listed, is_here });
     }
     Ok(targets)
 }

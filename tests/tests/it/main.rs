@@ -12,6 +12,7 @@ mod detection;
 mod devices;
 mod doctor;
 mod elastic;
+mod elsewhere;
 mod hostfiles;
 mod kills;
 mod launch;

@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use nix::sys::signal::Signal;
 use serde_json::Value;
 use tests::wait::{report, wait_for};
 
@@ -81,9 +80,11 @@ fn a_coordinator_that_was_killed_finds_the_nodes_of_its_pools() {
     add(&site, "1m");
     let job = submit(&site, &[]);
     // At once: before, while or after SLURM is asked.
-    site.restart();
+    site.kill_coordinator();
+    site.start_coordinator();
     let step = site.wait_for_step(&job, 10)["step"].as_u64().unwrap();
-    site.restart();
+    site.kill_coordinator();
+    site.start_coordinator();
     let later = site.wait_for_step(&job, step + 50);
     assert_eq!(later["attempts"].as_array().unwrap().len(), 1, "{later:#}");
     assert_eq!(site.slurm.queue().len(), 1, "asked for once");
@@ -105,8 +106,7 @@ fn without_a_coordinator_a_pools_nodes_go_back_by_themselves() {
     site.wait_for("its end", &job, |status| status["state"] == "succeeded");
     std::thread::sleep(Duration::from_secs(7));
     assert_eq!(site.slurm.queue().len(), 1, "idle, and its coordinator is there: they stay");
-    site.coordinator.signal(Signal::SIGKILL);
-    site.coordinator.wait(Duration::from_secs(10));
+    site.kill_coordinator();
     let began = std::time::Instant::now();
     wait_for("an empty queue", Duration::from_secs(30), || {
         site.slurm.queue().is_empty().then_some(())

@@ -26,10 +26,7 @@ pub(super) fn classify(evidence: Evidence) -> TrainerEnd {
     let Evidence { status, is_stop_asked, is_killed, memory_ran_out } = evidence;
     let Some(status) = status else { return TrainerEnd::Lost };
     let is_by = |signal: Signal| status.signal() == Some(signal as i32);
-    let obeyed = status.success()
-        || is_by(Signal::SIGTERM)
-        || status.code() == Some(SHELL_TERMINATED)
-        || (is_killed && is_by(Signal::SIGKILL));
+    let obeyed = status.success() || is_terminated(status) || (is_killed && is_by(Signal::SIGKILL));
     if is_stop_asked && obeyed {
         return TrainerEnd::Stopped;
     }
@@ -46,6 +43,11 @@ pub(super) fn classify(evidence: Evidence) -> TrainerEnd {
         (None, Some(code)) => TrainerEnd::Exited { code },
         (None, None) => TrainerEnd::Lost,
     }
+}
+
+/// By SIGTERM, whoever sent it.
+pub(super) fn is_terminated(status: ExitStatus) -> bool {
+    status.signal() == Some(Signal::SIGTERM as i32) || status.code() == Some(SHELL_TERMINATED)
 }
 
 #[cfg(test)]

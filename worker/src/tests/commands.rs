@@ -46,11 +46,22 @@ fn kind(end: &TrainerEnded) -> trainer_end::Kind {
 
 /// What one rank of these lines ends with.
 async fn end_of(lines: &str, act: impl FnOnce(&Coordinator, u32)) -> TrainerEnded {
+    end_with(&[], lines, act).await
+}
+
+/// The same, with these variables.
+async fn end_with(
+    env: &[(&str, &str)],
+    lines: &str,
+    act: impl FnOnce(&Coordinator, u32),
+) -> TrainerEnded {
     let folders = Folders::new();
     let mut coordinator = Coordinator::start().await;
     let worker = Worker::start(allowed(&folders, &coordinator));
     coordinator.hello().await;
-    coordinator.say(Say::Start(start(&shell(&folders, lines), 1, 1)));
+    let mut spec = shell(&folders, lines);
+    spec.job.env.extend(env.iter().map(|(name, value)| ((*name).into(), (*value).into())));
+    coordinator.say(Say::Start(start(&spec, 1, 1)));
     meet(&mut coordinator, 1, 1).await;
     let pid = started(&mut coordinator);
     let marker = folders.path("up");
@@ -157,6 +168,30 @@ async fn a_stop_is_sigterm_to_the_whole_group_and_sigkill_after_the_grace() {
     let end = end_of(deaf, |coordinator, _| coordinator.say(stop(true, 300))).await;
     assert_eq!(kind(&end), trainer_end::Kind::Stopped(Empty {}));
     assert!(began.elapsed() < Duration::from_secs(15), "{:?}", began.elapsed());
+}
+
+/// As SLURM does it when it takes a node away.
+#[tokio::test(flavor = "multi_thread")]
+async fn one_that_is_told_to_end_together_with_its_worker_was_stopped() {
+    let terminate = |pid: u32| kill(Pid::from_raw(pid.cast_signed()), Signal::SIGTERM).unwrap();
+    let end = end_of("touch up; sleep 60", |coordinator, pid| {
+        terminate(pid);
+        coordinator.say(stop(true, 5_000));
+    });
+    assert_eq!(kind(&end.await), trainer_end::Kind::Stopped(Empty {}));
+    let alone = end_of("touch up; sleep 60", |_, pid| terminate(pid)).await;
+    let by_fifteen = trainer_end::Killed { signal: 15, core_dumped: false };
+    assert_eq!(kind(&alone), trainer_end::Kind::Killed(by_fifteen), "of that alone it was killed");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn in_an_allocation_a_command_does_not_die_of_slurms_notice() {
+    let lines = "kill -USR1 $$; exit 3";
+    let outside = end_with(&[], lines, |_, _| {}).await;
+    let by_ten = trainer_end::Killed { signal: 10, core_dumped: false };
+    assert_eq!(kind(&outside), trainer_end::Kind::Killed(by_ten));
+    let inside = end_with(&[("SLURM_JOB_ID", "7")], lines, |_, _| {}).await;
+    assert_eq!(kind(&inside), trainer_end::Kind::Exited(3));
 }
 
 #[tokio::test(flavor = "multi_thread")]

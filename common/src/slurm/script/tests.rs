@@ -17,6 +17,10 @@ fn request() -> Request {
 }
 
 fn render(bin_dir: &str, output_dir: &str) -> String {
+    render_as(bin_dir, output_dir, false)
+}
+
+fn render_as(bin_dir: &str, output_dir: &str, allows_commands: bool) -> String {
     Script {
         allocation: &"tiny-x7k2p9.1".parse().unwrap(),
         request: &request(),
@@ -25,6 +29,7 @@ fn render(bin_dir: &str, output_dir: &str) -> String {
         bin_dir: Path::new(bin_dir),
         output_dir: Path::new(output_dir),
         leave_after: Duration::from_secs(300),
+        allows_commands,
     }
     .render()
 }
@@ -124,6 +129,15 @@ fn hostile_paths_reach_the_worker_as_they_are() {
     ];
     assert_eq!(words, expected);
     assert!(!folder.path().join("pwned").exists());
+}
+
+#[test]
+fn workers_run_programs_where_the_coordinator_lets_jobs_have_them() {
+    let (plain, allowing) = (render("/opt", "/runs"), render_as("/opt", "/runs", true));
+    let of_the_worker = "--leave-after \"$5\"";
+    let expected = plain.replace(of_the_worker, &format!("{of_the_worker} --allow-commands"));
+    assert_ne!(plain, expected);
+    assert_eq!(allowing, expected, "and nothing else differs");
 }
 
 #[test]

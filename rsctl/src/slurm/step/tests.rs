@@ -14,6 +14,7 @@ fn one_step_takes_every_node_whole() {
         state_dir: Path::new("/work/runs/.slurm/17-co2/workers"),
         notice_grace: Duration::from_secs(45),
         is_elastic: false,
+        runs: Runs::Jobs,
     };
     let expected = expect![[r#"
         --overlap
@@ -40,6 +41,9 @@ fn one_step_takes_every_node_whole() {
     expected.assert_eq(&step.arguments().join("\n"));
     let elastic = Step { is_elastic: true, ..step };
     assert!(elastic.arguments().contains(&"--kill-on-bad-exit=0".to_owned()));
+    let allowing = Step { runs: Runs::Commands, ..step }.arguments();
+    let become_worker = allowing.iter().find(|word| word.contains("exec \"$0\" join")).unwrap();
+    assert!(become_worker.ends_with("--exit-with-stdin --allow-commands"), "{become_worker}");
 }
 
 #[test]

@@ -13,8 +13,8 @@ use common::exit::ExitCode;
 use service::exit::Failure;
 
 use super::{Attempt, PROBE_WITHIN, start};
-use crate::cluster::binary;
 use crate::cluster::here::Machine;
+use crate::cluster::{Runs, binary, secret};
 use crate::render;
 use crate::ssh::call::{Shell, call, quoted};
 use crate::ssh::record::Started;
@@ -54,7 +54,15 @@ impl Attempt<'_> {
         };
         let listen = format!("{listen}:{port}");
         let data_dir = text(&self.folder.coordinator());
-        let arguments = ["serve", "--listen", &listen, "--data-dir", &data_dir].map(str::to_owned);
+        if self.order.runs == Runs::Commands {
+            secret::keep(&self.folder.coordinator()).map_err(|error| {
+                let error = anyhow::Error::new(error).context("keep the coordinator's secret");
+                Failure::new(ExitCode::Failed, error)
+            })?;
+        }
+        let arguments = ["serve", "--listen", &listen, "--data-dir", &data_dir];
+        let arguments = arguments.iter().chain(self.order.runs.flags());
+        let arguments: Vec<String> = arguments.map(|&word| word.to_owned()).collect();
         let before = self.record.coordinator.replace(started.clone());
         self.folder.write(self.record)?;
         self.has_started_coordinator = true;
