@@ -157,6 +157,7 @@ fn run_rank(arguments: &Arguments, rank: u32) -> Outcome<()> {
         connect_timeout: PATIENCE,
         collective_timeout: PATIENCE,
         channels: 1,
+        has_own_cores: false,
     };
     let mesh = Mesh::connect(Some(listener), config)?;
     let mut communicator = mesh.communicator(0)?;

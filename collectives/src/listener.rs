@@ -44,7 +44,16 @@ impl Listener {
         let wanted = SocketAddr::new(ip, 0);
         let bind_error = |source| ConnectError::Bind { address: wanted, source };
         let tcp = TcpListener::bind(wanted).map_err(bind_error)?;
-        let address = tcp.local_addr().map_err(bind_error)?;
+        Self::over(tcp, ip)
+    }
+
+    /// Over a port that is bound already. Peers are told its number at `advertise`: another address than
+    /// the bound one where the network between translates it.
+    pub fn over(tcp: TcpListener, advertise: IpAddr) -> Result<Self, ConnectError> {
+        let bind_error =
+            |source| ConnectError::Bind { address: SocketAddr::new(advertise, 0), source };
+        let port = tcp.local_addr().map_err(bind_error)?.port();
+        let address = SocketAddr::new(advertise, port);
         let unix_name = unguessable_name()?;
         let local = local_address(&unix_name)
             .and_then(|address| UnixListener::bind_addr(&address))
@@ -52,7 +61,7 @@ impl Listener {
         Ok(Self { tcp, local, address, unix_name })
     }
 
-    /// The bound address, never port 0.
+    /// What peers are told, never port 0.
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.address

@@ -75,6 +75,9 @@ pub struct MeshConfig {
     pub collective_timeout: Duration,
     /// Independent communicators to prepare, at most 16.
     pub channels: u32,
+    /// Whether this rank has cores that nobody else computes on: it may wait there as busily as it
+    /// likes, however few the process sees.
+    pub has_own_cores: bool,
 }
 
 /// How one peer is reached.
@@ -129,7 +132,7 @@ impl Mesh {
             let is_local = matches!(joined.get(&peer.rank), Some(Joined::Memory(..)));
             peer.rank != config.rank && (is_local || Some(peer.address.ip()) == own_ip)
         });
-        let spin = default_spin(neighbours.count() + 1);
+        let spin = default_spin(neighbours.count() + 1, config.has_own_cores);
         Self::assemble(&config, joined, spin)
     }
 
@@ -365,7 +368,7 @@ fn meet(
     }
 }
 
-fn default_spin(ranks_here: usize) -> Duration {
+fn default_spin(ranks_here: usize, has_own_cores: bool) -> Duration {
     let cores = thread::available_parallelism().map_or(1, usize::from);
-    if ranks_here <= cores { SPIN } else { Duration::ZERO }
+    if has_own_cores || ranks_here <= cores { SPIN } else { Duration::ZERO }
 }

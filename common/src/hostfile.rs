@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use crate::report::Mistake;
-use crate::spec::hosts::{normal, shown};
+use crate::spec::hosts::{normal, shown, unbracketed};
 use crate::spec::{MAX_HOSTS, MAX_SLOTS, is_host_name};
 
 mod filter;
@@ -225,6 +225,8 @@ fn entry(text: &str) -> Result<(&str, u32, &str), Problem> {
     if !is_host_name(node_of(host)) || !is_host_name(host) {
         return Err(Problem::NotAHost(shown(host)));
     }
+    // What uses the host wants the address.
+    let host = unbracketed(host);
     match digits.parse() {
         Ok(slots @ 0..=MAX_SLOTS) => Ok((host, slots, rest.trim_start())),
         _ => Err(Problem::TooManySlots { host: host.to_owned(), slots: shown(digits) }),

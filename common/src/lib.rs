@@ -2,6 +2,7 @@
 //! codes and units. Knows nothing of sockets, clocks, async or tensors.
 
 pub mod batch;
+pub mod cores;
 mod deepspeed;
 pub mod exit;
 pub mod explain;
@@ -14,6 +15,7 @@ pub mod length;
 pub mod memory;
 pub mod metric;
 pub mod node;
+pub mod ports;
 pub mod position;
 pub mod process;
 pub mod report;

@@ -1,6 +1,8 @@
 //! What a node has to train with, as `worker inspect` tells it and `rsctl doctor` judges it. Says what was
 //! found and why something was not; whether that will do is for others to say.
 
+use std::net::IpAddr;
+
 use serde::{Deserialize, Serialize};
 
 use crate::status::Gpus;
@@ -24,6 +26,16 @@ pub struct NodeFacts {
     pub shm_bytes: Option<u64>,
     /// The most open files of a process, which the daemons raise their limit to; None: no limit.
     pub open_files: Option<u64>,
+    /// Networks that it is in, in the kernel's order; empty: the worker is too old to say.
+    #[serde(default)]
+    pub interfaces: Vec<NodeInterface>,
+}
+
+/// A network interface that is up, with addresses that others can connect to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeInterface {
+    pub name: String,
+    pub addresses: Vec<IpAddr>,
 }
 
 /// The trainer and what it would run on here.

@@ -17,7 +17,7 @@ pub(crate) mod hosts;
 mod precision;
 mod restart;
 
-pub use command::Command;
+pub use command::{Command, CoreBinding};
 pub use diagnostics::{Collective, CommsLog, Diagnostics, FlopsProfile, GradientCompression};
 pub use hosts::{
     Host, HostSlots, Hosts, InvalidHosts, MAX_HOSTS, MAX_SLOTS, NodeNames, is_host_name,

@@ -104,6 +104,7 @@ fn run_rank(
         connect_timeout: Duration::from_secs(10),
         collective_timeout: spec.job.collective_timeout,
         channels: 2,
+        has_own_cores: false,
     };
     let mesh = if world == 1 { Mesh::solo(2) } else { Mesh::connect(Some(listener), config)? };
     let outcome = engine::run(RankContext {

@@ -16,6 +16,7 @@ use std::net::{IpAddr, SocketAddr};
 use serde::de::DeserializeOwned;
 
 use common::ids::{Incarnation, InvalidId, JobId, WorkerId};
+use common::ports::PortRange;
 use common::slurm::pool::PoolStatus;
 use common::spec::JobSpec;
 use common::status::{Explanation, JobState, Summary, Waiting};
@@ -90,6 +91,17 @@ pub fn socket_address(field: &'static str, text: &str) -> Result<SocketAddr, Err
 /// An address without a port, as `--advertise` gives it.
 pub fn ip_address(field: &'static str, text: &str) -> Result<IpAddr, Error> {
     text.parse().map_err(|_| Error::value(field, text, "an IP address"))
+}
+
+/// Ports that ranks listen on; None: any.
+pub fn port_range(field: &'static str, text: &str) -> Result<Option<PortRange>, Error> {
+    match text {
+        "" => Ok(None),
+        text => {
+            let range = text.parse().map_err(|_| Error::value(field, text, "a range of ports"));
+            range.map(Some)
+        }
+    }
 }
 
 /// The secret that the ranks of one attempt prove to each other.

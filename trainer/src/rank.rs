@@ -10,6 +10,7 @@ use std::time::Duration;
 use collectives::nccl::{Nccl, UniqueId};
 use collectives::{AbortHandle, ConnectError, Listener, Mesh, MeshConfig, PeerAddress, Transport};
 use common::ids::{AttemptId, Generation, JobId, Rank};
+use common::ports::{self, PortRange};
 use common::position::Position;
 use common::spec::{self, JobSpec};
 use common::status::{FailureKind, TrainerFailure};
@@ -54,6 +55,12 @@ pub(crate) enum Error {
     Meet {
         #[source]
         source: ConnectError,
+    },
+    #[error("listen for the other ranks on {place}")]
+    Listen {
+        place: String,
+        #[source]
+        source: std::io::Error,
     },
     #[error("make a communicator")]
     Communicator {
@@ -102,8 +109,14 @@ pub(crate) struct Identity {
     generation: Generation,
     run_dir: PathBuf,
     worker: String,
+    /// What peers are told.
     advertise: IpAddr,
+    /// What is bound: another address where the network between translates it.
+    listen: IpAddr,
+    ports: Option<PortRange>,
     cores: Vec<u32>,
+    /// The whole process is on them already.
+    is_bound: bool,
     cuda_device: Option<u32>,
     device: Device,
 }
@@ -116,6 +129,8 @@ impl TryFrom<Assignment> for Identity {
         if wire.rank >= wire.world {
             return Err(Error::World { rank: wire.rank, world: wire.world });
         }
+        // An older worker says only what is told, and that is bound.
+        let listen = if wire.listen.is_empty() { &wire.advertise } else { &wire.listen };
         Ok(Self {
             rank: Rank(wire.rank),
             world: wire.world,
@@ -125,8 +140,11 @@ impl TryFrom<Assignment> for Identity {
             generation: Generation(wire.generation),
             run_dir: wire.run_dir.into(),
             worker: wire.worker,
+            listen: convert::ip_address("listen", listen).map_err(assignment)?,
+            ports: convert::port_range("port_range", &wire.port_range).map_err(assignment)?,
             advertise: convert::ip_address("advertise", &wire.advertise).map_err(assignment)?,
             cores: wire.cores,
+            is_bound: wire.is_bound,
             cuda_device: wire.cuda_device,
             device: Device::CPU,
         })
@@ -145,7 +163,14 @@ impl Identity {
     }
 
     pub(crate) fn listen(&self) -> Result<Listener, Error> {
-        Listener::bind(self.advertise).map_err(|source| Error::Meet { source })
+        let failed = |source| {
+            let ports = self.ports.map_or_else(String::new, |ports| format!(", ports {ports}"));
+            Error::Listen { place: format!("{}{ports}", self.listen), source }
+        };
+        // Ranks of one node begin at different ports.
+        let start = std::process::id();
+        let tcp = ports::listen(self.listen, self.ports, start).map_err(failed)?;
+        Listener::over(tcp, self.advertise).map_err(|source| Error::Meet { source })
     }
 
     /// Where the ranks of a job on GPUs can meet by NCCL: rank 0's to make. Nothing sums by NCCL yet,
@@ -194,6 +219,7 @@ impl Identity {
             connect_timeout: CONNECT_TIMEOUT,
             collective_timeout: self.spec.job.collective_timeout,
             channels: CHANNELS,
+            has_own_cores: self.is_bound,
         })
     }
 }
@@ -270,8 +296,12 @@ fn train(
     outbox: Arc<Outbox>,
     (stop, whereabouts): (Arc<AtomicBool>, Arc<Whereabouts>),
 ) -> Result<Outcome, Error> {
-    // Not before: the collectives look at how many cores the ranks have together.
-    pin(&identity.cores);
+    if identity.is_bound {
+        tracing::info!(cores = ?identity.cores, "bound to cores of its own");
+    } else {
+        // Not before: the collectives look at how many cores the ranks have together.
+        pin(&identity.cores);
+    }
     for path in mesh.describe() {
         tracing::info!(peer = path.rank, worker = path.worker, transport = ?path.transport, "met");
     }

@@ -4,7 +4,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
+use common::cores::CoreList;
 use common::exit::ExitCode;
+use common::ports::PortRange;
 use common::slurm::allocation::AllocationName;
 use common::units;
 use serde::Serialize;
@@ -15,6 +17,7 @@ use service::telemetry::{self, LogConfig, LogFormat};
 
 use crate::config::{Offer, Settings, Slots};
 use crate::libtorch::Wish;
+use crate::network::Choice;
 use crate::{inspect, node};
 
 const EXAMPLES: &str = "\
@@ -23,6 +26,8 @@ Examples:
   worker join --master 192.168.1.100:29500 --slots 2   offer two
   RUSTSPEED_MASTER=head:29500 worker join --log-format json
   worker join --master 192.168.1.100 --libtorch /opt/torch/lib   run trainers on that one
+  worker join --master 192.168.1.100 --interface ib0   ranks meet on that network
+  worker join --master 192.168.1.100 --slots 2 --bind-cores-to-rank   each rank on half of the cores
   worker join --master 192.168.1.100 --allow-commands   also run jobs' own programs: docs/launch.md
   worker join --config worker.toml --print-config      show what would be used, and why
 
@@ -106,10 +111,19 @@ struct Flags {
     #[arg(long)]
     #[serde(skip_serializing_if = "Option::is_none")]
     name: Option<String>,
-    /// IP that trainers listen on for their peers [default: the one towards the coordinator].
+    /// IP at which ranks of this node are reached by others; behind NAT with --port-range [default:
+    /// the one towards the coordinator].
     #[arg(long, value_name = "ADDR")]
     #[serde(skip_serializing_if = "Option::is_none")]
     advertise: Option<String>,
+    /// Interface that ranks listen on, as in NCCL_SOCKET_IFNAME: eth0, or eth,ib or =eth0 or ^docker,lo.
+    #[arg(long, value_name = "NAME")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    interface: Option<Choice>,
+    /// Ports that ranks listen on, such as 40000-40100: one for each slot [default: any].
+    #[arg(long, value_name = "FIRST-LAST")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    port_range: Option<PortRange>,
     /// Identity, unacknowledged results, uploads [default: ~/.local/state/rustspeed/worker].
     #[arg(long, value_name = "DIR")]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -141,6 +155,14 @@ struct Flags {
     #[arg(long, value_enum)]
     #[serde(skip_serializing_if = "Option::is_none")]
     device: Option<Offer>,
+    /// Give the process of each rank physical cores of its own: its part of the node's, by its slots.
+    #[arg(long, alias = "bind_cores_to_rank")]
+    #[serde(skip_serializing_if = "is_off")]
+    bind_cores_to_rank: bool,
+    /// Bind ranks to these CPUs alone.
+    #[arg(long, value_name = "0-3,8", alias = "bind_core_list")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    bind_core_list: Option<CoreList>,
     /// Let jobs run programs of their own (job.command) here as this user, where the coordinator
     /// allows it too: whoever reaches its port may then run anything.
     #[arg(long)]

@@ -7,7 +7,7 @@ mod end;
 mod place;
 
 use std::ffi::OsString;
-use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
 use std::process::ExitStatus;
 use std::sync::Arc;
@@ -22,7 +22,9 @@ use tokio::time::{Instant, MissedTickBehavior};
 use tracing::info;
 
 use crate::capture::Line;
+use crate::cores::Claim;
 use crate::memory::Memory;
+use crate::network::Door;
 use crate::output::{self, Output};
 use crate::spawner::{Launch, Process, Spawned};
 use crate::spool::Key;
@@ -61,7 +63,9 @@ pub(crate) struct Plan {
     pub(crate) threads: u32,
     pub(crate) max_restarts: u32,
     pub(crate) run_dir: PathBuf,
-    pub(crate) advertise: IpAddr,
+    pub(crate) door: Door,
+    /// Its cores, held until it is gone.
+    pub(crate) claim: Claim,
     /// Said once.
     pub(crate) notes: Vec<String>,
 }
@@ -84,6 +88,7 @@ async fn play(
 ) -> Result<Ended, Ended> {
     let port = plan.reserve_port().map_err(|why| not_started(&why))?;
     let address = port.local_addr().map_err(|error| not_started(&error.to_string()))?;
+    let address = SocketAddr::new(plan.door.advertise, address.port());
     let listening = Listening { address: address.to_string(), ..Listening::default() };
     if plan.rank == 0 {
         news.tell(News::Notes(plan.notes.clone())).await;
@@ -126,14 +131,17 @@ impl Plan {
         let set = |name: &str| self.command_variable(name);
         let is_ours = self.rank == 0 && set("MASTER_ADDR").is_none();
         let named = set("MASTER_PORT").filter(|_| is_ours);
-        let port = named.as_deref().map(str::parse).transpose().map_err(|_| {
+        let port: Option<u16> = named.as_deref().map(str::parse).transpose().map_err(|_| {
             format!("MASTER_PORT is `{}`: expected a port", named.as_deref().unwrap_or_default())
         })?;
-        let address = SocketAddr::new(self.advertise, port.unwrap_or(0));
-        TcpListener::bind(address).map_err(|error| match port {
-            Some(port) => format!("MASTER_PORT {port} is not free: {error}; leave it out"),
-            None => format!("find a free port of {}: {error}", self.advertise),
-        })
+        match port {
+            Some(port) => TcpListener::bind((self.door.listen, port))
+                .map_err(|error| format!("MASTER_PORT {port} is not free: {error}; leave it out")),
+            None => self
+                .door
+                .open()
+                .map_err(|error| format!("find a free port of {}: {error}", self.door.place())),
+        }
     }
 
     /// SLURM tells every process of an allocation that its end is near, and most would die of that at
@@ -160,10 +168,18 @@ impl Plan {
             run_dir: &run_dir,
         };
         let mut defaults = place.defaults(&attempt);
-        // torchrun's rule: one process alone has the whole node.
-        if place.local_world > 1 || self.threads > 1 {
-            defaults.push(("OMP_NUM_THREADS", self.threads.to_string()));
+        if let Some(inside) = self.door.from_inside().filter(|_| place.is_beside_rank_0()) {
+            let master = defaults.iter_mut().filter(|(name, _)| *name == "MASTER_ADDR");
+            master.for_each(|(_, address)| *address = inside.to_string());
         }
+        let threads = match self.claim.bound() {
+            // DeepSpeed's rule.
+            Some(cores) => Some(cores.to_string()),
+            // torchrun's rule: one process alone has the whole node.
+            None if place.local_world > 1 || self.threads > 1 => Some(self.threads.to_string()),
+            None => None,
+        };
+        defaults.extend(threads.map(|threads| ("OMP_NUM_THREADS", threads)));
         defaults.retain(|(name, _)| !self.env.iter().any(|(set, _)| set == name));
         let own = place.variables(&attempt).into_iter().chain(defaults);
         let own = own.map(|(name, value)| (name.into(), value.into()));
@@ -201,6 +217,7 @@ impl Running {
             arguments: plan.command.arguments(place.local_rank),
             env: plan.environment(&place),
             working_dir: plan.command.working_dir.clone(),
+            cpus: plan.claim.mask(),
             link: None,
             deaf_to: plan.deaf_to(),
         };

@@ -2,13 +2,15 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::net::{IpAddr, TcpListener};
+use std::net::Ipv6Addr;
 use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::{Duration, SystemTime};
 
+use common::cores::CoreList;
 use common::exit::ExitCode;
+use common::ports::PortRange;
 use common::slurm::allocation::AllocationName;
 use common::status::Gpus;
 use common::units;
@@ -16,7 +18,9 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use service::exit::Failure;
 use service::telemetry::LogFormat;
 
+use crate::cores::{self, NoCores, Topology, Use};
 use crate::libtorch::{Libtorch, Wish};
+use crate::network::{self, Choice, Network};
 use crate::{gpus, inventory};
 
 /// Names appear in tables, logs and the rank table.
@@ -41,6 +45,10 @@ pub struct Settings {
     pub slots: Slots,
     pub name: Option<String>,
     pub advertise: Option<String>,
+    /// Where ranks listen, in the words of `NCCL_SOCKET_IFNAME`.
+    pub interface: Option<Choice>,
+    /// Ports that ranks listen on. None: any.
+    pub port_range: Option<PortRange>,
     pub state_dir: Option<PathBuf>,
     pub trainer: Option<PathBuf>,
     pub libtorch: Wish,
@@ -60,6 +68,10 @@ pub struct Settings {
     pub allocation: Option<AllocationName>,
     /// Ranks stay on cores of their own, where there are enough.
     pub pin_cores: bool,
+    /// Processes of ranks stay on physical cores of their own, in place of `pin-cores`.
+    pub bind_cores_to_rank: bool,
+    /// On these alone, which asks for it.
+    pub bind_core_list: Option<CoreList>,
     /// Jobs may run programs of their own here (`job.command`).
     pub allow_commands: bool,
     pub log_format: LogFormat,
@@ -73,6 +85,8 @@ impl Default for Settings {
             slots: Slots::Auto,
             name: None,
             advertise: None,
+            interface: None,
+            port_range: None,
             state_dir: None,
             trainer: None,
             libtorch: Wish::Auto,
@@ -83,6 +97,8 @@ impl Default for Settings {
             leave_after: None,
             allocation: None,
             pin_cores: true,
+            bind_cores_to_rank: false,
+            bind_core_list: None,
             allow_commands: false,
             log_format: LogFormat::default(),
             log_filter: "info".to_owned(),
@@ -182,8 +198,7 @@ pub struct Config {
     pub master: String,
     pub slots: NonZeroU32,
     pub name: String,
-    /// None: the local address towards the coordinator.
-    pub advertise: Option<IpAddr>,
+    pub network: Network,
     pub state_dir: PathBuf,
     /// The `trainer` binary.
     pub trainer: PathBuf,
@@ -195,7 +210,7 @@ pub struct Config {
     pub ends_at: Option<SystemTime>,
     pub leave_after: Option<Duration>,
     pub allocation: Option<AllocationName>,
-    pub pin_cores: bool,
+    pub cores: Use,
     /// Jobs may run programs of their own.
     pub allow_commands: bool,
 }
@@ -224,28 +239,26 @@ impl Settings {
             return Err(Failure::new(ExitCode::Usage, error)
                 .hint("give its address: --master 192.168.1.100:29500, or RUSTSPEED_MASTER"));
         };
-        // As for rsctl: the port may be left out.
-        let master = if master.contains(':') { master } else { format!("{master}:{DEFAULT_PORT}") };
+        let master = with_port(&master);
         let mut mistakes = Vec::new();
         let mut reasons = Reasons::new();
         if let Err(error) = service::transport::check_address(&master) {
             mistakes.push(Mistake("master", error.to_string()));
         }
+        let (cores, physical) = self.cores(&mut mistakes);
         let (device, slots) = match self.device {
-            Offer::Auto | Offer::Cpu => (Device::Cpu, self.slots_on_cores(&mut reasons)),
+            Offer::Auto | Offer::Cpu => (Device::Cpu, self.slots_on_cores(physical, &mut reasons)),
             Offer::Cuda => {
                 let gpus = gpus::visible();
                 (Device::Cuda, self.slots_on_gpus(&gpus, &mut mistakes, &mut reasons))
             }
         };
+        if let Some(physical) = physical.filter(|physical| slots > *physical) {
+            let why = NoCores::too_many_slots(slots.get(), physical.get());
+            mistakes.push(Mistake("bind-cores-to-rank", why));
+        }
         let name = self.settled_name(&mut mistakes, &mut reasons);
-        let advertise = match self.advertise.as_deref().map(local_address).transpose() {
-            Ok(advertise) => advertise,
-            Err(problem) => {
-                mistakes.push(Mistake("advertise", problem));
-                None
-            }
-        };
+        let network = self.network(slots, &mut mistakes, &mut reasons);
         let state_dir = self.state_dir.clone().or_else(|| {
             let dir = default_state_dir(|key| std::env::var_os(key))?;
             reasons.insert("state-dir", format!("`{}`, this user's default", dir.display()));
@@ -264,12 +277,12 @@ impl Settings {
         }
         match (mistakes.is_empty(), state_dir, program) {
             (true, Some(state_dir), Some((trainer, libtorch))) => {
-                let Self { stop_grace, notice_grace, pin_cores, allow_commands, .. } = *self;
+                let Self { stop_grace, notice_grace, allow_commands, .. } = *self;
                 let config = Config {
                     master,
                     slots,
                     name,
-                    advertise,
+                    network,
                     state_dir,
                     trainer,
                     libtorch,
@@ -279,7 +292,7 @@ impl Settings {
                     ends_at,
                     leave_after: self.leave_after,
                     allocation: self.allocation.clone(),
-                    pin_cores,
+                    cores,
                     allow_commands,
                 };
                 Ok((config, reasons))
@@ -300,13 +313,65 @@ impl Settings {
         name
     }
 
-    fn slots_on_cores(&self, reasons: &mut Reasons) -> NonZeroU32 {
-        match self.slots {
-            Slots::Count(slots) => slots,
-            Slots::Auto => {
+    /// How ranks come to their cores, and where they are bound how many there are for that.
+    fn cores(&self, mistakes: &mut Vec<Mistake>) -> (Use, Option<NonZeroU32>) {
+        if !self.bind_cores_to_rank && self.bind_core_list.is_none() {
+            return (if self.pin_cores { Use::Pin } else { Use::Float }, None);
+        }
+        let all = Topology::of_this_machine();
+        let bound = match &self.bind_core_list {
+            Some(list) => all.only(list).map_err(|why| Mistake("bind-core-list", why)),
+            None if cores::has_quota(&all) => {
+                Err(Mistake("bind-cores-to-rank", NoCores::Quota.to_string()))
+            }
+            None => Ok(all),
+        };
+        let physical = bound.map_err(|mistake| mistakes.push(mistake)).ok();
+        let physical = physical.and_then(|cores| u32::try_from(cores.len()).ok());
+        (Use::Bind(self.bind_core_list.clone()), physical.and_then(NonZeroU32::new))
+    }
+
+    /// `physical`: cores that ranks are bound to.
+    fn slots_on_cores(&self, physical: Option<NonZeroU32>, reasons: &mut Reasons) -> NonZeroU32 {
+        match (self.slots, physical) {
+            (Slots::Count(slots), _) => slots,
+            (Slots::Auto, Some(cores)) => {
+                let found = units::count(cores.get().into(), "physical core");
+                reasons.insert("slots", format!("{found} to bind ranks to, one slot each"));
+                cores
+            }
+            (Slots::Auto, None) => {
                 let cores = inventory::cores();
                 reasons.insert("slots", format!("{cores} cores, one slot each"));
                 cores
+            }
+        }
+    }
+
+    fn network(
+        &self,
+        slots: NonZeroU32,
+        mistakes: &mut Vec<Mistake>,
+        reasons: &mut Reasons,
+    ) -> Network {
+        let asked = network::Asked {
+            advertise: self.advertise.as_deref(),
+            interface: self.interface.as_ref(),
+            ports: self.port_range,
+            slots: slots.get(),
+        };
+        match asked.settle(&network::interfaces(), network::is_local) {
+            Ok(network) => {
+                if let (None, Some(address), Some(interface)) =
+                    (&self.advertise, network.advertise, &network.interface)
+                {
+                    reasons.insert("advertise", format!("`{address}`, of {}", interface.name));
+                }
+                network
+            }
+            Err(wrong) => {
+                mistakes.extend(wrong.into_iter().map(|(key, why)| Mistake(key, why)));
+                Network::default()
             }
         }
     }
@@ -399,16 +464,14 @@ fn name_of_host(hostname: &str) -> String {
     if name.is_empty() { "worker".to_owned() } else { name }
 }
 
-/// Trainers bind this address, so it must be one of this machine's.
-fn local_address(text: &str) -> Result<IpAddr, String> {
-    let address: IpAddr =
-        text.parse().map_err(|_| format!("`{text}` must be an IP address such as 10.0.0.4"))?;
-    if address.is_unspecified() {
-        return Err(format!("`{text}` is no address that peers can connect to"));
+/// As for rsctl: the port may be left out, and brackets where it is.
+fn with_port(master: &str) -> String {
+    if master.parse::<Ipv6Addr>().is_ok() {
+        return format!("[{master}]:{DEFAULT_PORT}");
     }
-    match TcpListener::bind((address, 0)) {
-        Ok(_) => Ok(address),
-        Err(error) => Err(format!("`{text}` is not an address of this machine: {error}")),
+    match master.ends_with(']') || !master.contains(':') {
+        true => format!("{master}:{DEFAULT_PORT}"),
+        false => master.to_owned(),
     }
 }
 

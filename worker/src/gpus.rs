@@ -114,6 +114,33 @@ fn told_by_driver(folder: &Path) -> Vec<Gpu> {
     folders.iter().map(gpu).collect()
 }
 
+/// The NUMA node of each, as far as the driver's files and the kernel tell.
+pub(crate) fn numa_nodes(gpus: &Gpus) -> Vec<Option<u32>> {
+    numa_nodes_below(Path::new("/"), gpus)
+}
+
+fn numa_nodes_below(root: &Path, gpus: &Gpus) -> Vec<Option<u32>> {
+    let Ok(entries) = fs::read_dir(root.join("proc/driver/nvidia/gpus")) else {
+        return gpus.devices.iter().map(|_| None).collect();
+    };
+    // A folder for each place on the bus, such as 0000:3b:00.0.
+    let node = |place: &Path| {
+        let text = fs::read_to_string(place.join("information")).ok()?;
+        let uuid = text.lines().find_map(|line| line.strip_prefix("GPU UUID:"))?.trim().to_owned();
+        let place = place.file_name()?.to_string_lossy().to_lowercase();
+        let file = root.join("sys/bus/pci/devices").join(place).join("numa_node");
+        // -1: the machine has none.
+        Some((uuid, fs::read_to_string(file).ok()?.trim().parse::<u32>().ok()?))
+    };
+    let nodes: Vec<(String, u32)> =
+        entries.flatten().filter_map(|entry| node(&entry.path())).collect();
+    let of = |gpu: &Gpu| {
+        let is_it = |(uuid, _): &&(String, u32)| !gpu.uuid.is_empty() && *uuid == gpu.uuid;
+        nodes.iter().find(is_it).map(|(_, node)| *node)
+    };
+    gpus.devices.iter().map(of).collect()
+}
+
 /// Containers may have the device files without the driver's folder.
 fn nodes(dev: &Path) -> Vec<Gpu> {
     let Ok(entries) = fs::read_dir(dev) else { return Vec::new() };

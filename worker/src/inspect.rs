@@ -5,12 +5,13 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use common::node::{NodeFacts, Trainer};
+use common::node::{NodeFacts, NodeInterface, Trainer};
 use fs_err as fs;
 use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit};
 
 use crate::config::Settings;
 use crate::libtorch::{self, Libtorch};
+use crate::network::{self, Interface};
 use crate::{gpus, inventory, nccl};
 
 /// What kernels look for, in the kernel's words.
@@ -32,7 +33,14 @@ pub(crate) fn look(settings: &Settings) -> NodeFacts {
         memory_bytes: inventory::memory_bytes(),
         shm_bytes: size(Path::new("/dev/shm")),
         open_files: open_files(),
+        interfaces: interfaces(),
     }
+}
+
+fn interfaces() -> Vec<NodeInterface> {
+    let usable = network::interfaces().into_iter().filter(|interface| interface.is_usable());
+    let told = |Interface { name, addresses, .. }| NodeInterface { name, addresses };
+    usable.map(told).collect()
 }
 
 fn trainer(path: &Path, resolved: &Result<Libtorch, String>) -> Trainer {

@@ -19,6 +19,7 @@ mod lifetime;
 mod local_job;
 mod memory;
 mod nccl;
+mod network;
 mod node;
 mod nvml;
 mod outcomes;

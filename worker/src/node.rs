@@ -2,13 +2,14 @@
 //! trainers and reports out. The single owner of what runs here; nothing in it waits.
 
 mod commands;
+mod cores;
 mod lease;
 mod leave;
 mod orders;
 mod reports;
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::Ipv4Addr;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -31,6 +32,7 @@ use crate::cores::Cores;
 use crate::libtorch::Libtorch;
 use crate::lifetime;
 use crate::local_job::LocalJob;
+use crate::network::Door;
 use crate::outcomes::Outcomes;
 use crate::prepare::{self, Prepared};
 use crate::rank_log::LogWriter;
@@ -65,9 +67,11 @@ pub(crate) struct Node {
     id: WorkerId,
     /// What this node has, whatever it offers.
     gpus: Gpus,
-    /// Where trainers of this node listen: as configured, or this machine's address towards the
+    /// The NUMA node of each of them, where that is known.
+    gpu_nodes: Vec<Option<u32>>,
+    /// Where ranks of this node listen: as configured, or at this machine's address towards the
     /// coordinator.
-    advertise: IpAddr,
+    door: Door,
     shutdown: Shutdown,
     tools: Tools,
     cores: Cores,
@@ -133,14 +137,11 @@ impl Node {
             .collect();
         info!(name = config.name, %id, slots = config.slots, master = config.master, "worker up");
         let node = Self {
-            advertise: config.advertise.unwrap_or(Ipv4Addr::LOCALHOST.into()),
-            cores: if config.pin_cores {
-                Cores::of_this_machine(config.slots.get())
-            } else {
-                Cores::none()
-            },
+            door: config.network.door(Ipv4Addr::LOCALHOST.into()),
+            cores: Cores::of_this_machine(&config.cores, config.slots.get()),
             config,
             id,
+            gpu_nodes: gpus::numa_nodes(&gpus),
             gpus,
             shutdown,
             tools,
@@ -228,7 +229,7 @@ impl Node {
             uuid: self.id.uuid.to_string(),
             incarnation: self.id.incarnation.0,
             name: self.config.name.clone(),
-            advertise: self.advertise.to_string(),
+            advertise: self.door.advertise.to_string(),
             slots: self.config.slots.get(),
             device: self.config.device.word().to_owned(),
             memory_bytes: inventory::memory_bytes(),

@@ -111,6 +111,8 @@ pub(crate) struct Prepared {
     pub(crate) spec_json: String,
     pub(crate) run_dir: PathBuf,
     pub(crate) env: Vec<(OsString, OsString)>,
+    /// That each rank computes with.
+    pub(crate) threads: u32,
     pub(crate) runs: Runs,
 }
 
@@ -127,7 +129,6 @@ pub(crate) struct FoundCommand {
     pub(crate) command: Command,
     /// Where its program is.
     pub(crate) program: PathBuf,
-    pub(crate) threads: u32,
     pub(crate) max_restarts: u32,
     /// Said at its start.
     pub(crate) notes: Vec<String>,
@@ -188,9 +189,10 @@ async fn prepare_trainers(
     };
     blocking(&run_dir, &config.name, checking).await?;
     let threads = spec.resources.threads_per_rank;
-    let env = environment::of_trainers(std::env::vars_os(), &spec.job.env, threads);
+    let env =
+        environment::of_trainers(std::env::vars_os(), &spec.job.env, threads, &config.network);
     let spec_json = proto::convert::spec_json(&spec);
-    Ok(Prepared { spec_json, run_dir, env, runs: Runs::Trainer })
+    Ok(Prepared { spec_json, run_dir, env, threads, runs: Runs::Trainer })
 }
 
 fn has_rank_0(order: &StartTrainers) -> bool {

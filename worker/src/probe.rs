@@ -1,7 +1,7 @@
 //! Answers probe orders: opens a port where trainers of this node would listen, or connects to those of
 //! others. Each end proves that it belongs to the probe, so a port of somebody else is no success.
 
-use std::net::IpAddr;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use proto::v1::probe_order::Target;
@@ -14,6 +14,8 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{Instant, timeout, timeout_at};
 use tracing::warn;
+
+use crate::network::Door;
 
 /// The port is open for so long: the coordinator waits for all others before anybody connects.
 const OPEN_FOR: Duration = Duration::from_secs(12);
@@ -31,7 +33,7 @@ const MAX_ID: usize = 64;
 #[derive(Debug, Clone)]
 pub(crate) struct Node {
     pub(crate) name: String,
-    pub(crate) advertise: IpAddr,
+    pub(crate) door: Door,
     pub(crate) master: String,
 }
 
@@ -46,9 +48,9 @@ pub(crate) async fn serve(order: ProbeOrder, node: Node) {
         ..ProbeReport::default()
     };
     if order.targets.is_empty() {
-        match open(node.advertise, &order.probe_id).await {
+        match open(node.door, &order.probe_id) {
             Ok(address) => report.address = address,
-            Err(error) => report.error = format!("listen on {}: {error}", node.advertise),
+            Err(error) => report.error = format!("listen on {}: {error}", node.door.place()),
         }
     } else {
         report.reached = reach_all(order.targets, &order.probe_id).await;
@@ -68,10 +70,12 @@ async fn tell(
     Ok(())
 }
 
-/// Listens for a while; gives the address.
-async fn open(advertise: IpAddr, id: &str) -> std::io::Result<String> {
-    let listener = TcpListener::bind((advertise, 0)).await?;
-    let address = listener.local_addr()?.to_string();
+/// Listens for a while, as a rank would; gives the address that peers are told.
+fn open(door: Door, id: &str) -> std::io::Result<String> {
+    let listener = door.open()?;
+    listener.set_nonblocking(true)?;
+    let listener = TcpListener::from_std(listener)?;
+    let address = SocketAddr::new(door.advertise, listener.local_addr()?.port()).to_string();
     let id = id.to_owned();
     tasks::spawn(tasks::Kind::Finish, "probe", async move {
         let until = Instant::now() + OPEN_FOR;
@@ -116,6 +120,7 @@ async fn reach(address: &str, id: &str) -> Result<(), String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::network::Network;
 
     fn target(worker: &str, address: String) -> Target {
         Target { worker: worker.to_owned(), address }
@@ -123,8 +128,9 @@ mod tests {
 
     #[tokio::test]
     async fn who_listens_is_reached_and_who_only_looks_alike_is_not() {
-        let open_here = open([127, 0, 0, 1].into(), "probe-1").await.unwrap();
-        let another = open([127, 0, 0, 1].into(), "probe-2").await.unwrap();
+        let door = Network::default().door([127, 0, 0, 1].into());
+        let open_here = open(door, "probe-1").unwrap();
+        let another = open(door, "probe-2").unwrap();
         let closed = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
         let targets =
             vec![target("a", open_here), target("b", another), target("c", closed.to_string())];

@@ -13,6 +13,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, mpsc};
 use std::thread;
 
+use nix::sched::{CpuSet, sched_setaffinity};
 use nix::sys::signal::{SigHandler, Signal, killpg};
 use nix::sys::wait::{Id, WaitPidFlag, waitid};
 use nix::unistd::Pid;
@@ -33,6 +34,8 @@ pub(crate) struct Launch {
     /// The whole environment; nothing else is inherited.
     pub(crate) env: Vec<(OsString, OsString)>,
     pub(crate) working_dir: PathBuf,
+    /// CPUs that the child stays on with all that it starts; none: where this process may be.
+    pub(crate) cpus: Vec<u32>,
     /// A socket that the child keeps open under its own number, named in [`LINK_FD`]: of our own
     /// programs, which are told to stop by it. None: a program that knows nothing of us.
     pub(crate) link: Option<OwnedFd>,
@@ -135,6 +138,7 @@ fn spawn(launch: Launch) -> io::Result<Started> {
     let link = launch.link.as_ref().map(|link| link.as_raw_fd());
     let deaf_to = launch.deaf_to;
     let parent = std::process::id();
+    let cpus = cpu_set(&launch.cpus)?;
     let mut command = Command::new(&launch.program);
     command
         .args(&launch.arguments)
@@ -148,11 +152,14 @@ fn spawn(launch: Launch) -> io::Result<Started> {
         .process_group(0);
     let prepare = move || {
         die_with(parent)?;
+        if let Some(cpus) = &cpus {
+            sched_setaffinity(Pid::from_raw(0), cpus)?;
+        }
         ignore(deaf_to)?;
         link.map_or(Ok(()), inherit)
     };
     // SAFETY: the closure runs in the child between fork and exec and makes only system calls
-    // that are async-signal-safe (prctl, getppid, sigaction, fcntl); it neither allocates nor locks.
+    // that are async-signal-safe (prctl, getppid, sched_setaffinity, sigaction, fcntl); it neither allocates nor locks.
     unsafe { command.pre_exec(prepare) };
     let mut child = command.spawn()?;
     // The child has its own copy; ours would keep the socket open after the child's death.
@@ -174,6 +181,16 @@ fn spawn(launch: Launch) -> io::Result<Started> {
         return Err(error);
     }
     Ok(Started { process, ended, stdout, stderr })
+}
+
+/// None: anywhere.
+fn cpu_set(cpus: &[u32]) -> io::Result<Option<CpuSet>> {
+    if cpus.is_empty() {
+        return Ok(None);
+    }
+    let mut set = CpuSet::new();
+    cpus.iter().try_for_each(|&cpu| set.set(cpu as usize))?;
+    Ok(Some(set))
 }
 
 /// In the child: be killed when the parent's starting thread ends.

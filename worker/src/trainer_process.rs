@@ -215,6 +215,7 @@ impl Trainer {
             arguments: Vec::new(),
             env: plan.env,
             working_dir: plan.run_dir.clone(),
+            cpus: plan.claim.mask(),
             link: Some(theirs.into()),
             // They are told by the link.
             deaf_to: &[Signal::SIGUSR1, Signal::SIGTERM],

@@ -99,6 +99,7 @@ fn config(rank: u32, transport: Transport, peers: Vec<PeerAddress>) -> MeshConfi
         connect_timeout: PATIENCE,
         collective_timeout: PATIENCE,
         channels: 1,
+        has_own_cores: false,
     }
 }
 

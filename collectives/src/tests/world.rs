@@ -85,6 +85,7 @@ impl World {
                     connect_timeout: self.connect_timeout,
                     collective_timeout: self.collective_timeout,
                     channels: self.channels,
+                    has_own_cores: false,
                 };
                 (listener, config)
             })

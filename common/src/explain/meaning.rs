@@ -20,6 +20,8 @@ const MEANINGS: &[(&str, &str)] = &[
     ("job.command", "what every rank runs in place of our trainer"),
     ("job.working-dir", "where the command is started"),
     ("job.local-rank-at", "which argument of the command is --local_rank=N, as DeepSpeed passes it"),
+    ("job.bind-cores-to-rank", "every rank of the command has cores of its own, as DeepSpeed binds them"),
+    ("job.bind-core-list", "the CPUs of each node that are split among its ranks"),
     ("job.hang-timeout", "without any progress for this long, the attempt hangs"),
     ("job.collective-timeout", "how long a collective waits for a peer"),
     ("resources.world-size", "number of ranks (W)"),

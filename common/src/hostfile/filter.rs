@@ -1,11 +1,12 @@
 //! `--include`, `--exclude`, `--num-nodes` and `--num-gpus`: the part of a hostfile that is meant.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv6Addr;
 use std::num::NonZeroU32;
 
 use super::{Entry, Hostfile};
 use crate::section::nearest;
-use crate::spec::hosts::shown;
+use crate::spec::hosts::{shown, unbracketed};
 use crate::spec::{Host, HostSlots, Hosts, InvalidHosts};
 
 /// Which part of a hostfile is meant.
@@ -96,17 +97,19 @@ impl Nodes {
         let mut nodes: BTreeMap<String, BTreeSet<u32>> = BTreeMap::new();
         for node in text.split('@') {
             let wrong = |problem| InvalidFilter::Node { flag, node: shown(node), problem };
-            let (host, numbers) = match node.split_once(':') {
+            let (host, numbers) = match split(node) {
                 None => (node, None),
                 Some((_, numbers)) if numbers.contains(':') => {
-                    return Err(wrong("it has more than one `:`"));
+                    return Err(wrong(
+                        "it has more than one `:` (an IPv6 address stands in brackets)",
+                    ));
                 }
                 Some((host, numbers)) => (host, Some(numbers)),
             };
             if host.is_empty() {
                 return Err(wrong("the host is missing"));
             }
-            let slots = nodes.entry(host.to_owned()).or_default();
+            let slots = nodes.entry(unbracketed(host).to_owned()).or_default();
             for number in numbers.into_iter().flat_map(|numbers| numbers.split(',')) {
                 let is_number = number.trim().bytes().all(|byte| byte.is_ascii_digit());
                 let number = number.trim().parse().ok().filter(|_| is_number);
@@ -115,6 +118,16 @@ impl Nodes {
         }
         Ok(Self(nodes))
     }
+}
+
+/// Host and slots, of `[fe80::1]:0,1` too; None: it has no slots, as a bare IPv6 address.
+fn split(node: &str) -> Option<(&str, &str)> {
+    if node.parse::<Ipv6Addr>().is_ok() {
+        return None;
+    }
+    let end = node.find(']').filter(|_| node.starts_with('[')).unwrap_or(0);
+    let colon = end + node[end..].find(':')?;
+    Some((&node[..colon], &node[colon + 1..]))
 }
 
 /// A host of a hostfile and the slots that a filter left of it, ascending.

@@ -107,6 +107,27 @@ fn filters_mean_what_they_mean_to_deepspeed() {
 }
 
 #[test]
+fn ipv6_addresses_are_hosts_in_brackets_or_without() {
+    let text = "[::1] slots=2\n2001:db8::4 slots=2\n";
+    let include = |include: &str| {
+        let filter = Filter::from_flags(include, "", None, None).map_err(|error| error.to_string());
+        select(text, &filter?)
+    };
+    assert_eq!(include("").unwrap(), "::1 slots=2, 2001:db8::4 slots=2");
+    assert_eq!(include("[::1]").unwrap(), "::1 slots=2");
+    assert_eq!(include("[::1]:1@2001:db8::4").unwrap(), "[::1]:1, 2001:db8::4 slots=2");
+    assert_eq!(include("[2001:db8::4]:0,1").unwrap(), "2001:db8::4 slots=2");
+    assert!(include("fe80::x:0").unwrap_err().contains("stands in brackets"));
+    assert!(include("[::2]:0").unwrap_err().contains("has no such host"));
+    check(
+        "::1 slots=1\n[::1] slots=1\n",
+        &expect![[r#"
+            hosts.txt:2: `::1` is written twice, first at line 1; give it one line with all its slots
+        "#]],
+    );
+}
+
+#[test]
 fn every_mistake_has_its_line_and_what_would_be_right() {
     check(
         "worker-0\nworker-1:4\nworker-2 slots = 2\nworker-3 slots=-1\nworker-4 4\nthis is bad slots=1\n\
@@ -227,7 +248,9 @@ fn flags_that_mean_no_filter_are_refused() {
     let form = "write HOST or HOST:SLOT,SLOT, joined by `@`";
     assert_eq!(
         refused("a@b:1:2", "", 0),
-        format!("--include `b:1:2`: it has more than one `:`; {form}")
+        format!(
+            "--include `b:1:2`: it has more than one `:` (an IPv6 address stands in brackets); {form}"
+        )
     );
     assert_eq!(refused("", "a@", 0), format!("--exclude ``: the host is missing; {form}"));
     assert_eq!(

@@ -5,6 +5,8 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use crate::cores::CoreList;
+
 use super::{
     Batch, BatchMismatch, Checkpoint, Data, DataSource, Diagnostics, Job, JobSpec, Layout, Model,
     Monitor, Optimizer, Precision, Recurrent, RecurrentKernel, Resources, Restart, Resume,
@@ -23,6 +25,18 @@ pub struct Command {
     /// which is 0; None: it gets none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub local_rank_at: Option<u32>,
+    /// Whether every rank has cores of its own; None: as the worker has it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub binding: Option<CoreBinding>,
+}
+
+/// DeepSpeed's `--bind_cores_to_rank`.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct CoreBinding {
+    /// Of each node, split evenly among its ranks; None: each rank's part of all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub list: Option<CoreList>,
 }
 
 impl Command {
@@ -186,7 +200,7 @@ mod tests {
 
     fn command(line: &[&str], local_rank_at: Option<u32>) -> Command {
         let line = line.iter().map(|word| (*word).to_owned()).collect();
-        Command { line, working_dir: "/home/ada".into(), local_rank_at }
+        Command { line, working_dir: "/home/ada".into(), local_rank_at, binding: None }
     }
 
     #[test]

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 
 use serde::{Deserialize, Serialize};
 
@@ -212,7 +212,11 @@ impl fmt::Display for Host {
             }
             HostSlots::These(numbers) => {
                 let numbers: Vec<String> = numbers.iter().map(u32::to_string).collect();
-                write!(f, "{name}:{}", numbers.join(","))
+                let (open, close) = match name.parse::<Ipv6Addr>() {
+                    Ok(_) => ("[", "]"),
+                    Err(_) => ("", ""),
+                };
+                write!(f, "{open}{name}{close}:{}", numbers.join(","))
             }
         }
     }
@@ -308,10 +312,17 @@ impl NodeNames {
 
 /// Names differ in no capital letter, addresses in no way of writing them.
 pub(crate) fn normal(name: &str) -> String {
+    let name = unbracketed(name);
     match name.parse::<IpAddr>() {
         Ok(address) => address.to_string(),
         Err(_) => name.to_ascii_lowercase(),
     }
+}
+
+/// `::1` of `[::1]`: an IPv6 address may be written as where a port follows it.
+pub(crate) fn unbracketed(name: &str) -> &str {
+    let inside = name.strip_prefix('[').and_then(|name| name.strip_suffix(']'));
+    inside.filter(|inside| inside.parse::<Ipv6Addr>().is_ok()).unwrap_or(name)
 }
 
 /// `node01` of `node01.cluster.local`; None of a name without a domain and of an address.

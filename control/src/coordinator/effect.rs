@@ -178,7 +178,7 @@ impl fmt::Display for Refusal {
             }
             Self::TooManyPools => write!(f, "{MAX_POOLS} pools are the bound"),
             Self::NoCommands => f.write_str(
-                "the job runs a program of its own (job.command), and this coordinator was started \
+                "the job runs code of its own (job.command, or a library in job.env), and this coordinator was started \
                  without --allow-commands; the workers that are to run it need the flag too",
             ),
         }

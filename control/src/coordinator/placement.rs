@@ -89,7 +89,7 @@ impl Wish {
             max_workers: resources.workers,
             hosts: resources.hosts.clone(),
             device: resources.device,
-            is_command: spec.command.is_some(),
+            is_command: spec.brings_code(),
             limit,
             home,
             avoid,

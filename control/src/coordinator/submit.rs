@@ -46,7 +46,7 @@ impl Machine {
         if let Some(known) = self.ledger.requests.get(&submission.request_id) {
             return Answer::Submitted(known.clone());
         }
-        if submission.spec.command.is_some() && !self.config.allow_commands {
+        if submission.spec.brings_code() && !self.config.allow_commands {
             return Answer::Refused(Refusal::NoCommands);
         }
         if self.ledger.jobs.contains_key(&job_id) {

@@ -223,6 +223,7 @@ fn meshes(world: u32, collective_timeout: Duration) -> Vec<Mesh> {
             connect_timeout: Duration::from_secs(20),
             collective_timeout,
             channels: 2,
+            has_own_cores: false,
         };
         Mesh::connect(Some(listener), config).unwrap()
     };

@@ -235,6 +235,9 @@ fn single_fields_are_checked() {
     assert!(convert::worker_id("not-a-uuid", 1).is_err());
     assert!(convert::socket_address("address", "localhost").is_err());
     assert!(convert::ip_address("advertise", "10.0.0.4").is_ok());
+    assert_eq!(convert::port_range("port_range", "").unwrap(), None);
+    assert_eq!(convert::port_range("port_range", "4-5").unwrap().unwrap().to_string(), "4-5");
+    assert!(convert::port_range("port_range", "5-4").is_err());
     assert_eq!(convert::summary("").unwrap(), None);
     let summary = Summary { quality: Some("Good".to_owned()), ..Summary::default() };
     assert_eq!(convert::summary(&convert::summary_json(Some(&summary))).unwrap(), Some(summary));

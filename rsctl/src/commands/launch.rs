@@ -4,6 +4,7 @@ use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::process::ExitCode as ProcessExit;
 
+use common::cores::CoreList;
 use service::exit::Failure;
 
 use crate::launch::{self, Compatible, Like, Nproc};
@@ -35,6 +36,7 @@ Examples:
   rsctl launch --nproc 2 --no-python ./train.sh
   rsctl launch --hostfile hosts.txt --num_nodes 2 train.py --deepspeed_config ds.json
   rsctl launch --hostfile hosts.txt --ssh_port 2222 --export LD_LIBRARY_PATH train.py
+  rsctl launch --nproc 2 --bind-cores-to-rank --bind-core-list 0-15 train.py
   rsctl launch --master head --nnodes 2 --nproc 8 train.py
   rsctl launch --master head --hostfile hosts.txt --include node-1@node-2:0,1 train.py")]
 pub(crate) struct Args {
@@ -86,6 +88,12 @@ pub(crate) struct Args {
     /// Set an environment variable of every rank; may repeat
     #[arg(long, value_name = "NAME=V")]
     pub(crate) env: Vec<String>,
+    /// Give each rank physical cores of its own, and OMP_NUM_THREADS as many unless it is set
+    #[arg(long, alias = "bind_cores_to_rank")]
+    pub(crate) bind_cores_to_rank: bool,
+    /// Split these CPUs of each node among its ranks
+    #[arg(long, value_name = "0-3,8", alias = "bind_core_list")]
+    pub(crate) bind_core_list: Option<CoreList>,
     /// Begin each line with [rank N]; torchrun's --tee does so too
     #[arg(long)]
     pub(crate) prefix: bool,
@@ -111,6 +119,12 @@ pub(crate) struct Args {
         allow_hyphen_values = true
     )]
     pub(crate) line: Vec<String>,
+}
+
+impl Args {
+    pub(crate) fn binds_cores(&self) -> bool {
+        self.bind_cores_to_rank || self.bind_core_list.is_some()
+    }
 }
 
 pub(crate) async fn execute(args: Args) -> Result<ProcessExit, Failure> {

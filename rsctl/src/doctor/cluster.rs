@@ -180,7 +180,7 @@ fn peers(told: &Result<ProbePeersResponse, String>) -> Vec<Check> {
         Err(why) => return vec![Check::warn(ID, format!("not tested: {why}"), "ask once more")],
     };
     let open = "ranks connect on ports that the system chooses: open them between the nodes, or \
-                choose their network with worker join --advertise IP";
+                choose their network with worker join --interface NAME, their ports with --port-range";
     let silent = told
         .silent
         .iter()

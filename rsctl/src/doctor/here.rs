@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 
 use common::help::INSTALLATION;
-use common::node::NodeFacts;
+use common::node::{NodeFacts, NodeInterface};
 use common::units::{count, display_bytes};
 
 use super::Check;
@@ -124,7 +124,17 @@ fn binaries(facts: &Binaries) -> Check {
 }
 
 fn of_node(node: &NodeFacts) -> Vec<Check> {
-    vec![libtorch(node), cpu(node), memory(node), gpus(node), nccl(node), shm(node), files(node)]
+    let mut checks = vec![
+        libtorch(node),
+        cpu(node),
+        memory(node),
+        gpus(node),
+        nccl(node),
+        shm(node),
+        files(node),
+    ];
+    checks.extend(network(node));
+    checks
 }
 
 fn libtorch(node: &NodeFacts) -> Check {
@@ -212,6 +222,35 @@ fn files(node: &NodeFacts) -> Check {
         }
         Some(limit) => Check::ok(ID, format!("at most {limit}")),
     }
+}
+
+/// None: the worker is too old to say.
+fn network(node: &NodeFacts) -> Option<Check> {
+    const ID: &str = "network";
+    if node.interfaces.is_empty() {
+        return None;
+    }
+    let is_wide = |interface: &&NodeInterface| {
+        interface.addresses.iter().any(|address| !address.is_loopback())
+    };
+    let wide: Vec<String> = node.interfaces.iter().filter(is_wide).map(described).collect();
+    Some(match wide.len() {
+        0 => Check::warn(
+            ID,
+            "loopback alone",
+            "ranks on other nodes cannot reach this one: give it a network (docker run --network host)",
+        ),
+        1 => Check::ok(ID, wide.join(", ")),
+        _ => {
+            let found = wide.join(", ");
+            Check::ok(ID, format!("{found}; worker join --interface says where ranks meet"))
+        }
+    })
+}
+
+fn described(interface: &NodeInterface) -> String {
+    let addresses: Vec<String> = interface.addresses.iter().map(IpAddr::to_string).collect();
+    format!("{} {}", interface.name, addresses.join(" "))
 }
 
 fn disk(facts: &Disk) -> Check {

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use expect_test::{Expect, expect};
 
-use common::node::{Nccl, NodeFacts, Trainer};
+use common::node::{Nccl, NodeFacts, NodeInterface, Trainer};
 use common::status::{Gpu, Gpus, WorkerRow};
 use proto::v1::{PeerLink, ProbePeersResponse, SilentWorker};
 
@@ -41,7 +41,16 @@ fn node() -> NodeFacts {
         memory_bytes: 8 << 30,
         shm_bytes: Some(64 << 20),
         open_files: Some(1 << 20),
+        interfaces: vec![
+            interface("lo", "127.0.0.1"),
+            interface("eth0", "10.0.0.4"),
+            interface("ib0", "10.1.0.4"),
+        ],
     }
+}
+
+fn interface(name: &str, address: &str) -> NodeInterface {
+    NodeInterface { name: name.to_owned(), addresses: vec![ip(address)] }
 }
 
 fn says(version: &str) -> Option<Result<String, String>> {
@@ -79,6 +88,7 @@ fn a_healthy_machine_is_ok_in_every_line() {
         ok    nccl           none, and ranks on cores do not use it
         ok    shm            64.0 MiB; ranks on cores share memory without it
         ok    open-files     at most 1048576
+        ok    network        eth0 10.0.0.4, ib0 10.1.0.4; worker join --interface says where ranks meet
         ok    disk           50.0 GiB free for /home/ada/runs
         ok    port-loopback  127.0.0.1: opened and reached
         ok    port-29500     free for `coordinator serve`
@@ -101,6 +111,7 @@ fn a_machine_where_nothing_works_is_told_what_to_do_in_every_line() {
         cpu_features: Vec::new(),
         memory_bytes: 512 << 20,
         open_files: Some(1024),
+        interfaces: vec![interface("lo", "127.0.0.1")],
         ..node()
     };
     let mut facts = Facts {
@@ -127,6 +138,7 @@ fn a_machine_where_nothing_works_is_told_what_to_do_in_every_line() {
         warn  nccl           none: no libnccl.so.2  -> make setup DEVICE=cuda, or RUSTSPEED_NCCL_LIB=/path/to/libnccl.so.2; no job uses it yet
         warn  shm            64.0 MiB  -> NCCL needs more: docker run --shm-size 1g, or --ipc=host
         warn  open-files     at most 1024  -> enough for a small cluster; for hundreds of workers raise the hard limit: ulimit -Hn, LimitNOFILE= of systemd
+        warn  network        loopback alone  -> ranks on other nodes cannot reach this one: give it a network (docker run --network host)
         warn  disk           1.0 MiB free for /full/runs  -> a full disk fails saves: make room (`rsctl checkpoints prune`), or choose another folder with job.output-dir
         FAIL  port-loopback  127.0.0.1: connect to 127.0.0.1:1: refused  -> ranks listen on ports that the system chooses: let this machine reach its own address (firewall, container's network)
         warn  port-29500     listen on 0.0.0.0:29500: address in use  -> if a coordinator runs here: rsctl doctor --master 127.0.0.1; else coordinator serve --listen 0.0.0.0:OTHER
@@ -264,8 +276,8 @@ fn what_is_wrong_with_a_cluster_is_told_worker_by_worker() {
         warn  worker:drained    drained, unlisted, 2 slots at 10.0.0.4, heard 0s ago  -> back into service: rsctl drain drained --undo
         FAIL  worker:node09     no worker is on this node, which the coordinator's hostfile names  -> there: worker join --master 10.0.0.1:29500
         warn  workers-libtorch  2.11.0, AVX2 on a, drained, hidden, node09, old; 2.11.0, AVX512 on c  -> results differ in their last bits between these nodes: worker join --libtorch DIR chooses another, resources.hosts keeps a job to nodes alike
-        FAIL  peer:old          it said nothing within 3 s  -> ranks connect on ports that the system chooses: open them between the nodes, or choose their network with worker join --advertise IP
-        FAIL  peer:a->b         10.0.0.4:40123: no answer within 3 s  -> ranks connect on ports that the system chooses: open them between the nodes, or choose their network with worker join --advertise IP
+        FAIL  peer:old          it said nothing within 3 s  -> ranks connect on ports that the system chooses: open them between the nodes, or choose their network with worker join --interface NAME, their ports with --port-range
+        FAIL  peer:a->b         10.0.0.4:40123: no answer within 3 s  -> ranks connect on ports that the system chooses: open them between the nodes, or choose their network with worker join --interface NAME, their ports with --port-range
         FAIL  peers             1 of 2 connections work  -> the lines above name them
         warn  peers-untested    3 workers  -> only the first 64 by name are tested; a job's ranks tell of others when it starts
     "#]],

@@ -43,7 +43,7 @@ pub(crate) struct Compatible {
     #[arg(long, hide = true, alias = "virtual_local_rank")]
     virtual_local_rank: bool,
     #[arg(long, hide = true, alias = "numa_binding")]
-    numa_binding: Option<String>,
+    pub(super) numa_binding: Option<String>,
     #[arg(long, hide = true, alias = "logs_specs")]
     logs_specs: Option<String>,
     #[arg(long, hide = true)]
@@ -68,10 +68,6 @@ pub(crate) struct Compatible {
     min_elastic_nodes: Option<String>,
     #[arg(long, hide = true, alias = "max_elastic_nodes")]
     max_elastic_nodes: Option<String>,
-    #[arg(long, hide = true, alias = "bind_cores_to_rank")]
-    bind_cores_to_rank: bool,
-    #[arg(long, hide = true, alias = "bind_core_list")]
-    bind_core_list: Option<String>,
 }
 
 const RENDEZVOUS: &str = "the coordinator brings ranks together, at a port that is free";
@@ -94,6 +90,11 @@ impl Compatible {
             || self.force_multi
             || self.save_pid
             || self.log_level.is_some()
+    }
+
+    /// torchrun's word for cores of its own for each rank.
+    pub(super) fn binds_cores(&self) -> bool {
+        self.numa_binding.as_deref() == Some("exclusive")
     }
 
     /// What is taken and does nothing, and why.
@@ -123,7 +124,8 @@ impl Compatible {
     pub(super) fn check(&self) -> Result<(), Error> {
         const STATIC: &str = "every node is a worker of one coordinator, and one command starts all \
                               of them: rsctl launch --master HOST --nnodes N";
-        const CORES: &str = "a rank of a command is not bound to cores: start it with numactl";
+        const NUMA: &str = "`exclusive` is --bind-cores-to-rank: physical cores of its own for each \
+                            rank, of one NUMA node where they fit; of the others there is none";
         const ELASTIC: &str = "submit a job with job.command, resources.min-ranks and max-ranks";
         let refused = [
             ("--node-rank", self.node_rank.is_some_and(|rank| rank > 0), STATIC),
@@ -135,9 +137,7 @@ impl Compatible {
                 self.virtual_local_rank,
                 "every rank sees all devices of its node and picks by LOCAL_RANK",
             ),
-            ("--numa-binding", self.numa_binding.is_some(), CORES),
-            ("--bind_cores_to_rank", self.bind_cores_to_rank, CORES),
-            ("--bind_core_list", self.bind_core_list.is_some(), CORES),
+            ("--numa-binding", self.numa_binding.is_some() && !self.binds_cores(), NUMA),
             ("--autotuning", self.autotuning.is_some(), "rsctl submit --sweep tries settings"),
             ("--elastic_training", self.elastic_training, ELASTIC),
             ("--min_elastic_nodes", self.min_elastic_nodes.is_some(), ELASTIC),

@@ -118,6 +118,12 @@ impl Meaning {
         if let Some(folder) = &args.log_dir {
             job.insert("output-dir".to_owned(), text(&around.folder.join(folder)));
         }
+        if args.binds_cores() || args.compatible.binds_cores() {
+            job.insert("bind-cores-to-rank".to_owned(), Value::Boolean(true));
+        }
+        if let Some(list) = &args.bind_core_list {
+            job.insert("bind-core-list".to_owned(), Value::String(list.to_string()));
+        }
         job.insert(
             "env".to_owned(),
             Value::Table(variables::of_job(args, like, place, chosen, around)?),
@@ -186,6 +192,7 @@ pub(super) fn like(args: &Args) -> Like {
         || args.exclude.is_some()
         || args.no_local_rank
         || !args.ssh.of_deepspeed().is_empty()
+        || (args.binds_cores() && args.nproc.is_none())
         || args.compatible.is_deepspeeds();
     if is_deepspeeds { Like::Deepspeed } else { Like::Torchrun }
 }

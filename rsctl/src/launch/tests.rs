@@ -1,7 +1,7 @@
 //! Claims about command lines of torchrun and deepspeed, as jobs.
 
 use clap::Parser as _;
-use common::spec::{Command, JobSpec};
+use common::spec::{Command, CoreBinding, JobSpec};
 
 use super::*;
 use crate::args;
@@ -108,6 +108,32 @@ fn a_line_of_deepspeed_passes_the_local_rank_and_the_slots() {
 }
 
 #[test]
+fn cores_are_bound_in_deepspeeds_words_and_in_torchruns() {
+    let binding = |line: &str| command(line).binding;
+    assert_eq!(binding("--nproc 2 a.py"), None);
+    for line in [
+        "--nproc 2 --bind-cores-to-rank a.py",
+        "--num_gpus 2 --bind_cores_to_rank a.py",
+        "--nproc 2 --numa-binding exclusive a.py",
+        "--nproc 2 --numa_binding=exclusive a.py",
+    ] {
+        assert_eq!(binding(line), Some(CoreBinding { list: None }), "{line}");
+    }
+    let list = Some("0-3,8".parse().unwrap());
+    for line in [
+        "--nproc 2 --bind_cores_to_rank --bind_core_list 0-3,8 a.py",
+        "--nproc 2 --bind-core-list 8,0-3 a.py",
+    ] {
+        assert_eq!(binding(line), Some(CoreBinding { list: list.clone() }), "{line}");
+    }
+    // With no word of torchrun's it is a line of deepspeed, whose scripts get their local rank.
+    assert_eq!(command("--bind_cores_to_rank a.py").local_rank_at, Some(3));
+    assert_eq!(command("--nproc 2 --bind-cores-to-rank a.py").local_rank_at, None);
+    let text = error("--bind-core-list 0-1 --env KMP_AFFINITY=compact a.py");
+    assert!(text.contains("job.env.KMP_AFFINITY"), "{text}");
+}
+
+#[test]
 fn on_a_cluster_nodes_count_and_deepspeeds_variables_travel() {
     let here = around(0, &[("NCCL_DEBUG", "INFO"), ("PYTHONPATH", "/lib"), ("SECRET", "x")]);
     let (spec, _) = try_in("--master head --nnodes 2 --nproc 4 train.py", &here).unwrap();
@@ -157,6 +183,7 @@ fn what_would_not_do_what_it_says_is_refused_with_what_to_do() {
         ("--master_addr 10.0.0.9 train.py", ["10.0.0.9", "--master"]),
         ("--master head --master_addr head train.py", ["--master-addr", "rank 0"]),
         ("--nproc gpu train.py", ["no GPU", "--nproc 2"]),
+        ("--numa-binding node train.py", ["--numa-binding", "--bind-cores-to-rank"]),
         ("--autotuning run train.py", ["--autotuning", "--sweep"]),
         ("--hostfile /absent train.py", ["read hostfile", "/absent"]),
         ("--env RANK=1 train.py", ["job.env.RANK", "each rank"]),

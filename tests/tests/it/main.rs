@@ -19,6 +19,7 @@ mod launch;
 mod migrating;
 mod monitors;
 mod network_cut;
+mod nodes;
 mod nonsense;
 mod observe;
 mod power_cut;

@@ -98,6 +98,9 @@ impl Worker {
             worker: "node-1".to_owned(),
             cores: Vec::new(),
             cuda_device: gpu,
+            listen: String::new(),
+            port_range: String::new(),
+            is_bound: false,
         }));
         worker
     }

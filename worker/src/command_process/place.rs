@@ -55,6 +55,11 @@ impl Place {
         })
     }
 
+    /// Whether rank 0 is on its node.
+    pub(super) fn is_beside_rank_0(&self) -> bool {
+        self.node == 0
+    }
+
     /// Each rank's own, whatever the job says.
     pub(super) fn variables(&self, attempt: &Attempt<'_>) -> Vec<(&'static str, String)> {
         let Self { rank, world, local_rank, local_world, node, nodes, .. } = *self;
@@ -137,6 +142,8 @@ mod tests {
             let names = ["WORLD_SIZE", "GROUP_WORLD_SIZE", "CROSS_SIZE", "MASTER_ADDR"];
             assert_eq!(of(rank, &names), ["5", "2", "2", "10.0.0.1"]);
             assert_eq!(of(rank, &["MASTER_PORT"]), ["40000"], "that of rank 0");
+            let place = Place::of(rank, &table(&workers)).unwrap();
+            assert_eq!(place.is_beside_rank_0(), rank < 3);
         }
         let restarts = ["TORCHELASTIC_RESTART_COUNT", "TORCHELASTIC_MAX_RESTARTS"];
         assert_eq!(of(0, &restarts), ["1", "3"]);

@@ -88,3 +88,21 @@ fn a_command_sees_the_gpus_of_its_slots_by_the_workers_own_names() {
     assert_eq!(narrowed(None, &[2, 0]), "2,0");
     assert_eq!(narrowed(Some("5, GPU-abc,7"), &[1, 2]), "GPU-abc,7");
 }
+
+#[test]
+fn a_gpus_numa_node_is_found_by_its_uuid_whatever_cuda_visible_devices_leaves() {
+    let root = machine();
+    for (bus, node) in [("0000:41:00.0", "1"), ("0000:01:00.0", "-1")] {
+        let folder = root.path().join("sys/bus/pci/devices").join(bus);
+        fs::create_dir_all(&folder).unwrap();
+        fs::write(folder.join("numa_node"), format!("{node}\n")).unwrap();
+    }
+    let nodes = |list: &str| {
+        numa_nodes_below(root.path(), &of(absent(), root.path(), Some(OsStr::new(list))))
+    };
+    assert_eq!(nodes("1,0"), [Some(1), None], "the other's machine says that it has none");
+    assert_eq!(nodes("GPU-B,MIG-1"), [Some(1), None]);
+    let bare = tempfile::tempdir().unwrap();
+    let gpus = of(absent(), root.path(), None);
+    assert_eq!(numa_nodes_below(bare.path(), &gpus), [None, None]);
+}

@@ -19,10 +19,21 @@ impl Node {
         prepared: &Prepared,
         found: &FoundCommand,
     ) {
-        let advertise = self.advertise;
+        let door = self.door;
+        let binding = found.command.binding.as_ref();
+        let claims = match self.claims_of_command(&order.job_id, prepared.threads, binding) {
+            Ok(claims) => claims,
+            Err(why) => {
+                if let Some(job) = self.jobs.get_mut(&order.job_id) {
+                    job.ranks.clear();
+                }
+                let message = format!("worker `{}`: bind ranks to cores: {why}", self.config.name);
+                return self.refuse(order, why.is_for_ever(), message);
+            }
+        };
         let Some(job) = self.jobs.get_mut(&order.job_id) else { return };
         job.phase = Phase::Started;
-        for (&rank, local) in &mut job.ranks {
+        for ((&rank, local), claim) in job.ranks.iter_mut().zip(claims) {
             let (orders, inbox) = mpsc::channel(ORDERS);
             local.orders = Some(orders);
             let plan = Plan {
@@ -32,10 +43,11 @@ impl Node {
                 command: found.command.clone(),
                 program: found.program.clone(),
                 env: prepared.env.clone(),
-                threads: found.threads,
+                threads: prepared.threads,
                 max_restarts: found.max_restarts,
                 run_dir: prepared.run_dir.clone(),
-                advertise,
+                door,
+                claim,
                 notes: found.notes.clone(),
             };
             let news = Teller::new(job.key.clone(), rank, self.told.clone());

@@ -15,6 +15,7 @@ use tracing::{debug, info, warn};
 use super::{Link, Node, PreparedJob};
 use crate::config::Device;
 use crate::local_job::{LocalJob, Phase};
+use crate::network::Door;
 use crate::prepare::{self, Prepared, Runs};
 use crate::trainer_process::{self, News, Order, Plan};
 use crate::uplink::LinkEvent;
@@ -32,7 +33,11 @@ impl Node {
     pub(super) fn on_link(&mut self, event: LinkEvent) -> Option<Duration> {
         match event {
             LinkEvent::Up { link, outbox, local } => {
-                self.advertise = self.config.advertise.unwrap_or(local);
+                let door = self.config.network.door(local);
+                if door != self.door {
+                    info!(advertise = %door.advertise, listen = door.place(), "ranks listen here");
+                }
+                self.door = door;
                 self.on_up(link, outbox);
                 None
             }
@@ -88,7 +93,7 @@ impl Node {
     fn on_probe(&self, order: ProbeOrder) {
         let node = probe::Node {
             name: self.config.name.clone(),
-            advertise: self.advertise,
+            door: self.door,
             master: self.config.master.clone(),
         };
         tasks::spawn(tasks::Kind::Finish, "probe", probe::serve(order, node));
@@ -143,7 +148,12 @@ impl Node {
         });
     }
 
-    fn refuse(&mut self, order: &StartTrainers, is_configuration: bool, message: String) {
+    pub(super) fn refuse(
+        &mut self,
+        order: &StartTrainers,
+        is_configuration: bool,
+        message: String,
+    ) {
         warn!(job = order.job_id, generation = order.generation, message, "not started");
         let (job_id, generation) = (order.job_id.clone(), order.generation);
         let failure = PrepareFailed { job_id, generation, is_configuration, message };
@@ -184,16 +194,16 @@ impl Node {
     }
 
     fn start_trainers(&mut self, order: &StartTrainers, prepared: &Prepared) {
-        let advertise = self.advertise.to_string();
+        let claims = self.claims(&order.job_id, prepared.threads);
+        let Door { advertise, listen, ports } = self.door;
         let is_cuda = self.config.device == Device::Cuda;
         let mut env = prepared.env.clone();
         self.config.libtorch.lead(&mut env);
         let Some(job) = self.jobs.get_mut(&order.job_id) else { return };
         job.phase = Phase::Started;
-        for (&rank, local) in &mut job.ranks {
+        for ((&rank, local), claim) in job.ranks.iter_mut().zip(claims) {
             let (orders, inbox) = mpsc::channel(ORDERS);
             local.orders = Some(orders);
-            let claim = self.cores.claim(local.slots.len().max(1));
             let plan = Plan {
                 program: self.config.trainer.clone(),
                 env: env.clone(),
@@ -205,12 +215,15 @@ impl Node {
                     rank,
                     world: order.world,
                     spec_json: prepared.spec_json.clone(),
-                    advertise: advertise.clone(),
+                    advertise: advertise.to_string(),
                     run_dir: prepared.run_dir.to_string_lossy().into_owned(),
                     slots: local.slots.clone(),
                     worker: self.config.name.clone(),
-                    cores: claim.cores().to_vec(),
+                    cores: claim.cpus().to_vec(),
                     cuda_device: local.slots.first().copied().filter(|_| is_cuda),
+                    listen: listen.to_string(),
+                    is_bound: claim.bound().is_some(),
+                    port_range: ports.map_or_else(String::new, |ports| ports.to_string()),
                 },
                 claim,
             };

@@ -27,7 +27,7 @@ pub(super) async fn prepare(
     }
     let job_id = proto::convert::job_id(&order.job_id).map_err(|source| Error::Spec { source })?;
     let run_dir = spec.job.output_dir.join(job_id.as_str());
-    let mut env = environment::of_command(std::env::vars_os(), &spec.job.env);
+    let mut env = environment::of_command(std::env::vars_os(), &spec.job.env, &config.network);
     if config.device == Device::Cuda && !spec.job.env.contains_key(gpus::CHOICE) {
         env.retain(|(name, _)| name != gpus::CHOICE);
         env.push((gpus::CHOICE.into(), gpus::choice_of(&slots(order)).into()));
@@ -55,11 +55,11 @@ pub(super) async fn prepare(
     let runs = Runs::Command(FoundCommand {
         command,
         program,
-        threads: spec.resources.threads_per_rank,
         max_restarts: spec.restart.application,
         notes: spec.notes,
     });
-    Ok(Prepared { spec_json: String::new(), run_dir, env, runs })
+    let threads = spec.resources.threads_per_rank;
+    Ok(Prepared { spec_json: String::new(), run_dir, env, threads, runs })
 }
 
 /// Of the ranks here, in their order.
@@ -109,7 +109,7 @@ mod tests {
 
     fn command(folder: &Path, program: &str) -> Command {
         let (line, working_dir) = (vec![program.to_owned()], folder.to_owned());
-        Command { line, working_dir, local_rank_at: None }
+        Command { line, working_dir, local_rank_at: None, binding: None }
     }
 
     #[test]

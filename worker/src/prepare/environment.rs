@@ -5,6 +5,8 @@ use std::ffi::OsString;
 
 use common::spec::Command;
 
+use crate::network::Network;
+
 /// glibc's allocator returns and re-faults libtorch's workspaces on every step; kept, a recurrent
 /// model's step takes up to a quarter less. Above 2 GiB only the environment can say it: `mallopt`
 /// takes an int.
@@ -35,6 +37,7 @@ pub(super) fn of_trainers(
     inherited: impl Iterator<Item = (OsString, OsString)>,
     job: &BTreeMap<String, String>,
     threads_per_rank: u32,
+    network: &Network,
 ) -> Vec<(OsString, OsString)> {
     let is_kept = |key: &str| {
         (key == NCCL_LIBRARY || !key.starts_with("RUSTSPEED_"))
@@ -50,6 +53,7 @@ pub(super) fn of_trainers(
     for (key, value) in unset {
         env.entry(key.into()).or_insert_with(|| value.into());
     }
+    choose_interface(&mut env, network);
     env.extend(job.iter().map(|(key, value)| (key.into(), value.into())));
     env.into_iter().collect()
 }
@@ -62,6 +66,7 @@ const LAUNCHERS: [&str; 3] = ["MASTER_ADDR", "MASTER_PORT", "ROLE_NAME"];
 pub(super) fn of_command(
     inherited: impl Iterator<Item = (OsString, OsString)>,
     job: &BTreeMap<String, String>,
+    network: &Network,
 ) -> Vec<(OsString, OsString)> {
     let is_left = |key: &str| {
         key.starts_with("RUSTSPEED_")
@@ -71,8 +76,16 @@ pub(super) fn of_command(
     };
     let mut env: BTreeMap<OsString, OsString> =
         inherited.filter(|(key, _)| key.to_str().is_some_and(|key| !is_left(key))).collect();
+    choose_interface(&mut env, network);
     env.extend(job.iter().map(|(key, value)| (key.into(), value.into())));
     env.into_iter().collect()
+}
+
+/// NCCL and Gloo use the interface that the worker was told to use, unless somebody told them.
+fn choose_interface(env: &mut BTreeMap<OsString, OsString>, network: &Network) {
+    for (key, value) in network.variables() {
+        env.entry(key.into()).or_insert_with(|| value.into());
+    }
 }
 
 #[cfg(test)]

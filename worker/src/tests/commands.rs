@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use common::spec::{Command, JobSpec, Restart};
+use common::spec::{Command, CoreBinding, JobSpec, Restart};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use proto::v1::coordinator_message::Kind as Say;
@@ -14,11 +14,14 @@ use super::coordinator::{Coordinator, eventually};
 use super::script::Script;
 use super::setup::{Folders, JOB, Worker, hand_out_table, meet, start};
 use crate::config::Config;
+use crate::cores::Topology;
+use crate::network::Network;
 
 /// A job that runs these lines of a shell.
 fn shell(folders: &Folders, lines: &str) -> JobSpec {
     let line = ["/bin/sh", "-c", lines].map(str::to_owned).to_vec();
-    command(folders, Command { line, working_dir: folders.path(""), local_rank_at: None })
+    let working_dir = folders.path("");
+    command(folders, Command { line, working_dir, local_rank_at: None, binding: None })
 }
 
 fn command(folders: &Folders, command: Command) -> JobSpec {
@@ -233,6 +236,7 @@ async fn what_cannot_run_here_is_refused_with_the_reason() {
         line: vec!["./absent.sh".to_owned()],
         working_dir: folders.path(""),
         local_rank_at: None,
+        binding: None,
     };
     coordinator.say(Say::Start(start(&command(&folders, absent), 2, 1)));
     let failed = prepare_failed(&mut coordinator).await;
@@ -250,5 +254,60 @@ async fn what_cannot_run_here_is_refused_with_the_reason() {
     coordinator.say(Say::Start(start(&spec, 4, 1)));
     hand_out_table(&mut coordinator, 4, 1).await;
     assert_eq!(kind(&coordinator.ended().await), trainer_end::Kind::Finished(Empty {}));
+    worker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ranks_that_cannot_have_their_cores_do_not_start_and_the_numbers_say_why() {
+    let folders = Folders::new();
+    let mut coordinator = Coordinator::start().await;
+    let worker = Worker::start(allowed(&folders, &coordinator));
+    coordinator.hello().await;
+    let here = Topology::of_this_machine();
+    let first = here.cpus().next().unwrap();
+    for (generation, list, part) in [
+        (1, first.to_string(), "2 ranks of 1 physical core each do not fit into 1 physical core"),
+        (2, format!("{first},8000"), "CPU 8000 is none of those that may be used here"),
+    ] {
+        let mut spec = shell(&folders, "touch ran");
+        let binding = CoreBinding { list: Some(list.parse().unwrap()) };
+        spec.command.as_mut().unwrap().binding = Some(binding);
+        coordinator.say(Say::Start(start(&spec, generation, 2)));
+        let failed = prepare_failed(&mut coordinator).await;
+        assert!(failed.is_configuration && failed.message.contains(part), "{failed:?}");
+    }
+    assert!(!folders.path("ran").exists());
+    worker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn behind_a_translated_address_others_are_told_that_one_and_ranks_here_the_inner_one() {
+    let folders = Folders::new();
+    let mut coordinator = Coordinator::start().await;
+    let network = Network {
+        advertise: Some([192, 0, 2, 9].into()),
+        listen: Some([127, 0, 0, 1].into()),
+        ports: Some("20000-29999".parse().unwrap()),
+        interface: None,
+    };
+    let worker = Worker::start(Config { network, ..allowed(&folders, &coordinator) });
+    assert_eq!(coordinator.hello().await.advertise, "192.0.2.9");
+    let lines = "echo $MASTER_ADDR $MASTER_PORT > master.$RANK";
+    coordinator.say(Say::Start(start(&shell(&folders, lines), 1, 2)));
+    meet(&mut coordinator, 1, 2).await;
+    for _ in 0..2 {
+        assert_eq!(kind(&coordinator.ended().await), trainer_end::Kind::Finished(Empty {}));
+    }
+    let told = |heard: &Heard| match heard {
+        Heard::TrainerReady(ready) => ready.peer.clone().map(|peer| (peer.rank, peer.address)),
+        _ => None,
+    };
+    let addresses: BTreeMap<u32, String> = coordinator.history.iter().filter_map(told).collect();
+    let port = addresses[&0].strip_prefix("192.0.2.9:").unwrap();
+    assert!((20_000..30_000).contains(&port.parse::<u32>().unwrap()), "{addresses:?}");
+    for rank in 0..2 {
+        let master = fs_err::read_to_string(folders.path(&format!("master.{rank}"))).unwrap();
+        assert_eq!(master.trim(), format!("127.0.0.1 {port}"));
+    }
     worker.stop().await;
 }

@@ -20,7 +20,9 @@ use tokio::task::JoinHandle;
 use super::coordinator::Coordinator;
 use super::script::{SCRIPT, Script};
 use crate::config::{Config, Device};
+use crate::cores::Use;
 use crate::libtorch::Libtorch;
+use crate::network::Network;
 use crate::node;
 
 pub(super) const JOB: &str = "a-1";
@@ -57,7 +59,7 @@ impl Folders {
             master: master.to_owned(),
             slots: NonZeroU32::new(SLOTS).unwrap(),
             name: "node-1".to_owned(),
-            advertise: None,
+            network: Network::default(),
             state_dir: self.path("state"),
             trainer,
             libtorch: Libtorch::Linked,
@@ -67,7 +69,7 @@ impl Folders {
             ends_at: None,
             leave_after: None,
             allocation: None,
-            pin_cores: true,
+            cores: Use::Pin,
             allow_commands: false,
         }
     }

@@ -1,7 +1,7 @@
 //! Jobs that run a program of the user's own.
 
 use super::*;
-use crate::spec::{Command, Restart};
+use crate::spec::{Command, CoreBinding, Restart};
 
 const TRAIN: &str = "[job]\ncommand = [\"python\", \"train.py\", \"--lr\", 0.1]\n";
 
@@ -24,6 +24,16 @@ fn a_command_is_a_whole_job() {
     let json = serde_json::to_string(&spec).unwrap();
     assert_eq!(serde_json::from_str::<JobSpec>(&json).unwrap(), spec);
     assert_eq!(explain::from_toml(&explain::to_toml(&spec).unwrap()).unwrap(), spec);
+}
+
+#[test]
+fn a_command_may_ask_for_cores_of_its_own() {
+    let binding = |more: &str| job(&format!("{TRAIN}{more}\n")).spec().command.unwrap().binding;
+    assert_eq!(binding(""), None);
+    assert_eq!(binding("bind-cores-to-rank = false"), None);
+    assert_eq!(binding("bind-cores-to-rank = true"), Some(CoreBinding { list: None }));
+    let list = Some("0-3,8".parse().unwrap());
+    assert_eq!(binding("bind-core-list = \"0-3,8\""), Some(CoreBinding { list }));
 }
 
 #[test]
@@ -74,6 +84,31 @@ fn a_wrong_command_is_told_with_what_would_be_right() {
         "#]],
         ),
         (
+            "[job]\ncommand = [\"a\"]\nbind-core-list = \"0-x\"\n",
+            expect![[r#"
+            job.toml:3: job.bind-core-list = "0-x": `0-x` is no list of CPUs such as `0-3,8`, each from 0 to 8191
+        "#]],
+        ),
+        (
+            "[job]\ncommand = [\"a\"]\nbind-cores-to-rank = false\nbind-core-list = 3\n\
+             env = { KMP_AFFINITY = \"compact\" }\n",
+            expect![[r#"
+            job.toml:4: job.bind-core-list = 3: job.bind-cores-to-rank is false; leave one of them out
+        "#]],
+        ),
+        (
+            "[job]\ncommand = [\"a\"]\nbind-cores-to-rank = true\nenv = { KMP_AFFINITY = \"compact\" }\n",
+            expect![[r#"
+            job.toml:4: job.env.KMP_AFFINITY: it places threads where job.bind-cores-to-rank forbids it; give either
+        "#]],
+        ),
+        (
+            "data.kind = \"sine\"\njob.bind-cores-to-rank = true\n",
+            expect![[r#"
+            job.toml:2: job.bind-cores-to-rank: it is for a job with job.command; worker join has it for others
+        "#]],
+        ),
+        (
             "[command]\nline = \"x\"\n[data]\nkind = \"sine\"\n",
             expect![[r#"
             job.toml:1: command: write it as a list below [job]: job.command
@@ -103,7 +138,16 @@ fn explain_says_what_has_no_meaning_for_a_command() {
         job.command = ["python", "train.py", "--lr", "0.1"]  # job.toml:2
         job.working-dir = "/home/ada/jobs"  # default: the job file's folder
         job.local-rank-at = -  # default: no --local_rank is passed
+        job.bind-cores-to-rank = false  # default: as the worker has it
+        job.bind-core-list = -  # default: a part of all cores for each rank
     "#]]);
+    job(&format!("{TRAIN}bind-core-list = \"3,0-1\"\n")).explain(
+        "job.bind",
+        &expect![[r#"
+        job.bind-cores-to-rank = true  # job.bind-core-list asks for it
+        job.bind-core-list = "0-1,3"  # job.toml:3
+    "#]],
+    );
     job(TRAIN).explain(
         "restart.same",
         &expect![[r#"

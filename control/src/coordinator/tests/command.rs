@@ -9,7 +9,8 @@ use crate::coordinator::{Answer, Effect, Refusal};
 
 fn command(name: &str, world: Option<u32>) -> JobSpec {
     let line = vec!["./train.sh".to_owned()];
-    let command = Command { line, working_dir: "/home/ada".into(), local_rank_at: None };
+    let command =
+        Command { line, working_dir: "/home/ada".into(), local_rank_at: None, binding: None };
     let JobSpec { job, resources, .. } = spec(name, world);
     JobSpec::of_command(command, job, resources, Restart::OF_COMMAND)
 }

@@ -1,9 +1,10 @@
 use super::*;
+use crate::network::Chosen;
 
 fn environment_of(inherited: &[(&str, &str)], job: &[(&str, &str)]) -> BTreeMap<String, String> {
     let inherited = inherited.iter().map(|(k, v)| (OsString::from(k), OsString::from(v)));
     let job = job.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
-    of_trainers(inherited, &job, 3)
+    of_trainers(inherited, &job, 3, &Network::default())
         .into_iter()
         .map(|(k, v)| (k.into_string().unwrap(), v.into_string().unwrap()))
         .collect()
@@ -56,8 +57,31 @@ fn a_command_inherits_the_users_threads_and_nothing_of_ours_or_of_another_launch
     let inherited = inherited.iter().map(|(k, v)| (OsString::from(k), OsString::from(v)));
     let job = [("MASTER_PORT", "29501"), ("PATH", "/venv/bin")];
     let job = job.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
-    let env = of_command(inherited, &job);
+    let env = of_command(inherited, &job, &Network::default());
     let shown: Vec<String> =
         env.iter().map(|(k, v)| format!("{}={}", k.display(), v.display())).collect();
     assert_eq!(shown, ["MASTER_PORT=29501", "OMP_NUM_THREADS=64", "PATH=/venv/bin"]);
+}
+
+#[test]
+fn nccl_and_gloo_use_the_chosen_interface_unless_somebody_told_them() {
+    let interface = Chosen { asked: "ib,eth".parse().unwrap(), name: "ib0".to_owned() };
+    let network = Network { interface: Some(interface), ..Network::default() };
+    for (inherited, job, expected) in [
+        (vec![], vec![], ["ib,eth", "ib0"]),
+        (vec![("NCCL_SOCKET_IFNAME", "lo")], vec![], ["lo", "ib0"]),
+        (vec![], vec![("GLOO_SOCKET_IFNAME", "eth0")], ["ib,eth", "eth0"]),
+    ] {
+        let inherited: Vec<(OsString, OsString)> =
+            inherited.into_iter().map(|(k, v): (&str, &str)| (k.into(), v.into())).collect();
+        let job = job.iter().map(|(k, v): &(&str, &str)| ((*k).to_owned(), (*v).to_owned()));
+        let job: BTreeMap<String, String> = job.collect();
+        let trainers = of_trainers(inherited.clone().into_iter(), &job, 1, &network);
+        let command = of_command(inherited.into_iter(), &job, &network);
+        for env in [trainers, command] {
+            let value = |key: &str| env.iter().find(|(k, _)| k == key).map(|(_, v)| v.clone());
+            let found = ["NCCL_SOCKET_IFNAME", "GLOO_SOCKET_IFNAME"].map(|key| value(key).unwrap());
+            assert_eq!(found, expected);
+        }
+    }
 }
