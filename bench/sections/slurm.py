@@ -3,7 +3,6 @@ first finished training step (limit: 3 s), and from the job's end until SLURM ha
 10 s). Once as `sbatch deploy/slurm/rustspeed.sbatch`, once as `rsctl submit --slurm`, in turns. Needs root and
 Debian's SLURM packages (`make setup` installs them)."""
 
-import json
 import os
 import re
 import struct
@@ -108,12 +107,9 @@ def seconds(log, runs, start):
     (summary,) = wait_for("the end of the job", ends, 0.1)
     wait_for("the nodes' return", lambda: not queue(), 0.01)
     returned = time.time()
-    steps = json.loads(summary.read_text())
-    run = summary.parent
     return {
-        "first_step": first_step(run) - granted(log, number),
+        "first_step": first_step(summary.parent) - granted(log, number),
         "release": returned - summary.stat().st_mtime,
-        "initial_loss": steps["initial_loss"],
     }
 
 

@@ -27,7 +27,7 @@ impl PortRange {
     }
 
     /// Each once, beginning anywhere: whoever begins elsewhere meets fewer that are taken.
-    fn from_anywhere(self, start: u32) -> impl Iterator<Item = u16> {
+    fn beginning_at(self, start: u32) -> impl Iterator<Item = u16> {
         let all = self.count();
         let nth = move |n: u32| (u32::from(self.first) + (start % all + n) % all) as u16;
         (0..all).map(nth)
@@ -37,7 +37,7 @@ impl PortRange {
 /// Listens on a port of `ports` that is free, or on any where there is no range; `start` is any number.
 pub fn listen(ip: IpAddr, ports: Option<PortRange>, start: u32) -> io::Result<TcpListener> {
     let Some(ports) = ports else { return TcpListener::bind((ip, 0)) };
-    for port in ports.from_anywhere(start) {
+    for port in ports.beginning_at(start) {
         match TcpListener::bind((ip, port)) {
             Err(error) if error.kind() == io::ErrorKind::AddrInUse => {}
             done => return done,
@@ -102,7 +102,7 @@ mod tests {
         }
         let few: PortRange = "10-12".parse().unwrap();
         for (start, ports) in [(0, [10, 11, 12]), (2, [12, 10, 11]), (u32::MAX, [10, 11, 12])] {
-            assert_eq!(few.from_anywhere(start).collect::<Vec<_>>(), ports, "{start}");
+            assert_eq!(few.beginning_at(start).collect::<Vec<_>>(), ports, "{start}");
         }
     }
 

@@ -49,6 +49,8 @@ pub struct Settings {
     /// Workers there end by themselves when they were without a coordinator, or idle, for so long.
     #[serde(with = "common::units::duration")]
     pub slurm_lease: Duration,
+    /// Allocations of jobs' own at once; those of pools have bounds of their own.
+    pub slurm_max_allocations: u32,
 }
 
 impl Default for Settings {
@@ -68,6 +70,7 @@ impl Default for Settings {
             slurm_address: None,
             slurm_bin_dir: None,
             slurm_lease: Duration::from_secs(300),
+            slurm_max_allocations: control.max_allocations,
         }
     }
 }
@@ -137,6 +140,9 @@ impl Settings {
         }
         // It goes into a batch script, which is text.
         let is_path = |folder: &&Path| folder.is_absolute() && folder.to_str().is_some();
+        if self.slurm_max_allocations == 0 {
+            mistakes.push("slurm-max-allocations = `0`: must be at least 1".to_owned());
+        }
         if let Some(folder) = self.slurm_bin_dir.as_deref().filter(|folder| !is_path(folder)) {
             let folder = folder.display();
             mistakes.push(format!("slurm-bin-dir = `{folder}`: must be an absolute path in UTF-8"));
@@ -160,6 +166,7 @@ impl Settings {
     /// The numbers that decisions use.
     pub fn control_config(&self) -> control::coordinator::Config {
         control::coordinator::Config {
+            max_allocations: self.slurm_max_allocations,
             lease: self.lease,
             reattach_grace: self.reattach_grace,
             max_final_jobs: self.keep_jobs,

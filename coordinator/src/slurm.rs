@@ -160,7 +160,13 @@ impl Agent {
             Err(trouble) => return Some(trouble.news()),
         };
         let name = order.name.to_string();
-        if let Some(row) = rows.iter().find(|row| row.name == name) {
+        // A pool that was removed and comes again counts from 1 again, and SLURM shows for some minutes
+        // what has ended.
+        let is_ours = |row: &&Row| {
+            let is_past = order.name.pool().is_some() && row.is_over();
+            row.name == name && !is_past
+        };
+        if let Some(row) = rows.iter().find(is_ours) {
             info!(allocation = name, slurm_job = row.id, "found in SLURM's queue");
             return Some(AllocationNews::Accepted { slurm_job: row.id });
         }

@@ -53,7 +53,7 @@ struct Cli {
 enum Command {
     /// Join a coordinator and run its trainers until told to stop.
     #[command(after_help = EXAMPLES)]
-    Join(Join),
+    Join(Box<Join>),
     /// Print what this machine has to train with, as JSON: what `rsctl doctor` judges.
     #[command(after_help = INSPECT_EXAMPLES)]
     Inspect(Inspect),

@@ -168,7 +168,7 @@ impl Plan {
             run_dir: &run_dir,
         };
         let mut defaults = place.defaults(&attempt);
-        if let Some(inside) = self.door.from_inside().filter(|_| place.is_beside_rank_0()) {
+        if let Some(inside) = self.door.inner_address().filter(|_| place.is_beside_rank_0()) {
             let master = defaults.iter_mut().filter(|(name, _)| *name == "MASTER_ADDR");
             master.for_each(|(_, address)| *address = inside.to_string());
         }

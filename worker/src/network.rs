@@ -8,7 +8,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, TcpListener};
 
 use common::ports::{self, PortRange};
 
-pub use choice::Choice;
+pub(crate) use choice::Choice;
 pub(crate) use interfaces::{Interface, interfaces};
 
 /// What NCCL and Gloo read to find their interface.
@@ -67,7 +67,7 @@ impl Door {
     }
 
     /// Where ranks of this node reach what listens here, where `advertise` may lead nowhere from inside.
-    pub(crate) fn from_inside(&self) -> Option<IpAddr> {
+    pub(crate) fn inner_address(&self) -> Option<IpAddr> {
         let loopback = || match self.listen {
             IpAddr::V4(_) => IpAddr::from(Ipv4Addr::LOCALHOST),
             IpAddr::V6(_) => IpAddr::from(Ipv6Addr::LOCALHOST),

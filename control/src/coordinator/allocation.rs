@@ -122,13 +122,20 @@ impl Machine {
 
     fn ask_for_allocation(&mut self, job_id: &JobId, now: Now) {
         let is_early = self.live.allocating.get(job_id).is_some_and(Option::is_some);
-        if is_early || self.is_at_group_limit(job_id) {
+        if is_early || self.is_at_group_limit(job_id) || self.are_allocations_at_their_bound() {
             return;
         }
         let Some(job) = self.ledger.jobs.get(job_id) else { return };
         let name = AllocationName::of_job(job_id.clone(), job.allocations + 1);
         self.record(Record::AllocationAsked { name, nodes: None, at: now.unix });
         self.out.are_allocations_changed = true;
+    }
+
+    /// Who submits spends what SLURM grants the coordinator's user: a sweep of thousands asks for some at
+    /// a time.
+    fn are_allocations_at_their_bound(&self) -> bool {
+        let of_jobs = self.ledger.allocations.keys().filter(|name| name.job().is_some());
+        of_jobs.count() >= self.config.max_allocations as usize
     }
 
     fn is_at_group_limit(&self, job_id: &JobId) -> bool {
@@ -413,7 +420,13 @@ impl Machine {
     pub(super) fn why_unallocated(&self, job_id: &JobId) -> WaitReason {
         let Some((name, allocation)) = self.allocation_of(job_id) else {
             return self.group_limit(job_id).unwrap_or_else(|| {
-                let text = "the next allocation is asked for in a moment".to_owned();
+                let text = match self.are_allocations_at_their_bound() {
+                    true => format!(
+                        "{} allocations of jobs are the bound (slurm-max-allocations): one must end first",
+                        self.config.max_allocations
+                    ),
+                    false => "the next allocation is asked for in a moment".to_owned(),
+                };
                 WaitReason::Allocation { slurm_job: None, state: None, text }
             });
         };

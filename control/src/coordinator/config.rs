@@ -46,6 +46,8 @@ pub struct Config {
     pub max_open_jobs: usize,
     /// Final jobs that are remembered, at most: the oldest are forgotten.
     pub max_final_jobs: usize,
+    /// Allocations of SLURM that jobs have to themselves at once, those that go back among them.
+    pub max_allocations: u32,
     /// Nodes that an operator expects; None: nobody said.
     pub expected: Option<Hosts>,
 }
@@ -84,6 +86,7 @@ impl Default for Config {
             allow_commands: false,
             max_open_jobs: 200_000,
             max_final_jobs: 1_000,
+            max_allocations: 100,
             expected: None,
         }
     }

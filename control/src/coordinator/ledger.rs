@@ -416,8 +416,7 @@ impl Ledger {
 impl Job {
     fn apply(&mut self, record: &Record) {
         // What becomes of its nodes is told after its end, too.
-        let is_of_nodes = matches!(record, Record::AllocationReleased { .. });
-        if !self.state.is_final() || is_of_nodes {
+        if !self.state.is_final() || record.is_return_of_nodes() {
             self.tell(record);
         }
         match record {

@@ -4,6 +4,9 @@
 //! Promise: a pool never has more nodes than it may, counting those that are asked for and those that
 //! have not gone back yet; and what it has asked for is known by name over every restart.
 
+mod ledger;
+mod tell;
+
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -11,21 +14,22 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use common::slurm::allocation::AllocationName;
-use common::slurm::pool::{MAX_POOLS, Pool, PoolAllocation, PoolName, PoolState, PoolStatus};
+use common::slurm::pool::{MAX_POOLS, Pool, PoolName};
 use common::slurm::request::Request;
 use common::status::UnixMillis;
-use common::units::count;
+use common::units::display_duration;
 
 use crate::coordinator::Machine;
 use crate::coordinator::allocation::{JOIN_WITHIN, Wanted};
-use crate::coordinator::demand::{Demand, Room, could_hold};
+use crate::coordinator::demand::{Demand, Room};
 use crate::coordinator::effect::{Answer, Effect, Refusal};
 use crate::coordinator::event::{Now, Ticket};
-use crate::coordinator::floor::Scene;
-use crate::coordinator::ledger::{Allocation, Ledger};
+use crate::coordinator::floor::{Held, Scene};
+use crate::coordinator::ledger::Allocation;
 use crate::coordinator::live::LiveWorker;
-use crate::coordinator::placement::Wish;
 use crate::coordinator::record::Record;
+
+pub(super) use self::tell::PoolNote;
 
 /// The rest after the first failure in a row, the second and so on; after one more the pool pauses.
 const RESTS: [Duration; 4] = [
@@ -82,106 +86,6 @@ pub(super) struct LivePools {
     rests: BTreeMap<PoolName, Duration>,
     /// When an allocation on which nothing runs goes back.
     idle_until: BTreeMap<AllocationName, Duration>,
-}
-
-/// What readers of a waiting job's reason are told of a pool.
-#[derive(Debug, Clone, PartialEq)]
-pub(super) struct PoolNote {
-    name: PoolName,
-    text: String,
-    nodes: u32,
-    slots: u32,
-}
-
-impl Ledger {
-    pub(super) fn apply_to_pool(&mut self, record: &Record) {
-        let name = match record {
-            Record::PoolAdded { name, pool, at } => {
-                let entry = PoolEntry {
-                    pool: Pool::clone(pool),
-                    added_at: *at,
-                    allocations: 0,
-                    failures: 0,
-                    last_failure: String::new(),
-                    paused: None,
-                    is_closing: false,
-                };
-                self.pools.entry(name.clone()).or_insert(entry);
-                return;
-            }
-            Record::PoolPaused { name, .. }
-            | Record::PoolResumed { name, .. }
-            | Record::PoolFailed { name, .. }
-            | Record::PoolClosed { name, .. } => name,
-            _ => return,
-        };
-        let Some(entry) = self.pools.get_mut(name) else { return };
-        match record {
-            Record::PoolPaused { why, .. } => entry.paused = Some(why.clone()),
-            Record::PoolResumed { .. } => (entry.paused, entry.failures) = (None, 0),
-            Record::PoolFailed { why, .. } => {
-                entry.failures += 1;
-                entry.last_failure.clone_from(why);
-            }
-            Record::PoolClosed { .. } => entry.is_closing = true,
-            _ => {}
-        }
-        self.drop_closed_pool(&name.clone());
-    }
-
-    /// The job is told; one that has ended, or is forgotten, may still have an allocation.
-    pub(super) fn apply_to_allocation(&mut self, record: &Record) {
-        match record {
-            Record::AllocationAsked { name, nodes, .. } => {
-                let allocation = Allocation { nodes: *nodes, ..Allocation::default() };
-                self.allocations.insert(name.clone(), allocation);
-                if let Some(entry) = name.pool().and_then(|pool| self.pools.get_mut(pool)) {
-                    entry.allocations += 1;
-                }
-            }
-            Record::AllocationAccepted { name, slurm_job, .. } => {
-                if let Some(allocation) = self.allocations.get_mut(name) {
-                    allocation.slurm_job = Some(*slurm_job);
-                }
-            }
-            Record::AllocationServed { name, .. } => {
-                if let Some(allocation) = self.allocations.get_mut(name) {
-                    allocation.is_used = true;
-                }
-                if let Some(entry) = name.pool().and_then(|pool| self.pools.get_mut(pool)) {
-                    entry.failures = 0;
-                }
-            }
-            Record::AllocationReleased { name, .. } => {
-                if let Some(allocation) = self.allocations.get_mut(name) {
-                    allocation.is_released = true;
-                }
-            }
-            Record::AllocationEnded { name, .. } => {
-                self.allocations.remove(name);
-                if let Some(pool) = name.pool() {
-                    self.drop_closed_pool(pool);
-                }
-            }
-            _ => {}
-        }
-    }
-
-    fn drop_closed_pool(&mut self, name: &PoolName) {
-        let is_closing = self.pools.get(name).is_some_and(|entry| entry.is_closing);
-        if is_closing && self.allocations_of(name).next().is_none() {
-            self.pools.remove(name);
-        }
-    }
-
-    /// Those that are not known to be over.
-    pub(super) fn allocations_of<'a>(
-        &'a self,
-        pool: &'a PoolName,
-    ) -> impl Iterator<Item = (&'a AllocationName, &'a Allocation)> {
-        let first = AllocationName::of_pool(pool.clone(), 0);
-        self.allocations.range(first..).take_while(move |(name, _)| name.pool() == Some(pool))
-    }
 }
 
 impl PoolEntry {
@@ -333,8 +237,12 @@ impl Machine {
         let unneeded: Vec<AllocationName> =
             names.map(|(name, _)| name).filter(is_unneeded).cloned().collect();
         self.live.pools.idle_until.retain(|name, _| unneeded.contains(name));
+        let held = self.held();
         for name in unneeded {
-            self.give_back_idle(&name, now);
+            match self.is_busy(&name, &held) {
+                true => self.live.pools.forget(&name),
+                false => self.give_back_idle(&name, now),
+            }
         }
     }
 
@@ -406,14 +314,10 @@ impl Machine {
         }
     }
 
-    /// One that no waiting job needs: at once where SLURM has not given it or the pool closes, else
-    /// when nothing has run there for as long as the pool says.
+    /// One that no waiting job needs and on which nothing runs: at once where SLURM has not given it or
+    /// the pool closes, else when nothing has run there for as long as the pool says.
     fn give_back_idle(&mut self, name: &AllocationName, now: Now) {
         let Some(entry) = name.pool().and_then(|pool| self.ledger.pools.get(pool)) else { return };
-        if self.is_busy(name) {
-            self.live.pools.forget(name);
-            return;
-        }
         // Its workers may be here before SLURM has told that it runs.
         let is_used = self.ledger.allocations.get(name).is_some_and(|of| of.is_used);
         let live = self.live.allocations.get(name);
@@ -426,7 +330,7 @@ impl Machine {
             (true, _) => "no job waits for it any more".to_owned(),
             (false, true) if from <= now.uptime => "the pool is removed".to_owned(),
             (false, _) if until <= now.uptime => {
-                format!("nothing ran there for {}", common::units::display_duration(timeout))
+                format!("nothing ran there for {}", display_duration(timeout))
             }
             _ => return,
         };
@@ -435,8 +339,7 @@ impl Machine {
     }
 
     /// Whether anything runs on its nodes, or may still.
-    fn is_busy(&self, name: &AllocationName) -> bool {
-        let held = self.held();
+    fn is_busy(&self, name: &AllocationName, held: &BTreeMap<Uuid, Held>) -> bool {
         let of = self.live.workers.values().filter(|w| w.allocation.as_ref() == Some(name));
         of.into_iter().any(|w| held.contains_key(&w.id.uuid) || !w.stragglers.is_empty())
     }
@@ -447,108 +350,5 @@ impl Machine {
         self.out.is_schedule_due |= pools.deadlines().any(|at| is_over(&at));
         pools.begin_at = pools.begin_at.filter(|at| !is_over(at));
         pools.rests.retain(|_, at| !is_over(at));
-    }
-
-    /// Every pool, by name.
-    pub fn pools(&self) -> Vec<PoolStatus> {
-        self.ledger.pools.keys().filter_map(|name| self.pool_status(name)).collect()
-    }
-
-    fn pool_status(&self, name: &PoolName) -> Option<PoolStatus> {
-        let entry = self.ledger.pools.get(name)?;
-        let (state, reason) = self.pool_state(name, entry);
-        let row = |(name, of): (&AllocationName, &Allocation)| {
-            let nodes = self.nodes_of(name, of);
-            let state = match of.is_released {
-                true => "is given back".to_owned(),
-                false => self.tell_allocation(name, of, nodes),
-            };
-            PoolAllocation {
-                name: name.clone(),
-                slurm_job: of.slurm_job,
-                nodes,
-                workers: self.workers_in(name).count() as u32,
-                state,
-                is_idle: !self.is_busy(name),
-            }
-        };
-        let allocations: Vec<PoolAllocation> = self.ledger.allocations_of(name).map(row).collect();
-        Some(PoolStatus {
-            name: name.clone(),
-            settings: entry.pool.clone(),
-            state,
-            reason,
-            workers: allocations.iter().map(|of| of.workers).sum(),
-            nodes: allocations.iter().map(|of| of.nodes).sum(),
-            allocations,
-            failures: entry.failures,
-            added_at: entry.added_at,
-        })
-    }
-
-    fn pool_state(&self, name: &PoolName, entry: &PoolEntry) -> (PoolState, String) {
-        if entry.is_closing {
-            return (PoolState::Closing, "it is gone when its nodes are".to_owned());
-        }
-        if let Some(why) = &entry.paused {
-            return (PoolState::Paused, why.clone());
-        }
-        if self.live.pools.rests.contains_key(name) {
-            return (PoolState::Resting, entry.last_failure.clone());
-        }
-        let reason = match self.live.pools.begin_at {
-            Some(_) => "workers of before the coordinator's start may come back first",
-            None => "",
-        };
-        (PoolState::Open, reason.to_owned())
-    }
-
-    /// What is told to those who ask why a job waits.
-    pub(super) fn pool_notes(&self) -> Vec<PoolNote> {
-        let note = |(name, entry): (&PoolName, &PoolEntry)| PoolNote {
-            name: name.clone(),
-            text: self.tell_pool(name, entry),
-            nodes: entry.pool.max_workers,
-            slots: entry.pool.request.cpus_per_task,
-        };
-        self.ledger.pools.iter().map(note).collect()
-    }
-
-    fn tell_pool(&self, name: &PoolName, entry: &PoolEntry) -> String {
-        match self.pool_state(name, entry) {
-            (PoolState::Paused, why) => {
-                return format!("is paused ({why}): rsctl slurm pool resume {name}");
-            }
-            (PoolState::Resting, why) => return format!("rests before it asks again ({why})"),
-            (PoolState::Closing, _) => return "is being removed".to_owned(),
-            (PoolState::Open, why) if !why.is_empty() => return format!("asks for nothing: {why}"),
-            (PoolState::Open, _) => {}
-        }
-        let open: Vec<_> = self.ledger.allocations_of(name).collect();
-        let coming = open.iter().filter(|(_, of)| !of.is_used && !of.is_released);
-        let coming: Vec<String> = coming
-            .map(|(name, of)| self.tell_allocation(name, of, self.nodes_of(name, of)))
-            .collect();
-        if !coming.is_empty() {
-            return format!("has asked: {}", coming.join(", "));
-        }
-        let nodes: u32 = open.iter().map(|(name, of)| self.nodes_of(name, of)).sum();
-        let most = count(entry.pool.max_workers.into(), "node");
-        format!("has {nodes} of at most {most}")
-    }
-}
-
-impl PoolNote {
-    /// To the owner of this wish.
-    pub(super) fn tell(&self, wish: &Wish) -> String {
-        let Self { name, text, nodes, slots } = self;
-        if wish.hosts.is_some() {
-            return format!("pool `{name}` is no help: the job names its hosts");
-        }
-        if !could_hold(wish, *nodes, *slots) {
-            let of = count((*slots).into(), "slot");
-            return format!("pool `{name}` could not hold it: {nodes} nodes of {of} at most");
-        }
-        format!("pool `{name}` {text}")
     }
 }

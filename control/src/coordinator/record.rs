@@ -243,6 +243,11 @@ impl Record {
             Self::TrainerEnded { key, .. } => Some(&key.job_id),
         }
     }
+
+    /// What becomes of nodes.
+    pub(super) fn is_return_of_nodes(&self) -> bool {
+        matches!(self, Self::AllocationReleased { .. } | Self::AllocationEnded { .. })
+    }
 }
 
 /// What a user handed in.

@@ -111,6 +111,10 @@ impl Machine {
         }
         let Some(attempt) = self.live.attempts.get_mut(job_id) else { return };
         let (step, from) = (live.step, live.resumed_at_step.unwrap_or(0));
+        // Every rank tells where it is, and one may be behind: the job's step never falls.
+        if attempt.progress.as_ref().is_some_and(|before| before.step > step) {
+            return;
+        }
         if attempt.progress.as_ref().is_none_or(|before| before.step != step) {
             attempt.stepped_at = Some(now.unix);
         }

@@ -294,9 +294,6 @@ fn slurm(json: &str, spec: &JobSpec) -> Result<Option<request::Request>, Status>
         let text = format!("slurm: its nodes have room for {room} ranks, and the job has {world}");
         return refuse(text);
     }
-    if spec.command.is_some() {
-        return refuse("job.command: not on nodes of its own yet".to_owned());
-    }
     if spec.resources.hosts.is_some() {
         let text =
             "resources.hosts: SLURM chooses the nodes of a job with an allocation of its own";

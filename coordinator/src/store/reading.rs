@@ -70,7 +70,10 @@ pub(super) fn read_events(
     Ok((whole, problem))
 }
 
-fn read_parts(events: &Tree, start: u64) -> Result<Vec<(Vec<Value>, Option<Stop>)>, Error> {
+/// What a thread has read, and why it went no further than that.
+type Read = (Vec<Value>, Option<Stop>);
+
+fn read_parts(events: &Tree, start: u64) -> Result<Vec<Read>, Error> {
     thread::scope(|scope| {
         let mut reading = Vec::new();
         for part in parts(events, start) {
@@ -112,7 +115,7 @@ fn parts(events: &Tree, start: u64) -> Vec<Part> {
     (0..count).map(|part| (from(part), to(part + 1))).collect()
 }
 
-fn read(events: &Tree, part: Part) -> (Vec<Value>, Option<Stop>) {
+fn read(events: &Tree, part: Part) -> Read {
     let mut values = Vec::new();
     for entry in events.range::<[u8; 8], Part>(part) {
         match entry

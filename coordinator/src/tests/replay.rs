@@ -115,7 +115,7 @@ fn the_first_event_that_is_none_is_named() {
     let mut cut = codec::encode_ledger(&codec::replay(None, &events[..1700]).unwrap());
     cut.truncate(cut.len() - 1);
     for state in [&cut[..], b"{", b""] {
-        let error = codec::replay(Some(state), &[short.clone()]).unwrap_err();
+        let error = codec::replay(Some(state), std::slice::from_ref(&short)).unwrap_err();
         assert!(matches!(error, codec::Error::Snapshot { .. }), "{error}");
     }
 }

@@ -247,7 +247,9 @@ fn record_for(folder: &Folder, order: &Order) -> Result<Record, Failure> {
     let allows_commands = order.runs == Runs::Commands;
     let Some(mut record) = folder.read()? else {
         let master = order.master.clone().unwrap_or_default();
-        return Ok(Record { allows_commands, ..Record::new(order.ssh.clone(), master) });
+        let mut record = Record::new(order.ssh.clone(), master);
+        record.allows_commands = allows_commands;
+        return Ok(record);
     };
     if record.allows_commands != allows_commands {
         let with = if record.allows_commands { "with" } else { "without" };

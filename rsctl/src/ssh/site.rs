@@ -309,23 +309,28 @@ impl Attempt<'_> {
                 }
             }
         };
-        for (index, mut record, started) in results {
-            match started {
-                Ok(process) => {
-                    record.started.process = Some(process);
-                    self.rows[index] = Row::of(&record, "started");
-                    self.remember(record);
-                }
-                Err(error) => {
-                    self.rows[index] = Row::of(&record, "").failed(&error);
-                    if matches!(error, Error::Held { .. }) {
-                        self.disown(&record.worker);
-                    }
-                }
-            }
+        for (index, record, started) in results {
+            self.note(index, record, started);
         }
         self.folder.write(self.record)?;
         if is_interrupted.get() { Err(interrupted()) } else { self.check() }
+    }
+
+    /// What became of one start.
+    fn note(&mut self, index: usize, mut record: HostRecord, started: Result<Process, Error>) {
+        match started {
+            Ok(process) => {
+                record.started.process = Some(process);
+                self.rows[index] = Row::of(&record, "started");
+                self.remember(record);
+            }
+            Err(error) => {
+                self.rows[index] = Row::of(&record, "").failed(&error);
+                if matches!(error, Error::Held { .. }) {
+                    self.disown(&record.worker);
+                }
+            }
+        }
     }
 
     /// A worker of an earlier call goes on as it is.

@@ -326,7 +326,12 @@ async fn variables_are_the_programs_alone() {
     assert!(!dir.path().join("state/process").exists());
 
     let arguments = ["-c".to_owned(), line.replace("exec /bin/sleep 60", "exit 3")];
-    let attend = script::attend(&started.program, &arguments, &variables);
+    let attend = script::attend(&script::Attend {
+        program: &started.program,
+        arguments: &arguments,
+        variables: &variables,
+        scratch: None,
+    });
     let output = std::process::Command::new("sh").arg("-c").arg(attend).output().unwrap();
     assert_eq!(String::from_utf8_lossy(&output.stdout), "/nowhere a 1 b /c /d /e /f\n");
     assert_eq!(output.status.code(), Some(3));

@@ -14,7 +14,8 @@ use tests::slurm::Slurm;
 use tests::wait::wait_for;
 
 /// The beginnings of the page's commands. Each is executed by a story below.
-pub(crate) const SBATCH: &str = "sbatch ";
+pub(crate) const SBATCH: &str = "sbatch --nodes=";
+const ARRAY: &str = "sbatch --array=";
 const SQUEUE: &str = "squeue";
 const SALLOC: &str = "salloc ";
 pub(crate) const NOTICE: &str = "scancel --signal=USR1 --batch ";
@@ -45,9 +46,9 @@ pub(crate) fn command(beginning: &str) -> String {
 
 #[test]
 fn every_command_of_the_page_is_executed_by_a_story() {
-    let inside = [SBATCH, SQUEUE, SALLOC, NOTICE, AT_ONCE, CANCEL, END];
+    let inside = [SBATCH, ARRAY, SQUEUE, SALLOC, NOTICE, AT_ONCE, CANCEL, END];
     let asked_for = [SERVE, SUBMIT, DRY_RUN, POOL_ADD, POOL_LIST, POOL_SUBMIT, POOL_REMOVE];
-    let known = [inside, asked_for].concat();
+    let known = [&inside[..], &asked_for].concat();
     let commands = commands();
     assert_eq!(commands.len(), known.len(), "{commands:?}");
     for beginning in known {
@@ -110,6 +111,31 @@ fn a_batch_script_trains_over_both_nodes_and_ends_as_its_job() {
     assert!(told.contains("3 ranks of 1 CPU"), "{told}");
     assert!(told.contains("2 nodes with 2 CPUs can take 2"), "{told}");
     assert!(!slurm.work().join("runs/.slurm").exists());
+    slurm.wait_until_empty();
+}
+
+#[test]
+fn tasks_of_an_array_are_jobs_of_their_own() {
+    let Some(slurm) = Slurm::start() else { return };
+    slurm.write("job.toml", &tiny(20));
+    let job = slurm.submit(&command(ARRAY));
+    for task in [1, 2] {
+        slurm.wait_for_job(&format!("{job}_{task}"), &["JobState=COMPLETED", "ExitCode=0:0"]);
+    }
+    let runs = fs_err::read_dir(slurm.work().join("runs")).unwrap();
+    let effective = |run: std::io::Result<fs_err::DirEntry>| {
+        fs_err::read_to_string(run.unwrap().path().join("effective.toml")).unwrap()
+    };
+    let effective: Vec<String> = runs.map(effective).collect();
+    assert_eq!(effective.len(), 2);
+    for seed in [1, 2] {
+        let line = format!("\nseed = {seed}\n");
+        assert_eq!(
+            effective.iter().filter(|text| text.contains(&line)).count(),
+            1,
+            "{effective:?}"
+        );
+    }
     slurm.wait_until_empty();
 }
 

@@ -100,9 +100,9 @@ impl Scene {
         let (attempts, allocations) =
             (done["attempts"].as_array().map_or(0, Vec::len), self.site.allocations().0 - asked);
         report(&format!(
-            "round {}: {}{}: {} after {attempts} attempts, {allocations} allocations, nodes back after {:.1} s",
+            "round {}: {round}{}: {} after {attempts} attempts, {allocations} allocations, nodes back \
+             after {:.1} s",
             round.number,
-            round,
             if is_hit { "" } else { " (missed)" },
             done["state"].as_str().unwrap(),
             released.as_secs_f64(),

@@ -43,10 +43,15 @@ fn waiting_jobs_pull_nodes_in_and_idle_nodes_go_back() {
     assert_eq!(status["ranks"][0]["worker"], "node1-1");
     std::thread::sleep(Duration::from_secs(2));
     site.expect_release();
-    let pool = pool(&site).unwrap();
-    let (nodes, state) = (&pool["nodes"], &pool["state"]);
-    assert_eq!((nodes, state), (&0.into(), &"open".into()), "{pool:#}");
+    let closed = || pool(&site).filter(|pool| pool["nodes"] == 0);
+    let pool = wait_for("closed books", Duration::from_secs(10), closed);
+    assert_eq!(pool["state"], "open", "{pool:#}");
     assert!(site.line(&command(POOL_REMOVE)).contains("removed"));
+    // Under a name that SLURM still knows.
+    add(&site, "2s");
+    let again = submit(&site, &[]);
+    let status = site.wait_for("its end", &again, |status| status["state"] == "succeeded");
+    assert_eq!(status["ranks"][0]["worker"], "node1-2");
 }
 
 #[test]

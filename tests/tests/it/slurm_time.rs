@@ -54,7 +54,7 @@ fn soak_a_batch_job_outlives_its_time_limit() {
     slurm.write("job.toml", &tiny(steps(&slurm)));
     let expected = undisturbed(&slurm, DEADLINE);
     let limits = "sbatch --time=2 --signal=B:USR1@60 --requeue ";
-    let job = slurm.submit(&format!("{} --json", command(SBATCH).replace("sbatch ", limits)));
+    let job = slurm.submit(&format!("{} --json", command(SBATCH).replacen("sbatch ", limits, 1)));
     let this = [("job", job.as_str())];
     slurm.wait_for_output(&job, "\nstep ");
     if !soak::is_on() {

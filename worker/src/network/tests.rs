@@ -103,7 +103,7 @@ fn an_address_of_another_network_is_bound_here_and_told_there() {
             "::" => Some(ip("::1")),
             listen => (listen != door.advertise.to_string()).then(|| ip(listen)),
         };
-        assert_eq!(door.from_inside(), inside, "{advertise:?}");
+        assert_eq!(door.inner_address(), inside, "{advertise:?}");
     }
 }
 

@@ -276,6 +276,21 @@ fn nodes_whose_workers_do_not_come_are_not_waited_for_for_ever() {
 }
 
 #[test]
+fn jobs_beyond_the_bound_wait_until_an_allocation_is_over() {
+    let mut w = World::new(&[]);
+    for name in ["a", "b", "c", "d"] {
+        w.submit_to_slurm(spec(name, Some(1)), 1);
+    }
+    assert_eq!(orders(&w).len(), 3);
+    assert!(w.reason("d").contains("3 allocations of jobs are the bound"), "{}", w.reason("d"));
+    w.slurm("a", 1, accepted(1));
+    w.cancel("a", CancelMode::Now);
+    assert_eq!(orders(&w).len(), 3, "it has not gone back yet");
+    w.slurm("a", 1, gone("CANCELLED"));
+    assert_eq!(orders(&w).last().unwrap(), "want d-000000.1 None");
+}
+
+#[test]
 fn a_worker_of_an_allocation_that_is_over_is_sent_away() {
     let mut w = allocated();
     w.slurm("job", 1, gone("TIMEOUT"));

@@ -262,3 +262,17 @@ fn checkpoints_are_catalogued_and_removed_ones_leave() {
         whole("job", 30).path
     );
 }
+
+#[test]
+fn a_rank_that_is_behind_does_not_take_the_jobs_step_back() {
+    let mut w = World::new(&[("a", 1), ("b", 1)]);
+    w.submit(spec("job", Some(2)));
+    w.train("job");
+    let (job_id, generation) = (id("job"), Generation(1));
+    let live = Live { step: 694, ..Live::default() };
+    w.say("b", WorkerMessage::Progress { job_id, generation, live });
+    w.progress("job", 687, 1.0);
+    assert_eq!(w.status("job").row.step, 694);
+    w.progress("job", 695, 1.0);
+    assert_eq!(w.status("job").row.step, 695);
+}

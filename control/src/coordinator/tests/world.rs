@@ -41,7 +41,13 @@ pub(super) struct World {
 /// The real numbers, and bounds that tests can reach.
 fn config() -> Config {
     let usual = Config::default();
-    Config { max_final_jobs: 20, max_heartbeat_rate: 100, allow_commands: true, ..usual }
+    Config {
+        max_final_jobs: 20,
+        max_heartbeat_rate: 100,
+        allow_commands: true,
+        max_allocations: 3,
+        ..usual
+    }
 }
 
 struct FixedChance;

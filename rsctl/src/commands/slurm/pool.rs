@@ -41,12 +41,26 @@ pub(crate) struct PoolArgs {
 enum Command {
     Add(Box<AddArgs>),
     /// Show pools, what they have asked for, and why they ask for nothing
+    #[command(after_help = "\
+Examples:
+  rsctl slurm pool list
+  rsctl slurm pool list --json --master 192.168.1.100")]
     List(ListArgs),
     /// Ask for nothing until it is resumed; nodes that are there stay until they are idle
+    #[command(after_help = "\
+Examples:
+  rsctl slurm pool pause big --reason maintenance")]
     Pause(PauseArgs),
     /// Ask again, and forget past failures
+    #[command(after_help = "\
+Examples:
+  rsctl slurm pool resume big")]
     Resume(NameArgs),
     /// Ask for nothing more and give the nodes back when nothing runs there
+    #[command(after_help = "\
+Examples:
+  rsctl slurm pool remove big          its jobs go on to their end
+  rsctl slurm pool remove big --now    they save, leave, and go on elsewhere")]
     Remove(RemoveArgs),
 }
 

@@ -102,6 +102,13 @@ pub(super) async fn check_listens(masters: &[String], machine: &Machine) -> Resu
 }
 
 fn coordinator_failed(error: &Error, listen: &str, is_again: bool) -> Failure {
+    if let Error::Held { pid } = error {
+        let error = anyhow!("the coordinator of this cluster runs already (pid {pid})");
+        return Failure::new(ExitCode::Failed, error).hint(format!(
+            "another `rsctl cluster up` was faster: call this again; or what was known of it is lost: \
+             `kill {pid}` first"
+        ));
+    }
     let (words, what) = match error {
         Error::EndedAtOnce { log, .. } => (quoted(log), "the coordinator ended at once"),
         other => (quoted(&service::exit::chain(other)), "start the coordinator"),

@@ -77,8 +77,7 @@ pub(super) struct Round {
 
 impl fmt::Display for Round {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { fault, after, which, lasts, .. } = self;
-        write!(f, "{fault:?} at {after:.2} of the job (which {which}, for {lasts:?})")
+        write!(f, "{:?} at {:.2} of the job", self.fault, self.after)
     }
 }
 
