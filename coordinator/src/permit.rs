@@ -7,7 +7,7 @@ use std::path::Path;
 /// In the data folder: whoever can read it can read the store.
 const FILE: &str = "command-secret";
 
-/// What a submit has to know. Its hash alone is kept, and is compared in constant time.
+/// What a submit or a requeue has to know. Its hash alone is kept, and is compared in constant time.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Permit(Option<blake3::Hash>);
 

@@ -57,13 +57,15 @@ pub(crate) enum Error {
     Mistakes { file: String, mistakes: Mistakes },
 }
 
-/// What a coordinator may want to hear from who has programs run. No flag: command lines are everybody's to
-/// read.
+/// What a coordinator may want to hear from who has this job's programs run.
 pub(crate) fn command_secret(spec: &JobSpec) -> String {
-    match spec.brings_code() {
-        true => std::env::var("RUSTSPEED_COMMAND_SECRET").unwrap_or_default(),
-        false => String::new(),
-    }
+    if spec.brings_code() { known_secret() } else { String::new() }
+}
+
+/// [`command_secret`] where the coordinator alone knows what the job runs. No flag: command lines are
+/// everybody's to read.
+pub(crate) fn known_secret() -> String {
+    std::env::var("RUSTSPEED_COMMAND_SECRET").unwrap_or_default()
 }
 
 /// A program of one's own has checkpoints of its own.

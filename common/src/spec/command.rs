@@ -102,6 +102,12 @@ impl JobSpec {
         self.command.is_some() || self.library_variable().is_some()
     }
 
+    /// The key of the job that brings it, for messages.
+    pub fn code_key(&self) -> Option<String> {
+        let variable = || self.library_variable().map(|name| format!("job.env.{name}"));
+        self.command.as_ref().map(|_| "job.command".to_owned()).or_else(variable)
+    }
+
     /// A job that runs a command. What only our trainer reads has values that mean nothing: there is
     /// no model, no data and no checkpoint of ours.
     pub fn of_command(command: Command, job: Job, resources: Resources, restart: Restart) -> Self {

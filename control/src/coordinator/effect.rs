@@ -144,6 +144,10 @@ pub enum Refusal {
     UnknownWorker(String),
     /// The job runs a program of its own, and this coordinator lets none.
     NoCommands,
+    /// By this key the job runs code of its own, and whoever asks does not know the secret for that.
+    SecretUnknown {
+        key: String,
+    },
     UnknownPool(PoolName),
     /// One of this name has other settings, or is being removed.
     PoolExists(PoolName),
@@ -180,6 +184,11 @@ impl fmt::Display for Refusal {
             Self::NoCommands => f.write_str(
                 "the job runs code of its own (job.command, or a library in job.env), and this coordinator was started \
                  without --allow-commands; the workers that are to run it need the flag too",
+            ),
+            Self::SecretUnknown { key } => write!(
+                f,
+                "{key}: this coordinator runs programs for those alone who know its command-secret \
+                 (RUSTSPEED_COMMAND_SECRET of rsctl)"
             ),
         }
     }

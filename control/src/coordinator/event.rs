@@ -141,6 +141,8 @@ pub struct Requeue {
     pub request_id: String,
     /// Not from the newest checkpoint.
     pub from_start: bool,
+    /// Whoever asks may have programs of their own run.
+    pub knows_secret: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -86,6 +86,10 @@ impl Machine {
         if !job.state.is_final() {
             return Answer::Refused(Refusal::NotEnded(ended.clone(), job.state));
         }
+        // Only here is it known what the job was; of a submit the shell sees it.
+        if let Some(key) = job.submission.spec.code_key().filter(|_| !requeue.knows_secret) {
+            return Answer::Refused(Refusal::SecretUnknown { key });
+        }
         let mut submission = job.submission.clone();
         submission.request_id = requeue.request_id;
         submission.after.clear();

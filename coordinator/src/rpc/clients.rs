@@ -249,14 +249,9 @@ impl Front {
         }
         let spec = convert::spec(&spec_json).map_err(|error| malformed(&error))?;
         check_spec(&spec)?;
-        if spec.brings_code() && !self.info.permit.admits(&command_secret) {
-            let variable = spec.library_variable().filter(|_| spec.command.is_none());
-            let key = variable.map_or("job.command".to_owned(), |name| format!("job.env.{name}"));
-            let text = format!(
-                "{key}: this coordinator runs programs for those alone who know its command-secret \
-                 (RUSTSPEED_COMMAND_SECRET of rsctl)"
-            );
-            return Err(Status::permission_denied(text));
+        let key = spec.code_key().filter(|_| !self.info.permit.admits(&command_secret));
+        if let Some(key) = key {
+            return Err(refused(&Refusal::SecretUnknown { key }));
         }
         let uploads: BTreeMap<String, String> = uploads.into_iter().collect();
         let slurm = slurm(&slurm_json, &spec)?;
@@ -364,6 +359,7 @@ pub(super) fn refused(refusal: &Refusal) -> Status {
         | Refusal::NotRunning(..)
         | Refusal::NoCommands
         | Refusal::PoolClosing(_) => Status::failed_precondition(text),
+        Refusal::SecretUnknown { .. } => Status::permission_denied(text),
         Refusal::PoolExists(_) => Status::already_exists(text),
         Refusal::QueueFull { .. } | Refusal::TooManyPools => Status::resource_exhausted(text),
         Refusal::IdTaken => Status::internal(text),

@@ -61,9 +61,11 @@ impl Front {
         let ended = self.known_job(&request.job_id)?;
         check_request_id(&request.request_id)?;
         let status = self.core.views().status(&ended).ok_or_else(|| no_such_job(&ended))?;
-        let v1::RequeueRequest { request_id, from_start, .. } = request;
+        let v1::RequeueRequest { request_id, from_start, command_secret, .. } = request;
+        let knows_secret = self.info.permit.admits(&command_secret);
         self.ask_for_job(&status.row.name, move |job_id, reply| {
-            let requeue = Requeue { job_id, request_id: request_id.clone(), from_start };
+            let request_id = request_id.clone();
+            let requeue = Requeue { job_id, request_id, from_start, knows_secret };
             Input::Requeue { ended: ended.clone(), requeue, reply }
         })
         .await

@@ -2,7 +2,9 @@ use tonic::Code;
 
 use proto::v1;
 
-use super::cluster::{Cluster, finished, killed, soon, submit_request};
+use super::cluster::{Cluster, finished, killed, settings, soon, submit_request};
+use crate::daemon::Coordinator;
+use crate::settings::Settings;
 
 #[tokio::test]
 async fn a_job_goes_from_submit_to_succeeded_and_its_watcher_sees_the_end() {
@@ -68,6 +70,48 @@ async fn a_variable_that_loads_a_library_is_for_those_who_know_the_secret() {
     let refused = submit("LD_PRELOAD", "a secret").await.unwrap_err();
     assert_eq!(refused.code(), Code::FailedPrecondition, "{refused}");
     submit("NCCL_DEBUG", "").await.unwrap();
+    cluster.stop().await;
+}
+
+#[tokio::test]
+async fn who_runs_an_ended_program_again_must_know_the_secret_too() {
+    let folder = tempfile::tempdir().unwrap();
+    fs_err::write(folder.path().join("command-secret"), "a secret").unwrap();
+    let allowing = Settings { allow_commands: true, ..settings(folder.path()) };
+    let coordinator = Coordinator::build(&allowing).await.unwrap();
+    let cluster = Cluster::run(folder, coordinator);
+    let mut client = cluster.client().await;
+    let mut request = submit_request("job", 1, cluster.folder.path());
+    let mut spec: serde_json::Value = serde_json::from_str(&request.spec_json).unwrap();
+    spec["job"]["env"] = serde_json::json!({ "LD_PRELOAD": "/tmp/mine.so" });
+    request.spec_json = spec.to_string();
+    let ours = client.submit(request.clone()).await.unwrap_err();
+    request.command_secret = "a secret".to_owned();
+    let job_id = client.submit(request).await.unwrap().into_inner().job_id;
+    let cancel = v1::CancelRequest { job_id: job_id.clone(), now: true };
+    client.cancel_job(cancel).await.unwrap();
+    let requeue = |secret: &str| v1::RequeueRequest {
+        job_id: job_id.clone(),
+        request_id: "again".to_owned(),
+        command_secret: secret.to_owned(),
+        ..Default::default()
+    };
+    // A client of an earlier build sends none.
+    for secret in ["", "a guess"] {
+        let refused = client.requeue_job(requeue(secret)).await.unwrap_err();
+        assert_eq!((refused.code(), refused.message()), (ours.code(), ours.message()));
+        assert_eq!(refused.code(), Code::PermissionDenied);
+    }
+    let jobs = client.list_jobs(v1::ListJobsRequest::default()).await.unwrap().into_inner().jobs;
+    assert_eq!(jobs.len(), 1);
+    client.requeue_job(requeue("a secret")).await.unwrap();
+    // What brings no code asks for none.
+    let job_id = cluster.submit("plain", 1).await;
+    let cancel = v1::CancelRequest { job_id: job_id.clone(), now: true };
+    client.cancel_job(cancel).await.unwrap();
+    let request_id = "plain-again".to_owned();
+    let requeue = v1::RequeueRequest { job_id, request_id, ..Default::default() };
+    client.requeue_job(requeue).await.unwrap();
     cluster.stop().await;
 }
 

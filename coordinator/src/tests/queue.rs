@@ -90,7 +90,7 @@ async fn what_the_queue_cannot_do_is_refused_with_what_would_be_right() {
     let requeue = |job: &str, request: &str| v1::RequeueRequest {
         job_id: job.to_owned(),
         request_id: request.to_owned(),
-        from_start: false,
+        ..Default::default()
     };
     let refused = client.requeue_job(requeue(&open, "one")).await.unwrap_err();
     assert_eq!(refused.code(), Code::FailedPrecondition, "{refused}");

@@ -36,6 +36,7 @@ pub(crate) async fn execute(args: Args) -> Outcome {
         job_id: ended.to_string(),
         request_id: uuid::Uuid::new_v4().to_string(),
         from_start: args.from_start,
+        command_secret: job::known_secret(),
     };
     let id = coordinator.requeue(request).await?;
     args.follow.follow(coordinator, &id).await

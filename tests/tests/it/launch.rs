@@ -240,13 +240,21 @@ fn a_coordinator_with_a_secret_runs_programs_for_those_alone_who_know_it() {
     let data_dir = Some(folder.path().to_owned());
     let cluster = Cluster::start_as(Serving { data_dir, ..allowing() }, &[]);
     let file = job(&cluster, 1, "", "true");
-    for (secret, is_known) in [("", false), ("another", false), ("a secret", true)] {
-        let mut submit = cluster.rsctl().command(&["submit", &file]);
-        let done = submit.env("RUSTSPEED_COMMAND_SECRET", secret).output().expect("start rsctl");
-        let told = String::from_utf8_lossy(&done.stderr);
-        assert_eq!(done.status.success(), is_known, "{secret}: {told}");
-        assert_eq!(!told.contains("command-secret"), is_known, "{secret}: {told}");
-    }
+    let check = |arguments: &[&str]| {
+        let mut last = String::new();
+        for (secret, is_known) in [("", false), ("another", false), ("a secret", true)] {
+            let mut command = cluster.rsctl().command(arguments);
+            let done = command.env("RUSTSPEED_COMMAND_SECRET", secret).output().expect("rsctl");
+            let told = String::from_utf8_lossy(&done.stderr);
+            assert_eq!(done.status.success(), is_known, "{arguments:?} {secret}: {told}");
+            assert_eq!(!told.contains("command-secret"), is_known, "{secret}: {told}");
+            last = String::from_utf8_lossy(&done.stdout).trim().to_owned();
+        }
+        last
+    };
+    let id = check(&["submit", &file]);
+    cluster.rsctl().call(&["cancel", &id]).expect_code(0);
+    check(&["requeue", &id]);
 }
 
 #[test]

@@ -5,7 +5,7 @@ use common::spec::{Command, JobSpec, Restart};
 use common::status::{JobState, Question, SlotShortage, TrainerEnd, WaitReason};
 
 use super::world::{World, id, on_hosts, spec};
-use crate::coordinator::{Answer, Effect, Refusal};
+use crate::coordinator::{Answer, CancelMode, Effect, Event, Refusal, Requeue, Ticket};
 
 fn command(name: &str, world: Option<u32>) -> JobSpec {
     let line = vec!["./train.sh".to_owned()];
@@ -47,6 +47,30 @@ fn a_coordinator_that_allows_none_refuses_a_command_and_says_which_flag() {
     assert!(refusal.to_string().contains("--allow-commands"));
     let effects = w.submit(spec("train", Some(1)));
     assert!(matches!(answer(&effects), Answer::Submitted(_)));
+}
+
+#[test]
+fn an_ended_command_runs_again_for_those_alone_who_know_the_secret() {
+    let mut w = World::new(&[]);
+    let mut library = spec("library", Some(1));
+    library.job.env.insert("LD_PRELOAD".to_owned(), "/tmp/mine.so".to_owned());
+    for (job, key) in
+        [(command("command", Some(1)), "job.command"), (library, "job.env.LD_PRELOAD")]
+    {
+        let ended = id(&job.job.name);
+        let name = job.job.name.clone();
+        w.submit(job);
+        w.cancel(&name, CancelMode::Now);
+        let mut requeue = |knows_secret| {
+            let (job_id, request_id) = (id(&format!("again-{name}")), format!("again-{name}"));
+            let requeue = Requeue { job_id, request_id, from_start: false, knows_secret };
+            let ticket = Ticket(w.number());
+            answer(&w.step(Event::Requeue { ticket, ended: ended.clone(), requeue })).clone()
+        };
+        let refusal = Refusal::SecretUnknown { key: key.to_owned() };
+        assert_eq!(requeue(false), Answer::Refused(refusal));
+        assert!(matches!(requeue(true), Answer::Submitted(_)), "{name}");
+    }
 }
 
 #[test]

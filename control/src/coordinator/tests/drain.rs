@@ -88,7 +88,7 @@ fn a_drain_of_nobody_is_refused() {
 fn requeue(w: &mut World, ended: &str, from_start: bool) -> Vec<Effect> {
     let ticket = Ticket(w.number());
     let name = format!("again{}", ticket.0);
-    let requeue = Requeue { job_id: id(&name), request_id: name, from_start };
+    let requeue = Requeue { job_id: id(&name), request_id: name, from_start, knows_secret: false };
     w.step(Event::Requeue { ticket, ended: id(ended), requeue })
 }
 

@@ -253,7 +253,7 @@ fn a_requeued_job_waits_for_the_worker_that_has_its_checkpoint() {
     w.drop_stream("a");
     w.tick_after(Duration::from_secs(6));
     let (job_id, request_id) = (id("again"), "again".to_owned());
-    let requeue = Requeue { job_id, request_id, from_start: false };
+    let requeue = Requeue { job_id, request_id, from_start: false, knows_secret: false };
     let ticket = Ticket(w.number());
     w.step(Event::Requeue { ticket, ended: id("job"), requeue });
     w.restart();

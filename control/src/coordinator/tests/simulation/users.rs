@@ -84,7 +84,8 @@ impl Sim {
         let name = format!("job{}", self.jobs.len());
         let ticket = Ticket(self.world.number());
         let (job_id, request_id) = (id(&name), name.clone());
-        let requeue = Requeue { job_id, request_id, from_start: self.dice.one_in(2) };
+        let from_start = self.dice.one_in(2);
+        let requeue = Requeue { job_id, request_id, from_start, knows_secret: false };
         let effects = self.world.step(Event::Requeue { ticket, ended: id(ended), requeue });
         let is_taken =
             |e: &Effect| matches!(e, Effect::Answer { answer: Answer::Submitted(_), .. });
