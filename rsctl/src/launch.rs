@@ -55,6 +55,8 @@ pub(crate) enum Error {
     OtherMaster(String),
     #[error("{flag} with --master: {why}")]
     WithMaster { flag: &'static str, why: &'static str },
+    #[error("{flag} with --master: it chooses from a hostfile, and none is given")]
+    NoHostfile { flag: &'static str },
     #[error(transparent)]
     Hosts(#[from] hosts::Error),
     #[error(transparent)]
@@ -79,6 +81,11 @@ impl From<Error> for Failure {
             }
             Error::Nodes(_) | Error::WithMaster { .. } | Error::Override(_) => {
                 (ExitCode::Usage, None)
+            }
+            Error::NoHostfile { .. } => {
+                let hint = "name the hosts and their slots with --hostfile FILE; `rsctl workers` lists \
+                            those of the coordinator";
+                (ExitCode::Usage, Some(hint.to_owned()))
             }
             Error::NoGpus(_) => {
                 let hint = "give a number: --nproc 2; ranks on CPUs use Gloo".to_owned();

@@ -35,6 +35,9 @@ pub(crate) struct Args {
     json: bool,
 }
 
+/// Unless it is said; long enough for people to start a coordinator again, if need be elsewhere.
+pub(crate) const RECONNECT_TIMEOUT: Duration = Duration::from_secs(600);
+
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct PatienceArgs {
     /// How long to go on without any coordinator

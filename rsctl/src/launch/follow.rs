@@ -12,6 +12,7 @@ use service::exit::Failure;
 use crate::cluster::need::Need;
 use crate::cluster::site::Site;
 use crate::commands::run::{KILLED_WITHIN, PATIENCE, PLACED_WITHIN, never_placed, with_last_words};
+use crate::commands::watch::RECONNECT_TIMEOUT;
 use crate::coordinator::{Coordinator, LogQuery};
 use crate::follow::{Follower, View};
 use crate::interrupts::{Interrupts, interrupted};
@@ -37,6 +38,25 @@ pub(super) struct Private {
     pub(super) site: Site,
     pub(super) spec: JobSpec,
     pub(super) job_toml: String,
+}
+
+/// Whose coordinator it is.
+#[derive(Debug, Clone, Copy)]
+enum Home {
+    /// Our own, on this machine or on these hosts: it will never have more than it has.
+    Private(&'static str),
+    /// It may start anew, and get more workers.
+    Shared,
+}
+
+impl Home {
+    /// How long to go on without it.
+    fn patience(self) -> Duration {
+        match self {
+            Self::Private(_) => PATIENCE,
+            Self::Shared => RECONNECT_TIMEOUT,
+        }
+    }
 }
 
 /// On a private cluster; where nothing `is_kept`, the logs go with it.
@@ -69,8 +89,8 @@ pub(super) async fn on_private(
     };
     let result = match submitted {
         Ok(id) => {
-            let place = Some(site.name());
-            let mut launched = Launched { place, ..Launched::new(coordinator, id, lines, talk) };
+            let home = Home::Private(site.name());
+            let mut launched = Launched { home, ..Launched::new(coordinator, id, lines, talk) };
             let status = tokio::select! {
                 status = launched.until_final(interrupts) => status,
                 error = cluster.broken(need) => Err(error.into()),
@@ -117,22 +137,21 @@ struct Launched {
     reader: LogReader,
     lines: Printer,
     talk: Talk,
-    /// A cluster that will never have more than it has; None: it may.
-    place: Option<&'static str>,
+    home: Home,
 }
 
 impl Launched {
     fn new(coordinator: Coordinator, id: JobId, lines: Printer, talk: Talk) -> Self {
         let query = LogQuery { follow: true, ..LogQuery::default() };
         let reader = LogReader { coordinator: coordinator.clone(), id: id.clone(), query };
-        Self { coordinator, id, reader, lines, talk, place: None }
+        Self { coordinator, id, reader, lines, talk, home: Home::Shared }
     }
 
     /// Shows lines until the job is final.
     async fn until_final(&mut self, interrupts: &mut Interrupts) -> Result<JobStatus, Failure> {
-        let Self { coordinator, id, reader, lines, talk, place } = self;
-        let mut reading = pin!(reader.until_end(lines, PATIENCE));
-        let mut following = pin!(follow(coordinator, id, *talk, *place, interrupts));
+        let Self { coordinator, id, reader, lines, talk, home } = self;
+        let mut reading = pin!(reader.until_end(lines, home.patience()));
+        let mut following = pin!(follow(coordinator, id, *talk, *home, interrupts));
         let mut is_read = false;
         loop {
             tokio::select! {
@@ -157,16 +176,16 @@ async fn follow(
     coordinator: &Coordinator,
     id: &JobId,
     talk: Talk,
-    place: Option<&'static str>,
+    home: Home,
     interrupts: &mut Interrupts,
 ) -> Result<JobStatus, Failure> {
     let mut asking = coordinator.clone();
-    let mut follower = Follower { coordinator: coordinator.clone(), patience: PATIENCE };
+    let mut follower = Follower { coordinator: coordinator.clone(), patience: home.patience() };
     let mut view = Restarts { talk, seen: AttemptId(0) };
     let never_placed = async {
-        match place {
-            Some(place) => never_placed(asking.clone(), id, place).await,
-            None => wait_in_queue(asking.clone(), id, talk).await,
+        match home {
+            Home::Private(place) => never_placed(asking.clone(), id, place).await,
+            Home::Shared => wait_in_queue(asking.clone(), id, talk).await,
         }
     };
     tokio::select! {

@@ -64,8 +64,14 @@ pub(super) fn hosts(args: &Args, around: &Surroundings) -> Result<Option<Chosen>
     if let Some(file) = &args.hostfile {
         return Ok(Some(hosts::choose(file, &filter)?));
     }
-    if args.include.is_none() && args.exclude.is_none() {
-        return Ok(None);
+    let flag = match (&args.include, &args.exclude) {
+        (None, None) => return Ok(None),
+        (Some(_), _) => "--include",
+        (None, Some(_)) => "--exclude",
+    };
+    // Which hosts a cluster has is not known here, and those of this machine alone may never be there.
+    if args.master.is_some() {
+        return Err(Error::NoHostfile { flag });
     }
     // As deepspeed: this machine alone, with all that it has.
     let slots = if around.gpus > 0 { around.gpus } else { around.cores };

@@ -33,11 +33,18 @@ impl Surroundings {
         (!value.is_empty()).then_some(value)
     }
 
+    /// The GPUs that a CUDA program is to see, as they are listed; an empty list is of none.
+    pub(super) fn visible(&self) -> Option<&str> {
+        let (_, list) = self.variables.iter().find(|(name, _)| name == VISIBLE)?;
+        Some(list)
+    }
+
     /// As a CUDA program sees them.
     pub(super) fn visible_gpus(&self) -> u32 {
-        match self.variable(VISIBLE) {
+        match self.visible() {
             Some(list) if self.gpus > 0 => {
-                u32::try_from(list.split(',').count()).unwrap_or(u32::MAX)
+                let listed = list.split(',').filter(|gpu| !gpu.trim().is_empty());
+                u32::try_from(listed.count()).unwrap_or(u32::MAX)
             }
             _ => self.gpus,
         }

@@ -108,6 +108,29 @@ fn a_line_of_deepspeed_passes_the_local_rank_and_the_slots() {
 }
 
 #[test]
+fn an_empty_list_of_visible_gpus_is_of_none() {
+    let hidden = around(8, &[("CUDA_VISIBLE_DEVICES", "")]);
+    let world = |line: &str| try_in(line, &hidden).unwrap().0.resources.world_size;
+    assert_eq!(world("--nproc auto train.py"), Some(6), "a rank on each core");
+    assert!(matches!(try_in("--nproc gpu train.py", &hidden), Err(Error::NoGpus(_))));
+    let (spec, _) = try_in("--like deepspeed train.py", &hidden).unwrap();
+    let visible = &spec.job.env["CUDA_VISIBLE_DEVICES"];
+    assert_eq!((spec.resources.world_size, visible.as_str()), (Some(1), ""));
+    let unset = try_in("--nproc gpu train.py", &around(8, &[])).unwrap().0;
+    assert_eq!(unset.resources.world_size, Some(8));
+}
+
+#[test]
+fn a_coordinator_that_starts_anew_is_waited_for_as_by_submit_and_watch() {
+    let parsed = args::Args::try_parse_from(["rsctl", "watch", "job"]).unwrap();
+    let told = match parsed.command {
+        args::Command::Watch(args) => args.patience.reconnect_timeout,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(told, crate::commands::watch::RECONNECT_TIMEOUT);
+}
+
+#[test]
 fn cores_are_bound_in_deepspeeds_words_and_in_torchruns() {
     let binding = |line: &str| command(line).binding;
     assert_eq!(binding("--nproc 2 a.py"), None);
@@ -182,6 +205,8 @@ fn what_would_not_do_what_it_says_is_refused_with_what_to_do() {
         ("--node_rank 1 train.py", ["--node-rank", "one command starts all"]),
         ("--master_addr 10.0.0.9 train.py", ["10.0.0.9", "--master"]),
         ("--master head --master_addr head train.py", ["--master-addr", "rank 0"]),
+        ("--master head --include node-1 train.py", ["--include with --master", "--hostfile FILE"]),
+        ("--master head --exclude node-1:0 a.py", ["--exclude with --master", "--hostfile FILE"]),
         ("--nproc gpu train.py", ["no GPU", "--nproc 2"]),
         ("--numa-binding node train.py", ["--numa-binding", "--bind-cores-to-rank"]),
         ("--autotuning run train.py", ["--autotuning", "--sweep"]),

@@ -35,7 +35,7 @@ pub(super) fn of_job(
             }
         }
         Place::Here if like == Like::Deepspeed => {
-            let own = around.variable(VISIBLE);
+            let own = around.visible();
             let own = own.filter(|_| chosen.is_none() && args.num_gpus.is_none());
             let slots = match (own, chosen) {
                 (Some(own), _) => own.to_owned(),
