@@ -149,6 +149,27 @@ def json_lines(text):
     return [json.loads(line) for line in text.splitlines() if line.startswith("{")]
 
 
+def short_job(name, out):
+    """The text of a job that is over soon: what is measured is around its 20 steps."""
+    return f"""\
+[job]
+name = "{name}"
+output-dir = "{out}"
+[resources]
+world-size = 2
+[model]
+kind = "lstm"
+[data]
+kind = "sine"
+[training]
+batch-size = 128
+max-steps = 20
+validate-every-epochs = 0
+[checkpoint]
+every-steps = 1000000
+"""
+
+
 def run_job(context, folder, text, *flags):
     """The final status of the job that `text` describes, run on this machine."""
     job = folder / "job.toml"

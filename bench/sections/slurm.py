@@ -11,30 +11,12 @@ import time
 from contextlib import contextmanager
 from datetime import datetime
 
-from .common import Failed, cluster, environment, output, table, temporary_folder
+from .common import Failed, cluster, environment, output, short_job, table, temporary_folder
 
 ROUNDS = 5
 FIRST_STEP_LIMIT = 3
 RELEASE_LIMIT = 10
 DEADLINE = 60
-
-JOB = """\
-[job]
-name = "slurm"
-output-dir = "{out}"
-[resources]
-world-size = 2
-[model]
-kind = "lstm"
-[data]
-kind = "sine"
-[training]
-batch-size = 128
-max-steps = 20
-validate-every-epochs = 0
-[checkpoint]
-every-steps = 1000000
-"""
 
 
 @contextmanager
@@ -118,7 +100,7 @@ def measure(context):
         runs = folder / "runs"
         runs.mkdir()
         job = folder / "job.toml"
-        job.write_text(JOB.format(out=runs))
+        job.write_text(short_job("slurm", runs))
         with cluster(context, folder, workers=0) as (master, _):
             modes = {
                 "sbatch rustspeed.sbatch": lambda: sbatch(context, job),

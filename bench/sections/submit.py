@@ -5,25 +5,7 @@ import json
 import subprocess
 import time
 
-from .common import Failed, cluster, deadline, environment, output, table, temporary_folder
-
-JOB = """\
-[job]
-name = "first-step"
-output-dir = "{out}"
-[resources]
-world-size = 2
-[model]
-kind = "lstm"
-[data]
-kind = "sine"
-[training]
-batch-size = 128
-max-steps = 20
-validate-every-epochs = 0
-[checkpoint]
-every-steps = 1000000
-"""
+from .common import Failed, cluster, deadline, environment, output, short_job, table, temporary_folder
 
 
 def starts(context, master, job):
@@ -51,7 +33,7 @@ def starts(context, master, job):
 def measure(context):
     with temporary_folder() as folder, cluster(context, folder) as (master, _):
         job = folder / "job.toml"
-        job.write_text(JOB.format(out=folder / "runs"))
+        job.write_text(short_job("first-step", folder / "runs"))
         starts(context, master, job)  # warms the page cache
         rounds = [starts(context, master, job) for _ in range(5)]
     running, step = ([one[part] for one in rounds] for part in (0, 1))

@@ -175,7 +175,6 @@ impl Drop for Cluster {
 
 fn start_coordinator(folder: &Path, serving: &Serving) -> (Running, String) {
     let log: PathBuf = folder.join("coordinator.log");
-    let earlier = fs_err::read_to_string(&log).unwrap_or_default().len();
     let data_dir = serving.data_dir.clone().unwrap_or_else(|| folder.join("coordinator"));
     let mut command = match serving.through.split_first() {
         None => Command::new(binary("coordinator")),
@@ -188,12 +187,6 @@ fn start_coordinator(folder: &Path, serving: &Serving) -> (Running, String) {
     command.args(["serve", "--listen", &serving.listen]).args(&serving.flags);
     command.arg("--data-dir").arg(data_dir);
     let mut coordinator = Running::start(&mut command, &log);
-    let master = wait_for("the coordinator's `listening` line", Duration::from_secs(15), || {
-        let output = coordinator.output();
-        assert!(coordinator.is_running(), "the coordinator ended: {output}");
-        let line =
-            output[earlier..].lines().find(|line| line.starts_with("listening "))?.to_owned();
-        line.split_whitespace().nth(1).map(str::to_owned)
-    });
+    let master = coordinator.listening();
     (coordinator, master)
 }

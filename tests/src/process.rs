@@ -9,16 +9,22 @@ use nix::unistd::Pid;
 
 use crate::wait::wait_for;
 
+/// Far more than a coordinator takes to read a test's store.
+const LISTENS_WITHIN: Duration = Duration::from_secs(20);
+
 /// A running program with its output in a file; killed when dropped.
 #[derive(Debug)]
 pub struct Running {
     child: Child,
     pub log: std::path::PathBuf,
+    /// Bytes of the log that are of its former lives.
+    earlier: usize,
 }
 
 impl Running {
     /// Starts `command` with stdout and stderr appended to `log`.
     pub fn start(command: &mut Command, log: &Path) -> Self {
+        let earlier = fs_err::read_to_string(log).unwrap_or_default().len();
         let file =
             fs_err::OpenOptions::new().create(true).append(true).open(log).expect("open log");
         let stderr = file.file().try_clone().expect("clone log handle");
@@ -28,7 +34,7 @@ impl Running {
             .stderr(stderr)
             .spawn()
             .unwrap_or_else(|error| panic!("start {command:?}: {error}"));
-        Self { child, log: log.to_owned() }
+        Self { child, log: log.to_owned(), earlier }
     }
 
     pub fn pid(&self) -> u32 {
@@ -52,6 +58,17 @@ impl Running {
 
     pub fn output(&self) -> String {
         fs_err::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    /// Waits until it, a coordinator, says where it listens.
+    pub fn listening(&mut self) -> String {
+        wait_for("the coordinator's `listening` line", LISTENS_WITHIN, || {
+            let output = self.output();
+            assert!(self.is_running(), "the coordinator ended: {output}");
+            let mut lines = output.get(self.earlier..)?.lines();
+            let address = lines.find_map(|line| line.strip_prefix("listening "))?;
+            address.split_whitespace().next().map(str::to_owned)
+        })
     }
 }
 

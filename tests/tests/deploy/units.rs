@@ -121,12 +121,7 @@ fn the_units_start_a_cluster_that_trains_and_stops() {
     command.env("RUSTSPEED_LISTEN", "127.0.0.1:0");
     command.env("RUSTSPEED_DATA_DIR", root.join("data"));
     let mut serving = Running::start(&mut command, &root.join("coordinator.log"));
-    let master = wait_for("the coordinator's address", Duration::from_secs(15), || {
-        let output = serving.output();
-        assert!(serving.is_running(), "the coordinator ended: {output}");
-        let line = output.lines().find_map(|line| line.strip_prefix("listening "))?;
-        Some(line.to_owned())
-    });
+    let master = serving.listening();
     // As worker-NAME.env would.
     let mut command = worker.command(root);
     command.env("RUSTSPEED_MASTER", &master).env("RUSTSPEED_SLOTS", "2");

@@ -188,7 +188,6 @@ pub(crate) fn is_over(status: &Value) -> bool {
 /// The page's command, on a port of loopback.
 fn serve(slurm: &Slurm, listen: &str, variables: &[(&str, &str)]) -> (Running, String) {
     let log = slurm.work().join("coordinator.log");
-    let earlier = fs_err::read_to_string(&log).unwrap_or_default().len();
     let line = command(SERVE);
     let mut words = line.split_whitespace();
     let mut serve = Command::new(binary(words.next().unwrap()));
@@ -200,12 +199,7 @@ fn serve(slurm: &Slurm, listen: &str, variables: &[(&str, &str)]) -> (Running, S
         .env("RUSTSPEED_DATA_DIR", slurm.work().join("coordinator"))
         .envs(variables.iter().copied());
     let mut coordinator = Running::start(&mut serve, &log);
-    let master = wait_for("a coordinator", Duration::from_secs(20), || {
-        let output = coordinator.output();
-        assert!(coordinator.is_running(), "{output}");
-        let line = output[earlier..].lines().find(|line| line.starts_with("listening "))?;
-        line.split_whitespace().nth(1).map(str::to_owned)
-    });
+    let master = coordinator.listening();
     (coordinator, master)
 }
 

@@ -106,12 +106,7 @@ fn a_program_gets_nodes_of_its_own_from_a_coordinator_that_allows_it() {
     // Set where it was started: it stays there.
     serve.envs(knowing);
     let mut coordinator = Running::start(&mut serve, &slurm.work().join("coordinator.log"));
-    let master = wait_for("a coordinator", Duration::from_secs(20), || {
-        let output = coordinator.output();
-        assert!(coordinator.is_running(), "{output}");
-        let line = output.lines().find(|line| line.starts_with("listening "))?.to_owned();
-        line.split_whitespace().nth(1).map(str::to_owned)
-    });
+    let master = coordinator.listening();
     let line = command(SLURM, SUBMIT);
     let (code, told) = slurm.run(&line, &[("RUSTSPEED_MASTER", &master)]);
     assert_eq!(code, 1, "{told}");
