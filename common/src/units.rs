@@ -6,29 +6,47 @@ pub const MAX_DURATION: std::time::Duration =
 
 /// `#[serde(with = "units::duration")]`: `30s`, `5m`, `250ms`; a bare number means seconds.
 pub mod duration {
+    use std::fmt;
     use std::time::Duration;
 
-    use serde::de::{Error, Unexpected};
-    use serde::{Deserialize, Deserializer, Serializer};
-
-    #[derive(Deserialize)]
-    #[serde(untagged)]
-    enum Written {
-        Seconds(f64),
-        Text(String),
-    }
+    use serde::de::{Error, Unexpected, Visitor};
+    use serde::{Deserializer, Serializer};
 
     pub fn serialize<S: Serializer>(value: &Duration, to: S) -> Result<S::Ok, S::Error> {
         to.collect_str(&humantime::format_duration(*value))
     }
 
     pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Duration, D::Error> {
-        let expected = "a duration such as `30s`, `5m` or `250ms`, or a number of seconds";
-        match Written::deserialize(from)? {
-            Written::Seconds(s) => Duration::try_from_secs_f64(s)
-                .map_err(|_| D::Error::invalid_value(Unexpected::Float(s), &expected)),
-            Written::Text(text) => humantime::parse_duration(&text)
-                .map_err(|_| D::Error::invalid_value(Unexpected::Str(&text), &expected)),
+        from.deserialize_any(Written)
+    }
+
+    /// Not an untagged enum: that would copy each text, try it as a number and write the error, and
+    /// a queue of 100,000 jobs has a million durations.
+    struct Written;
+
+    impl Visitor<'_> for Written {
+        type Value = Duration;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("a duration such as `30s`, `5m` or `250ms`, or a number of seconds")
+        }
+
+        fn visit_f64<E: Error>(self, seconds: f64) -> Result<Duration, E> {
+            let invalid = |_| E::invalid_value(Unexpected::Float(seconds), &self);
+            Duration::try_from_secs_f64(seconds).map_err(invalid)
+        }
+
+        fn visit_i64<E: Error>(self, seconds: i64) -> Result<Duration, E> {
+            self.visit_f64(seconds as f64)
+        }
+
+        fn visit_u64<E: Error>(self, seconds: u64) -> Result<Duration, E> {
+            self.visit_f64(seconds as f64)
+        }
+
+        fn visit_str<E: Error>(self, text: &str) -> Result<Duration, E> {
+            humantime::parse_duration(text)
+                .map_err(|_| E::invalid_value(Unexpected::Str(text), &self))
         }
     }
 }

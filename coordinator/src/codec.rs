@@ -111,7 +111,7 @@ fn lines(mut bytes: &[u8]) -> Vec<&[u8]> {
 }
 
 fn decode_part(_: usize, line: &&[u8]) -> Result<Jobs, Error> {
-    serde_json::from_slice(line).map_err(|source| Error::Snapshot { source })
+    from_json(line).map_err(|source| Error::Snapshot { source })
 }
 
 fn decode_chunk(number: usize, chunk: &&[Vec<u8>]) -> Result<Vec<Record>, Error> {
@@ -133,8 +133,17 @@ struct Submitted {
 /// submit ours is known at once, which halves the work.
 fn decode(event: &[u8]) -> Result<Record, serde_json::Error> {
     if !event.starts_with(SUBMITTED) {
-        return serde_json::from_slice(event);
+        return from_json(event);
     }
-    let Submitted { job_id, submission, at } = serde_json::from_slice(event)?;
+    let Submitted { job_id, submission, at } = from_json(event)?;
     Ok(Record::JobSubmitted { job_id, submission, at })
+}
+
+/// Looks once whether all of it is text, and not again at each string.
+fn from_json<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, serde_json::Error> {
+    match std::str::from_utf8(bytes) {
+        Ok(text) => serde_json::from_str(text),
+        // Says where.
+        Err(_) => serde_json::from_slice(bytes),
+    }
 }

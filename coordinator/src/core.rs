@@ -47,6 +47,10 @@ const MAX_BATCH: usize = 512;
 /// Events between snapshots, at least: a replay of this many takes milliseconds.
 const SNAPSHOT_EVERY: usize = 1000;
 
+/// A new life makes no snapshot for so long for each job: a large one takes a core for seconds, and the
+/// workers that come back are served first.
+const NO_SNAPSHOT_FOR: Duration = Duration::from_micros(100);
+
 /// Jobs that a thread is worth.
 const MIN_PART: usize = 1000;
 
@@ -67,6 +71,7 @@ pub(crate) struct Core {
     answers: HashMap<Ticket, oneshot::Sender<Answer>>,
     next_ticket: u64,
     events_since_snapshot: usize,
+    no_snapshot_until: Instant,
     /// Tells the end of the snapshot that is being written.
     snapshot: Option<oneshot::Receiver<Result<(), store::Error>>>,
     chance: SystemChance,
@@ -90,6 +95,7 @@ impl Core {
     /// Builds the loop and its handle; nothing runs before [`Core::run`].
     pub(crate) fn new(parts: Parts) -> (Self, Handle) {
         let (sender, inputs) = mpsc::channel(QUEUE);
+        let jobs = u32::try_from(parts.ledger.jobs.len()).unwrap_or(u32::MAX);
         let views = Arc::new(Views::default());
         let machine = Machine::new(parts.config, parts.ledger);
         let links = Links::new();
@@ -108,6 +114,7 @@ impl Core {
             answers: HashMap::new(),
             next_ticket: 0,
             events_since_snapshot: parts.replayed,
+            no_snapshot_until: Instant::now() + NO_SNAPSHOT_FOR.saturating_mul(jobs),
             snapshot: None,
             chance: SystemChance,
         };
@@ -288,7 +295,8 @@ impl Core {
             self.snapshot = None;
         }
         let jobs = self.machine.ledger().jobs.len();
-        if is_snapshot_due(self.events_since_snapshot, jobs) {
+        let is_due = is_snapshot_due(self.events_since_snapshot, jobs);
+        if is_due && Instant::now() >= self.no_snapshot_until {
             self.events_since_snapshot = 0;
             let ledger = self.machine.ledger().frozen();
             let encode = move || codec::encode_ledger(&ledger);

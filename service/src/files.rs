@@ -5,6 +5,10 @@ use std::path::Path;
 
 use fs_err as fs;
 
+/// A large file is synced every so many bytes: whoever syncs a small one on the same disk waits until
+/// what was written before is there.
+const STEP: usize = 4 << 20;
+
 /// Writes `bytes` to `path`: beside it, synced, renamed over it, the folder synced. Blocking.
 pub fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let folder = path.parent().unwrap_or(Path::new("."));
@@ -17,7 +21,12 @@ pub fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let temporary = folder.join(temporary);
     let written = (|| {
         let mut file = fs::File::create(&temporary)?;
-        file.write_all(bytes)?;
+        for step in bytes.chunks(STEP) {
+            file.write_all(step)?;
+            if bytes.len() > STEP {
+                file.sync_data()?;
+            }
+        }
         file.sync_all()?;
         fs::rename(&temporary, path)
     })();

@@ -155,6 +155,7 @@ impl Thread {
         let place = log.begin_snapshot();
         let making = thread::Builder::new().name("snapshot".to_owned());
         let made = making.spawn(move || {
+            yield_to_others();
             let written = place.write(&encode());
             // A store that was closed meanwhile needs no news of it.
             let _ = back.send(Request::Written { written, reply });
@@ -244,6 +245,15 @@ impl Thread {
             self.log = None;
         }
         result
+    }
+}
+
+/// The calling thread has time: decisions and commits go first.
+fn yield_to_others() {
+    const NICE: i32 = 10;
+    // Of Linux's threads each has a niceness of its own, and anybody may raise it.
+    if let Err(error) = rustix::process::setpriority_process(None, NICE) {
+        tracing::debug!(%error, "a snapshot is made at full speed");
     }
 }
 
