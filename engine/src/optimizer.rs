@@ -20,14 +20,12 @@ mod adam;
 mod lamb;
 mod lion;
 mod nadam;
-#[cfg_attr(not(test), expect(dead_code, reason = "the zero room does not keep state on a GPU yet"))]
 mod on_tensors;
 mod rmsprop;
 mod sgd;
 mod widest;
 
 pub(crate) use lamb::Lamb;
-#[cfg_attr(not(test), expect(unused_imports, reason = "as above"))]
 pub(crate) use on_tensors::{TensorShard, sum_of_squares_on_tensor};
 
 /// What an optimizer keeps of every parameter, under torch's names.
