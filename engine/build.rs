@@ -25,6 +25,7 @@ fn main() {
         .include(include.join("include"))
         .include(include.join("include/torch/csrc/api/include"))
         .file("native/device.cpp")
+        .file("native/lane.cpp")
         .file("native/shim.cpp")
         .file("native/lstm.cpp")
         .file("native/unit.cpp")

@@ -32,6 +32,8 @@ pub struct Issued {
     pub op: OpKind,
     /// Its number on its communicator.
     pub sequence: u64,
+    /// Bytes per rank, as [`crate::At`] tells them.
+    pub bytes: u64,
 }
 
 /// The operations of one rank over memory of a device. As everywhere, every rank must issue the same
@@ -71,7 +73,8 @@ impl DeviceCommunicator for Communicator {
         let (op, sequence) = (operation.kind(), self.sequence());
         // SAFETY: forwarded from the caller, whose buffers are the host's.
         unsafe { operation.run(self) }?;
-        Ok(Issued { op, sequence })
+        let bytes = self.whereabouts().now().map_or(0, |at| at.bytes);
+        Ok(Issued { op, sequence, bytes })
     }
 
     fn watch(&mut self, _: Issued, _: Probe) {}

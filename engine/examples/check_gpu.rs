@@ -41,6 +41,7 @@ fn check() -> Result<(), Box<dyn Error>> {
         world: 1,
         connect_timeout: DEADLINE,
         collective_timeout: DEADLINE,
+        channel: 2,
         called_off: &|| None,
     };
     let mut communicator = NcclCommunicator::connect(&nccl, config)?;

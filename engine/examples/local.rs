@@ -117,6 +117,7 @@ fn run_rank(
         run_dir: run_dir.to_owned(),
         worker: "local".to_owned(),
         communicator: mesh.communicator(0)?,
+        device_communicator: None,
         device: engine::Device::CPU,
         save_communicator: mesh.communicator(1)?,
         reporter: Arc::new(Notes),

@@ -6,6 +6,7 @@
 
 #include <ATen/core/Tensor.h>
 #include <c10/core/AutogradState.h>
+#include <c10/core/CachingDeviceAllocator.h>
 #include <c10/core/impl/DeviceGuardImplInterface.h>
 #include <c10/core/impl/VirtualGuardImpl.h>
 
@@ -25,6 +26,15 @@ char* rustspeed_enter_cuda(int8_t index) {
                 count);
     guard.setDevice(c10::Device(c10::DeviceType::CUDA, index));
     c10::AutogradState::get_tls_state().set_multithreading_enabled(false);
+  });
+}
+
+// What the driver has free there, for whatever process.
+char* rustspeed_free_cuda_bytes(int8_t index, uint64_t* bytes) {
+  return guarded([&] {
+    TORCH_CHECK(c10::impl::hasDeviceGuardImpl(c10::DeviceType::CUDA),
+                "this libtorch has no CUDA");
+    *bytes = at::getDeviceAllocator(c10::DeviceType::CUDA)->getMemoryInfo(index).first;
   });
 }
 

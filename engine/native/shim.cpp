@@ -16,8 +16,9 @@
 
 namespace {
 
-// What a gradient is made of; the codes of engine/src/native.rs.
-enum class Element : uint8_t { kFloat = 0, kBFloat16 = 1, kHalf = 2 };
+// What a gradient is made of; the codes of engine/src/native.rs. Of the last, `values` is the
+// at::Tensor itself, wherever it is.
+enum class Element : uint8_t { kFloat = 0, kBFloat16 = 1, kHalf = 2, kTensor = 3 };
 
 using Callback = void (*)(void* context, uint64_t index, Element element, const void* values,
                           uint64_t count);
@@ -38,31 +39,42 @@ Element element_of(const at::Tensor& tensor) {
 // Called once a leaf's gradient of this backward is complete. The gradient is handed on and then
 // dropped: whoever wants to keep it copies it, and no second full set of gradients builds up.
 struct GradientHook final : torch::autograd::PostAccumulateGradHook {
-  GradientHook(Callback callback, void* context, uint64_t index)
-      : callback_(callback), context_(context), index_(index) {}
+  GradientHook(Callback callback, void* context, uint64_t index, bool stays)
+      : callback_(callback), context_(context), index_(index), stays_(stays) {}
 
   void operator()(const at::Tensor& leaf) override {
     at::Tensor& gradient = leaf.mutable_grad();
-    // Of a GPU: as a copy on the host, which is there when this returns.
-    const at::Tensor dense = gradient.cpu().contiguous();
-    callback_(context_, index_, element_of(dense), dense.const_data_ptr(),
-              static_cast<uint64_t>(dense.numel()));
+    if (stays_) {
+      const at::Tensor dense = gradient.contiguous();
+      hand_over(Element::kTensor, &dense, dense);
+    } else {
+      // Of a GPU: as a copy on the host, which is there when this returns.
+      const at::Tensor dense = gradient.cpu().contiguous();
+      hand_over(element_of(dense), dense.const_data_ptr(), dense);
+    }
     gradient.reset();
+  }
+
+  void hand_over(Element element, const void* values, const at::Tensor& dense) const {
+    callback_(context_, index_, element, values, static_cast<uint64_t>(dense.numel()));
   }
 
   Callback callback_;
   void* context_;
   uint64_t index_;
+  bool stays_;
 };
 
 }  // namespace
 
 extern "C" {
 
-char* rustspeed_hook_gradient(at::Tensor* leaf, Callback callback, void* context, uint64_t index) {
+// A gradient that `stays` where it is is handed over as a tensor, else as numbers on the host.
+char* rustspeed_hook_gradient(at::Tensor* leaf, Callback callback, void* context, uint64_t index,
+                              uint8_t stays) {
   return guarded([&] {
     torch::autograd::impl::set_post_acc_grad_hooks(
-        *leaf, std::make_unique<GradientHook>(callback, context, index));
+        *leaf, std::make_unique<GradientHook>(callback, context, index, stays != 0));
   });
 }
 

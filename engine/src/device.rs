@@ -1,27 +1,38 @@
 //! Where a rank computes: on the CPU, or on one GPU.
 //!
 //! On a GPU the model's parameters, buffers, batches and activations are there, and forward and
-//! backward run there. Gradients come to the host as backward makes them; sums over ranks, masters,
-//! optimizer states and the update are the host's, as with `offload_optimizer`; parameters go back
-//! before they are used. So everything but the model itself is the same code, with the same bits in
-//! the same order, on both.
+//! backward run there. What is updated is there too (it is *resident*): gradients, masters, optimizer
+//! states and the update; sums over ranks are NCCL's, or go through the host's memory. With
+//! `offload_optimizer` it is the host's instead (the parameters are *mirrored*): gradients come to the
+//! host as backward makes them, sums and the update are the host's with the same bits as on CPUs, and
+//! parameters go back before they are used.
 //!
-//! Promise: a GPU that cannot be used is a typed refusal before any training. Refusal: NCCL and
-//! updates on the GPU; two GPUs in one rank.
+//! Promise: a GPU that cannot be used is a typed refusal before any training. Refusal: two GPUs in one
+//! rank.
 //!
-//! **Not yet run on a GPU**: what is tested is all of it but the device, with a second copy of the
-//! parameters on the CPU in the GPU's place.
+//! **Not yet run on a GPU**: what is tested is all of it but the device, with the CPU in its place.
 
+use common::spec::JobSpec;
 use tch::{Kind, Tensor};
 
 use crate::native;
 
-/// Where the model is.
+/// Where the model is, and where what is updated is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Device {
     tensors: tch::Device,
-    /// The host keeps a copy of the parameters, which is the one that is updated.
-    is_mirrored: bool,
+    state: StatePlace,
+}
+
+/// Where parameters are updated, with their gradients and optimizer states.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum StatePlace {
+    /// In the memory that the model computes in, by our own loops.
+    Host,
+    /// In a copy that the host keeps.
+    Mirrored,
+    /// In the memory that the model computes in, by libtorch's operations.
+    Resident,
 }
 
 /// Why a rank cannot compute on its GPU.
@@ -48,7 +59,7 @@ pub enum DeviceError {
 
 impl Device {
     /// The host's processors.
-    pub const CPU: Self = Self { tensors: tch::Device::Cpu, is_mirrored: false };
+    pub const CPU: Self = Self { tensors: tch::Device::Cpu, state: StatePlace::Host };
 
     /// A GPU, by its number among those that `CUDA_VISIBLE_DEVICES` lets this process see. Loads
     /// CUDA and makes a first tensor there, so that a missing driver is known now.
@@ -63,19 +74,36 @@ impl Device {
         drop(first.map_err(|error| unusable(crate::error::chain(&error)))?);
         native::device::enter_cuda(number)
             .map_err(|error| unusable(crate::error::chain(&error)))?;
-        Ok(Self { tensors, is_mirrored: true })
+        Ok(Self { tensors, state: StatePlace::Resident })
     }
+
+    /// The CPU in the place of a GPU that the optimizer is offloaded from.
+    #[cfg(test)]
+    pub(crate) const MIRRORED: Self =
+        Self { tensors: tch::Device::Cpu, state: StatePlace::Mirrored };
 
     /// The CPU in a GPU's place.
     #[cfg(test)]
-    pub(crate) const MIRRORED: Self = Self { tensors: tch::Device::Cpu, is_mirrored: true };
+    pub(crate) const RESIDENT: Self =
+        Self { tensors: tch::Device::Cpu, state: StatePlace::Resident };
 
-    /// Is called by the training thread before it makes a tensor.
-    pub(crate) fn enter(self) -> Result<(), crate::Error> {
+    /// Is called by each thread that makes tensors on it, or lets NCCL use it, before it does.
+    pub fn enter(self) -> Result<(), crate::Error> {
         match self.tensors {
             // Within libtorch's count: `cuda` has checked.
             tch::Device::Cuda(index) => Ok(native::device::enter_cuda(index as i8)?),
             _ => Ok(()),
+        }
+    }
+
+    /// As the job wants it: what a GPU does not keep the host does.
+    #[must_use]
+    pub fn of_job(self, spec: &JobSpec) -> Self {
+        match self.state {
+            StatePlace::Resident if spec.zero.offload_optimizer.is_some() => {
+                Self { state: StatePlace::Mirrored, ..self }
+            }
+            _ => self,
         }
     }
 
@@ -87,7 +115,23 @@ impl Device {
         self.tensors != tch::Device::Cpu
     }
 
+    /// Of a GPU's memory, where it keeps what is updated and tells.
+    pub(crate) fn free_bytes(self) -> Option<u64> {
+        match self.tensors {
+            // Without an answer there is nothing to warn of.
+            tch::Device::Cuda(index) if self.is_resident() => {
+                native::device::free_bytes(index as i8).ok()
+            }
+            _ => None,
+        }
+    }
+
     pub(crate) fn is_mirrored(self) -> bool {
-        self.is_mirrored
+        self.state == StatePlace::Mirrored
+    }
+
+    /// Gradients and optimizer states are with the model, on a GPU.
+    pub fn is_resident(self) -> bool {
+        self.state == StatePlace::Resident
     }
 }

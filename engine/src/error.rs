@@ -6,6 +6,8 @@ use std::path::PathBuf;
 use common::status::{FailureKind, TrainerFailure};
 use tch::TchError;
 
+use crate::zero::Failure;
+
 /// Why a run ended before its time.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -13,6 +15,8 @@ pub enum Error {
     /// What no worker does, and what must not train on the CPU instead.
     #[error("resources.device = \"cuda\", and this rank was given no GPU")]
     NoGpu,
+    #[error("{what} works on the host's memory, and on a GPU gradients stay there; {instead}")]
+    NotOnGpu { what: &'static str, instead: &'static str },
     #[error(transparent)]
     Freeze(#[from] crate::freeze::Error),
     #[error(transparent)]
@@ -113,6 +117,14 @@ impl Error {
         move |source| Self::Communication { operation, step, source }
     }
 
+    pub(crate) fn zero(operation: &'static str, step: u64) -> impl FnOnce(Failure) -> Self {
+        move |failure| match failure {
+            Failure::Communication(source) => Self::Communication { operation, step, source },
+            Failure::Torch(source) => Self::Torch { operation, source },
+            Failure::Native(source) => Self::Native(source),
+        }
+    }
+
     /// Whether a collective returned because a peer left or the mesh was ended on purpose.
     pub fn is_departure(&self) -> bool {
         use crate::save::{SaveError, wire};
@@ -135,7 +147,7 @@ impl Error {
 
     fn kind(&self) -> FailureKind {
         match self {
-            Self::Freeze(_) => FailureKind::Configuration,
+            Self::Freeze(_) | Self::NotOnGpu { .. } => FailureKind::Configuration,
             Self::NoGpu | Self::Device(_) => FailureKind::Start,
             Self::Model(error) if error.is_configuration() => FailureKind::Configuration,
             Self::Communication { .. } => FailureKind::Communication,

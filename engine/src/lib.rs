@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-use collectives::Communicator;
+use collectives::{Communicator, DeviceCommunicator};
 use common::ids::{AttemptId, Generation, JobId, Rank};
 use common::spec::JobSpec;
 use common::status::{CheckpointRow, Live, MetricPoint, Summary};
@@ -41,6 +41,7 @@ mod report;
 mod save;
 mod schedule;
 mod start;
+mod storage;
 mod summary;
 #[cfg(test)]
 mod tests;
@@ -70,6 +71,9 @@ pub struct RankContext {
     pub device: Device,
     /// Owned by the training thread (or its communication thread).
     pub communicator: Communicator,
+    /// Sums what a GPU keeps, between the GPUs; without one that goes through the host's memory, by
+    /// `communicator`.
+    pub device_communicator: Option<Box<dyn DeviceCommunicator>>,
     /// Owned by the save thread: the votes on checkpoints never travel on the training one.
     pub save_communicator: Communicator,
     pub reporter: Arc<dyn Reporter>,

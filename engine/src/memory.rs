@@ -7,15 +7,22 @@ use common::batch::BatchPlan;
 use common::memory::{self, Sizes, advise, in_words};
 use common::spec::JobSpec;
 
+use crate::device::Device;
 use crate::error::{Error, is_out_of_memory};
 
-/// Said at start where the estimate is more than what is free.
-pub(crate) fn warning(spec: &JobSpec, sizes: Sizes, plan: &BatchPlan) -> Option<String> {
-    warning_of(spec, (sizes, plan), available()?)
+/// Said at start where the estimate is more than what is free, where what is updated is.
+pub(crate) fn warning(spec: &JobSpec, of: (Sizes, &BatchPlan), device: Device) -> Option<String> {
+    match device.free_bytes() {
+        Some(free) => warning_of(spec, of, ("its GPU", free)),
+        None => warning_of(spec, of, ("this node", available()?)),
+    }
 }
 
-fn warning_of(spec: &JobSpec, of: (Sizes, &BatchPlan), available: u64) -> Option<String> {
-    let (sizes, plan) = of;
+fn warning_of(
+    spec: &JobSpec,
+    (sizes, plan): (Sizes, &BatchPlan),
+    (place, available): (&str, u64),
+) -> Option<String> {
     let needs = memory::estimate(spec, sizes, plan);
     (needs.total() > available).then(|| {
         let advice = advise(spec, sizes, plan.world, available);
@@ -25,7 +32,7 @@ fn warning_of(spec: &JobSpec, of: (Sizes, &BatchPlan), available: u64) -> Option
             format!("nearest settings that fit: {}", advice.join("; or "))
         };
         format!(
-            "a rank will need about {needs}, and this node has {} free: it may be killed; {advice}; \
+            "a rank will need about {needs}, and {place} has {} free: it may be killed; {advice}; \
              see {}#out-of-memory",
             in_words(available),
             common::help::PAGE
@@ -92,8 +99,8 @@ mod tests {
         let sizes = Sizes { inputs: 1, outputs: 1 };
         let plan = common::batch::plan(&spec.training.batch, 2).unwrap();
         let needs = memory::estimate(&spec, sizes, &plan);
-        assert_eq!(warning_of(&spec, (sizes, &plan), needs.total()), None);
-        let said = warning_of(&spec, (sizes, &plan), needs.total() - 1).unwrap();
+        assert_eq!(warning_of(&spec, (sizes, &plan), ("it", needs.total())), None);
+        let said = warning_of(&spec, (sizes, &plan), ("it", needs.total() - 1)).unwrap();
         assert!(said.contains("--set training.micro-batch-size=16 needs"), "{said}");
         assert!(said.contains("activations"), "{said}");
     }

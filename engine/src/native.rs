@@ -10,9 +10,12 @@ use std::rc::Rc;
 
 use tch::Tensor;
 
+use crate::device::Device;
 use crate::numbers::NumbersRef;
+use crate::storage::Part;
 
 pub(crate) mod device;
+pub(crate) mod lane;
 pub(crate) mod lstm;
 pub(crate) mod memory;
 pub(crate) mod unit;
@@ -27,7 +30,7 @@ pub struct Error {
 
 /// Receives the gradient of parameter `index`, as soon as backward has it complete.
 pub(crate) trait GradientSink {
-    fn gradient(&mut self, index: usize, values: NumbersRef<'_>);
+    fn gradient(&mut self, index: usize, values: Part<'_>);
 }
 
 type Sink = Rc<RefCell<dyn GradientSink>>;
@@ -37,6 +40,8 @@ type Callback = extern "C" fn(*mut c_void, u64, u8, *const c_void, u64);
 const FLOAT: u8 = 0;
 const BFLOAT16: u8 = 1;
 const HALF: u8 = 2;
+/// Not the elements but their tensor.
+const TENSOR: u8 = 3;
 
 unsafe extern "C" {
     fn rustspeed_hook_gradient(
@@ -44,6 +49,7 @@ unsafe extern "C" {
         callback: Callback,
         context: *mut c_void,
         index: u64,
+        stays: u8,
     ) -> *mut c_char;
     fn rustspeed_unhook_gradient(leaf: *mut c_void) -> *mut c_char;
     fn rustspeed_cpu_capability(message: *mut *mut c_char) -> *mut c_char;
@@ -60,8 +66,13 @@ pub(crate) struct GradientHooks {
 
 impl GradientHooks {
     /// From now on a backward through `leaves` (leaves that require a gradient) hands each
-    /// gradient to `sink` with the index that the leaf has here, and leaves no gradient behind.
-    pub(crate) fn install(leaves: Vec<(usize, Tensor)>, sink: Sink) -> Result<Self, Error> {
+    /// gradient to `sink` with the index that the leaf has here, and leaves no gradient behind. Where
+    /// the state is resident on `device` the gradient stays there, else it comes to the host.
+    pub(crate) fn install(
+        leaves: Vec<(usize, Tensor)>,
+        device: Device,
+        sink: Sink,
+    ) -> Result<Self, Error> {
         let mut hooks = Self { leaves, sink: Box::new(sink) };
         let context: *const Sink = &*hooks.sink;
         for (index, leaf) in &mut hooks.leaves {
@@ -75,6 +86,7 @@ impl GradientHooks {
                     on_gradient,
                     context.cast_mut().cast(),
                     *index as u64,
+                    u8::from(device.is_resident()),
                 )
             };
             check("hook a parameter's gradient", message)?;
@@ -108,14 +120,19 @@ extern "C" fn on_gradient(
     count: u64,
 ) {
     // SAFETY: `context` is the sink that `install` boxed (see there); `values` are `count` elements
-    // of a tensor that the shim holds during this call, of the type that it says. A panic in the
-    // sink aborts the process: `extern "C"` lets none unwind into C++.
+    // of a tensor that the shim holds during this call, of the type that it says, or that tensor; a
+    // clone shares its memory and counts on its own. A panic in the sink aborts the process:
+    // `extern "C"` lets none unwind into C++.
     let (sink, values) = unsafe {
         let values = match element {
-            FLOAT => NumbersRef::Fp32(slice_of(values.cast(), count)),
-            BFLOAT16 => NumbersRef::Bf16(slice_of(values.cast(), count)),
-            HALF => NumbersRef::Fp16(slice_of(values.cast(), count)),
-            other => unreachable!("the shim knows three types of elements, not {other}"),
+            FLOAT => Part::Host(NumbersRef::Fp32(slice_of(values.cast(), count))),
+            BFLOAT16 => Part::Host(NumbersRef::Bf16(slice_of(values.cast(), count))),
+            HALF => Part::Host(NumbersRef::Fp16(slice_of(values.cast(), count))),
+            TENSOR => {
+                let tensor = Tensor::clone_from_ptr(values.cast_mut().cast());
+                Part::Device(tensor.view([count as i64]))
+            }
+            other => unreachable!("the shim has four codes, and {other} is none of them"),
         };
         (&*context.cast::<Sink>(), values)
     };

@@ -111,6 +111,14 @@ impl<'a> NumbersRef<'a> {
         }
     }
 
+    pub(crate) fn bytes(self) -> &'a [u8] {
+        match self {
+            Self::Fp32(values) => bytemuck::cast_slice(values),
+            Self::Bf16(values) => bytemuck::cast_slice(values),
+            Self::Fp16(values) => bytemuck::cast_slice(values),
+        }
+    }
+
     pub(crate) fn range(self, range: Range<usize>) -> Self {
         match self {
             Self::Fp32(values) => Self::Fp32(&values[range]),

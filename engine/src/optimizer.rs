@@ -3,7 +3,8 @@
 //!
 //! Promise: only IEEE operations that round once and no fused multiply-add, so the bits do not
 //! depend on the vector width that the CPU offers (A12). Refusal: knows no sharding; the caller
-//! passes the slices that are its own.
+//! passes the slices that are its own. On state that lives on a GPU [`on_tensors`] works, without
+//! the promise of the bits.
 
 use common::spec::{self, UpdateRule};
 
@@ -19,11 +20,13 @@ mod adam;
 mod lamb;
 mod lion;
 mod nadam;
+mod on_tensors;
 mod rmsprop;
 mod sgd;
 mod widest;
 
 pub(crate) use lamb::Lamb;
+pub(crate) use on_tensors::{TensorShard, sum_of_squares_on_tensor};
 
 /// What an optimizer keeps of every parameter, under torch's names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -19,7 +19,7 @@ use crate::save::{self, SaveThread, Saver, Start, StateCopy};
 use crate::schedule::Schedule;
 use crate::summary::{Measured, summarise};
 use crate::train::{End, Measure, Pace, Plan, State, Trainer};
-use crate::zero::Zero;
+use crate::zero::{Communicators, Zero};
 use crate::{Device, Outcome, RankContext, memory, native, output};
 
 /// A job without a test part keeps no such weights, and may be continued by one that has it.
@@ -27,9 +27,8 @@ const LOST_BEST: &str = "the checkpoint does not hold the weights of its best va
                          validation improves, the test part is judged on the last weights";
 
 /// Until somebody has compared it on one.
-const UNPROVEN: &str = "device: the model computes on a GPU, which has not been proven on one yet: \
-                        compare the losses with a run on CPUs (docs/gpu.md); sums over ranks and \
-                        updates are the host's";
+const UNPROVEN: &str = "which has not been proven on one yet: compare the losses with a run on CPUs \
+                        (docs/gpu.md)";
 
 /// Trains one rank.
 pub(crate) fn run(context: RankContext) -> Result<Outcome, Error> {
@@ -61,7 +60,7 @@ struct Planned {
     plan: Plan,
 }
 
-fn plan(spec: &JobSpec, world: u32, report: &Report) -> Result<Planned, Error> {
+fn plan(spec: &JobSpec, world: u32, device: Device, report: &Report) -> Result<Planned, Error> {
     let data = data::load(&spec.data, spec.job.seed)?;
     let plan = Plan::new(spec, world, data.train.len() as u64)?;
     tracing::info!(
@@ -74,7 +73,7 @@ fn plan(spec: &JobSpec, world: u32, report: &Report) -> Result<Planned, Error> {
         "planned"
     );
     let notes = spec.notes.iter().chain(&data.notes).chain(&plan.batch.note).cloned();
-    let expected = memory::warning(spec, sizes(&data), &plan.batch);
+    let expected = memory::warning(spec, (sizes(&data), &plan.batch), device);
     let notes = notes.chain(idle_patience(spec, &data)).chain(expected);
     notes.for_each(|note| report.note(note));
     Ok(Planned { data, plan })
@@ -106,24 +105,31 @@ fn about_device(
     zero: &Zero,
     rank: u32,
 ) -> Result<Option<String>, Error> {
-    match device.is_gpu() {
-        true => Ok(Some(UNPROVEN.to_owned())),
-        false => precision::cpu::warning(spec, zero, rank),
+    if !device.is_gpu() {
+        return precision::cpu::warning(spec, zero, rank);
     }
+    let (on_gpu, sums) = match device.is_resident() {
+        true => ("the model and its updates are", zero.with_link(|link| link.way())),
+        false => ("the model computes", "updates and sums over ranks are the host's"),
+    };
+    // NCCL's run on the GPU, where nobody times them.
+    let has_log = spec.monitor.diagnostics.comms_log.is_some() && device.is_resident();
+    let log = if has_log { "; comms-log has the hosts' collectives alone" } else { "" };
+    Ok(Some(format!("device: {on_gpu} on a GPU, {UNPROVEN}; {sums}{log}")))
 }
 
 fn prepare(context: RankContext) -> Result<Prepared, Error> {
     let started = Instant::now();
-    let RankContext { spec, run_dir, reporter, stop, pulse, mut communicator, .. } = context;
+    let RankContext { spec, run_dir, reporter, stop, pulse, .. } = context;
+    let (mut host, device) = (context.communicator, context.device.of_job(&spec));
     let (rank, world, seed) = (context.rank.0, context.world, spec.job.seed);
     let mut report = Report::new(reporter.clone(), rank == 0, world);
-    if rank == 0 {
-        output::write_effective(&run_dir, &spec)?;
-    }
-    let Planned { data, mut plan } = plan(&spec, world, &report)?;
+    (rank == 0).then(|| output::write_effective(&run_dir, &spec)).transpose()?;
+    let Planned { data, mut plan } = plan(&spec, world, device, &report)?;
     let mut model = model::build(&spec.model, data.input, data.output_features, seed)?;
-    let measure = Measure::new(&spec.monitor.diagnostics, rank, &mut communicator, pulse);
-    let mut zero = Zero::on(context.device, &mut model, &spec, communicator)?;
+    let measure = Measure::new(&spec.monitor.diagnostics, rank, &mut host, pulse);
+    let communicators = Communicators { host, device: context.device_communicator };
+    let mut zero = Zero::on(device, &mut model, &spec, communicators)?;
     agree_on_data(&zero, &data)?;
     let start = Start {
         spec: &spec,
@@ -132,7 +138,7 @@ fn prepare(context: RankContext) -> Result<Prepared, Error> {
         run_dir: &run_dir,
         worker: &context.worker,
         model: model.describe(),
-        instruction_set: instruction_set(&spec, &model)?,
+        instruction_set: instruction_set(&spec, &model, device)?,
         reporter,
     };
     let mut votes = context.save_communicator;
@@ -151,7 +157,7 @@ fn prepare(context: RankContext) -> Result<Prepared, Error> {
     let notes = notes.chain(best_is_lost.then(|| LOST_BEST.to_owned()));
     let notes = notes.chain(resumed_at.and_then(|_| nothing_left(&plan, &state)));
     let notes = notes.chain(zero.note(&spec)).chain(untold(&spec, &schedule, plan.total_steps));
-    let notes = notes.chain(about_device(context.device, &spec, &zero, rank)?);
+    let notes = notes.chain(about_device(device, &spec, &zero, rank)?);
     notes.for_each(|note| report.note(note));
     let from = Position { step: state.step, samples: state.samples };
     report.open_files(&run_dir, &spec.monitor, validation_columns(&data), from)?;
@@ -192,13 +198,14 @@ fn copy_for(spec: &Checkpoint, zero: &Zero) -> StateCopy {
     if spec.asynchronous && is_periodic { StateCopy::plan(zero) } else { StateCopy::default() }
 }
 
-fn instruction_set(spec: &JobSpec, model: &Model) -> Result<String, Error> {
+fn instruction_set(spec: &JobSpec, model: &Model, device: Device) -> Result<String, Error> {
     let weights = model.parameters().first().map_or(Kind::Float, |p| p.tensor.kind());
-    let mut instruction_set = model::instruction_set(&spec.model, weights)?;
-    if model.device() != tch::Device::Cpu {
+    let instruction_set = match (device.is_gpu(), device.is_resident()) {
+        (false, _) => model::instruction_set(&spec.model, weights)?,
+        (true, true) => "cuda".to_owned(),
         // What decides the bits is the GPU; the update is the host's.
-        instruction_set = format!("cuda, {}", native::cpu_capability()?);
-    }
+        (true, false) => format!("cuda, {}", native::cpu_capability()?),
+    };
     tracing::info!(instruction_set, "computing");
     Ok(instruction_set)
 }

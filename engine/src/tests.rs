@@ -10,6 +10,7 @@ mod numerics;
 mod optimizers;
 mod precision;
 pub(crate) mod ranks;
+mod resident;
 mod resume;
 mod seeds;
 mod sharded;

@@ -16,7 +16,6 @@
 use std::cell::RefCell;
 use std::rc::Rc;
 
-use collectives::Communicator;
 use common::spec::{GradientCompression, JobSpec, PrecisionKind};
 use common::status::RankMemory;
 use tch::TchError;
@@ -26,20 +25,22 @@ use crate::error::Error;
 use crate::freeze;
 use crate::model::Model;
 use crate::native::GradientHooks;
-use crate::optimizer::{Optimizer, Shard, StateName, Update, sum_of_squares};
+use crate::optimizer::Optimizer;
 use crate::zero::around::Around;
 use crate::zero::buffers::Buffers;
 use crate::zero::gather::{Gatherer, Journey};
 use crate::zero::itinerary::{Bounds, Route};
-use crate::zero::layout::{Extent, Layout, Rules, bucket_size};
+use crate::zero::layout::{Bucket, Extent, Layout, Rules, bucket_size};
 use crate::zero::link::Link;
 use crate::zero::reducer::{GradientKinds, Reducer};
+use crate::zero::states::States;
 use crate::zero::uses::Uses;
 use crate::zero::weights::Weights;
 
 mod around;
 mod buffers;
 mod compress;
+mod failure;
 mod flat;
 mod gather;
 mod itinerary;
@@ -48,9 +49,13 @@ pub(crate) mod layout;
 mod link;
 mod reducer;
 mod state;
+mod states;
+mod update;
 mod uses;
 mod weights;
 
+pub(crate) use failure::Failure;
+pub(crate) use link::Communicators;
 pub(crate) use reducer::MicroStep;
 pub(crate) use state::{Snapshot, StateKind};
 
@@ -68,9 +73,8 @@ pub(crate) struct Zero {
     shapes: Vec<Vec<i64>>,
     trained: Vec<bool>,
     weights: Rc<RefCell<Weights>>,
-    /// By bucket that is trained, then in the order of [`Optimizer::states`]: whole at stage 0, this
-    /// rank's shard else.
-    states: Vec<Vec<Vec<f32>>>,
+    /// By bucket that is trained: whole at stage 0, this rank's shard else.
+    states: Vec<States>,
     buffers: Buffers,
 }
 
@@ -80,9 +84,10 @@ impl Zero {
     pub(crate) fn new(
         model: &mut Model,
         spec: &JobSpec,
-        communicator: Communicator,
+        communicator: collectives::Communicator,
     ) -> Result<Self, Error> {
-        Self::on(Device::CPU, model, spec, communicator)
+        let communicators = Communicators { host: communicator, device: None };
+        Self::on(Device::CPU, model, spec, communicators)
     }
 
     /// Moves the model's parameters into flat buffers on `device`, with rank 0's values, and hooks
@@ -91,10 +96,11 @@ impl Zero {
         device: Device,
         model: &mut Model,
         spec: &JobSpec,
-        communicator: Communicator,
+        communicators: Communicators,
     ) -> Result<Self, Error> {
         let stage = spec.zero.stage;
-        let (rank, world) = (communicator.rank() as usize, communicator.world() as usize);
+        let host = &communicators.host;
+        let (rank, world) = (host.rank() as usize, host.world() as usize);
         let trained = freeze(model, &spec.training.freeze)?;
         let recomputes = spec.training.activation_checkpointing;
         let uses = Uses::of(model, &trained);
@@ -102,38 +108,34 @@ impl Zero {
         // Alone there is nothing to send.
         let compresses =
             spec.training.gradient_compression == GradientCompression::Int8 && world > 1;
-        let mut link = Link::new(communicator, spec.zero.overlap_comm && !compresses)
-            .map_err(Error::communication("start the communication thread", 0))?;
+        if compresses && device.is_resident() {
+            return Err(INT8_ON_A_GPU);
+        }
+        let overlaps = spec.zero.overlap_comm && !compresses;
+        let mut link = Link::new(communicators, device, overlaps)
+            .map_err(Error::zero("prepare the communication", 0))?;
         let overlaps = link.is_overlapped();
-        let precision = &spec.training.precision;
         let held = |bucket: usize| match (stage, &layout.buckets[bucket]) {
             // What is frozen is never updated, only saved: by its owner.
             (0, bucket_layout) if layout.is_trained(bucket) => 0..bucket_layout.len,
             (_, bucket_layout) => bucket_layout.shard(world, rank),
         };
-        let kind = (precision.effective, device);
+        let kind = (spec.training.precision.effective, device);
         let weights = Weights::flatten(model, &layout, kind, held, &mut link)?;
         let weights = Rc::new(RefCell::new(weights));
         let mut buffers = Buffers::of(model, device)?;
         buffers.share(&mut link)?;
-        let kinds = GradientKinds {
-            accumulation: precision.grad_accumulation,
-            communication: match spec.training.gradient_compression {
-                GradientCompression::None => precision.communication,
-                GradientCompression::Bf16 => PrecisionKind::Bf16,
-                GradientCompression::Fp16 => PrecisionKind::Fp16,
-                GradientCompression::Int8 => PrecisionKind::Fp32,
-            },
-        };
         let arrivals = uses.arrivals(recomputes);
-        let mut reducer = Reducer::new(stage, kinds, (layout.clone(), rank), arrivals, link);
+        let kinds = (gradient_kinds(spec), device);
+        let mut reducer = Reducer::new(stage, kinds, (layout.clone(), rank), arrivals, link)
+            .map_err(Error::torch("allocate gradients"))?;
         if compresses {
             reducer.compress();
         }
         let reducer = Rc::new(RefCell::new(reducer));
         let leaves = model.parameters().iter().map(|p| p.tensor.shallow_clone()).enumerate();
         let leaves = leaves.filter(|(index, _)| trained[*index]).collect();
-        let hooks = GradientHooks::install(leaves, reducer.clone())?;
+        let hooks = GradientHooks::install(leaves, device, reducer.clone())?;
         let gatherer = layout.buckets.iter().any(|bucket| bucket.is_sharded).then(|| {
             let lens: Vec<usize> = layout.buckets.iter().map(|bucket| bucket.len).collect();
             let needs = uses.sharded_buckets(&layout);
@@ -144,9 +146,9 @@ impl Zero {
         });
         let held = |len: usize| if stage == 0 { len } else { len / world };
         let optimizer = Optimizer::new(&spec.training.optimizer);
-        let state = |name: &StateName, len: usize| vec![optimizer.initial(*name); held(len)];
-        let states_of = |len| optimizer.states().iter().map(|name| state(name, len)).collect();
-        let states = layout.trained().iter().map(|bucket| states_of(bucket.len)).collect();
+        let initial = |bucket: &Bucket| States::initial(&optimizer, held(bucket.len), device);
+        let states = layout.trained().iter().map(initial).collect::<Result<_, _>>();
+        let states = states.map_err(Error::torch("allocate optimizer states"))?;
         Ok(Self {
             stage,
             rank,
@@ -187,7 +189,7 @@ impl Zero {
             gatherer.borrow_mut().end()?;
         }
         let ended = self.reducer.borrow_mut().end();
-        ended.map_err(Error::communication("sum gradients", step))
+        ended.map_err(Error::zero("sum gradients", step))
     }
 
     /// Before a forward without backward.
@@ -218,58 +220,13 @@ impl Zero {
         body(&mut self.reducer.borrow_mut().link)
     }
 
-    /// This rank's part of the squared norm of the summed gradients.
-    pub(crate) fn gradient_squares(&self) -> f64 {
-        let reducer = self.reducer.borrow();
-        let mut scratch = Vec::new();
-        (0..self.layout.num_trained)
-            .map(|bucket| sum_of_squares(reducer.shard(bucket).widened(&mut scratch)))
-            .sum()
-    }
-
-    /// The first parameter of which this rank's part of the summed gradient is not finite.
-    pub(crate) fn first_bad_gradient(&self) -> Option<usize> {
-        let reducer = self.reducer.borrow();
-        self.layout
-            .slices(self.rank)
-            .into_iter()
-            .filter(|s| self.layout.is_trained(s.bucket))
-            .filter(|s| {
-                let range = s.shard_offset..s.shard_offset + s.len;
-                !reducer.shard(s.bucket).range(range).all_finite()
-            })
-            .map(|s| s.parameter)
-            .min()
-    }
-
-    /// Updates the parameters from the summed gradients; from stage 1 on each rank its shard, then
-    /// all gather what is whole on every rank. Collective.
-    pub(crate) fn update(&mut self, update: Update) -> Result<(), collectives::Error> {
-        let layer_wise = self.optimizer.layer_wise();
-        let mut reducer = self.reducer.borrow_mut();
-        let mut weights = self.weights.borrow_mut();
-        let mut scratch = Vec::new();
-        for (bucket, states) in self.states.iter_mut().enumerate() {
-            let sums = if self.stage == 0 { reducer.sums(bucket) } else { reducer.shard(bucket) };
-            let gradients = sums.widened(&mut scratch);
-            weights.update(bucket, |parameters| {
-                self.optimizer.apply(update, &mut Shard { parameters, gradients, states });
-            });
-            if self.stage > 0 && layer_wise.is_none() && !self.layout.buckets[bucket].is_sharded {
-                reducer.link.all_gather(weights.bytes_mut(bucket))?;
-            }
-        }
-        drop((reducer, weights));
-        layer_wise.map_or(Ok(()), |lamb| self.move_layers(lamb, update))
-    }
-
     /// What this rank holds at present, measured; of buffers the most that it held. Activations are not
     /// its own.
     pub(crate) fn memory(&self) -> RankMemory {
         let weights = self.weights.borrow();
         let (parameters, masters) = weights.bytes_held();
         let (gradients, buffers) = self.reducer.borrow().bytes_held();
-        let states = self.states.iter().flatten().map(|state| size_of_val(&**state));
+        let states = self.states.iter().map(States::bytes);
         RankMemory {
             parameters: parameters as u64,
             gradients: gradients as u64,
@@ -292,6 +249,11 @@ impl Zero {
     }
 }
 
+const INT8_ON_A_GPU: Error = Error::NotOnGpu {
+    what: "training.gradient-compression = \"int8\"",
+    instead: "set it to \"none\" or \"bf16\", or offload_optimizer in the DeepSpeed configuration",
+};
+
 /// Marks the parameters that the job freezes; tells which ones are trained.
 fn freeze(model: &Model, patterns: &[String]) -> Result<Vec<bool>, Error> {
     let names: Vec<&str> = model.parameters().iter().map(|p| p.name.as_str()).collect();
@@ -304,6 +266,19 @@ fn freeze(model: &Model, patterns: &[String]) -> Result<Vec<bool>, Error> {
             .map_err(Error::torch("freeze a parameter"))?;
     }
     Ok(trained)
+}
+
+fn gradient_kinds(spec: &JobSpec) -> GradientKinds {
+    let precision = &spec.training.precision;
+    GradientKinds {
+        accumulation: precision.grad_accumulation,
+        communication: match spec.training.gradient_compression {
+            GradientCompression::None => precision.communication,
+            GradientCompression::Bf16 => PrecisionKind::Bf16,
+            GradientCompression::Fp16 => PrecisionKind::Fp16,
+            GradientCompression::Int8 => PrecisionKind::Fp32,
+        },
+    }
 }
 
 fn plan_layout(model: &Model, spec: &JobSpec, trained: &[bool], world: usize) -> Layout {

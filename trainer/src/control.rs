@@ -143,11 +143,19 @@ impl LastWord {
 
 impl Session {
     /// From the listening socket to the end of training.
-    async fn train(&mut self, identity: Identity, listener: Listener) -> Result<LastWord, Error> {
+    async fn train(
+        &mut self,
+        mut identity: Identity,
+        listener: Listener,
+    ) -> Result<LastWord, Error> {
+        let nccl_id = match identity.nccl_id() {
+            Ok(id) => id,
+            Err(error) => return Ok(LastWord::failed(error.failure())),
+        };
         self.outbox.event(Kind::Listening(Listening {
             address: listener.address().to_string(),
             unix_name: listener.unix_name().to_owned(),
-            nccl_id: identity.nccl_id(),
+            nccl_id,
         }));
         let table = match self.await_table().await? {
             Some(table) => table,
@@ -162,7 +170,10 @@ impl Session {
         pace.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
-                _ = pace.tick() => self.outbox.position(training.position()),
+                _ = pace.tick() => {
+                    training.relay_faults();
+                    self.outbox.position(training.position());
+                }
                 result = &mut training.result => return Ok(self.judge(result)),
                 command = next(&mut self.commands) => {
                     if self.on_command(command?, &training) {
@@ -280,4 +291,4 @@ async fn next(commands: &mut Streaming<WorkerCommand>) -> Result<Command, Error>
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

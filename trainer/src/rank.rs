@@ -1,36 +1,29 @@
-//! The training thread: meets the peers, runs the engine. Blocks; knows nothing of the worker.
+//! One rank: what the worker's assignment makes of this process, and how it fails.
 
 use std::net::IpAddr;
 use std::path::PathBuf;
-use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, Mutex};
-use std::thread;
 use std::time::Duration;
 
-use collectives::nccl::{Nccl, UniqueId};
-use collectives::{AbortHandle, ConnectError, Listener, Mesh, MeshConfig, PeerAddress, Transport};
+use collectives::nccl::{Nccl, NcclError};
+use collectives::{ConnectError, Listener, MeshConfig, PeerAddress, Transport};
 use common::ids::{AttemptId, Generation, JobId, Rank};
 use common::ports::{self, PortRange};
-use common::position::Position;
 use common::spec::{self, JobSpec};
 use common::status::{FailureKind, TrainerFailure};
-use engine::{Device, Fault, Outcome, RankContext};
-use nix::sched::{CpuSet, sched_setaffinity};
-use nix::unistd::Pid;
+use engine::Device;
 use proto::convert;
-use proto::v1::trainer_message::Kind;
-use proto::v1::{Assignment, Empty, RankTable};
+use proto::v1::{Assignment, RankTable};
 use service::exit::chain;
-use tokio::sync::oneshot;
 
-use crate::outbox::Outbox;
-use crate::whereabouts::Whereabouts;
+use crate::rank::sums::Way;
+
+mod sums;
+mod training;
+
+pub(crate) use training::Training;
 
 /// All ranks have the table when it is handed out, so peers are there within moments.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
-
-/// libtorch's backward pass recurses.
-const STACK_BYTES: usize = 16 << 20;
 
 /// Channel 0 is the training thread's, channel 1 the save thread's.
 const CHANNELS: u32 = 2;
@@ -51,6 +44,19 @@ pub(crate) enum Error {
     },
     #[error("read the rank table: rank {rank} gives {bytes} bytes as NCCL's id, not 128")]
     NcclId { rank: u32, bytes: usize },
+    #[error(
+        "the ranks of this job sum between their GPUs by NCCL; without it \
+         `--set resources.transport=tcp` sums through the hosts' memory"
+    )]
+    Nccl {
+        #[source]
+        source: NcclError,
+    },
+    #[error(
+        "the ranks of this job sum between their GPUs by NCCL, and rank 0 has made no meeting \
+         point; `--set resources.transport=tcp` sums through the hosts' memory"
+    )]
+    NoMeetingPoint,
     #[error("meet the other ranks")]
     Meet {
         #[source]
@@ -81,7 +87,11 @@ pub(crate) enum Error {
 impl Error {
     /// Whether a collective returned because a peer left or the mesh was ended on purpose.
     pub(crate) fn is_departure(&self) -> bool {
-        matches!(self, Self::Engine(error) if error.is_departure())
+        match self {
+            Self::Engine(error) => error.is_departure(),
+            Self::Nccl { source } => matches!(source, NcclError::Aborted { .. }),
+            _ => false,
+        }
     }
 
     /// What crosses the process boundary.
@@ -119,6 +129,10 @@ pub(crate) struct Identity {
     is_bound: bool,
     cuda_device: Option<u32>,
     device: Device,
+    /// How what a GPU keeps is summed.
+    way: Way,
+    /// Where that takes it.
+    nccl: Option<Nccl>,
 }
 
 impl TryFrom<Assignment> for Identity {
@@ -131,10 +145,14 @@ impl TryFrom<Assignment> for Identity {
         }
         // An older worker says only what is told, and that is bound.
         let listen = if wire.listen.is_empty() { &wire.advertise } else { &wire.listen };
+        let spec = convert::spec(&wire.spec_json).map_err(assignment)?;
+        let is_on_gpu = wire.cuda_device.is_some() || spec.resources.device == spec::Device::Cuda;
         Ok(Self {
             rank: Rank(wire.rank),
             world: wire.world,
-            spec: convert::spec(&wire.spec_json).map_err(assignment)?,
+            way: Way::of(&spec, wire.world, is_on_gpu),
+            nccl: None,
+            spec,
             job_id: convert::job_id(&wire.job_id).map_err(assignment)?,
             attempt: AttemptId(wire.attempt),
             generation: Generation(wire.generation),
@@ -173,27 +191,8 @@ impl Identity {
         Listener::over(tcp, self.advertise).map_err(|source| Error::Meet { source })
     }
 
-    /// Where the ranks of a job on GPUs can meet by NCCL: rank 0's to make. Nothing sums by NCCL yet,
-    /// so its absence is told and stops nobody.
-    pub(crate) fn nccl_id(&self) -> Vec<u8> {
-        let is_asked = self.rank == Rank(0) && self.spec.resources.device == spec::Device::Cuda;
-        let made = is_asked.then(|| Nccl::load().and_then(|nccl| nccl.unique_id()));
-        match made {
-            Some(Ok(id)) => id.as_bytes().to_vec(),
-            Some(Err(error)) => {
-                tracing::warn!(error = chain(&error), "the ranks cannot meet by NCCL");
-                Vec::new()
-            }
-            None => Vec::new(),
-        }
-    }
-
     fn mesh_config(&self, table: RankTable) -> Result<MeshConfig, Error> {
         let wrong = |source| Error::Table { source };
-        for peer in table.peers.iter().filter(|peer| !peer.nccl_id.is_empty()) {
-            let bytes = peer.nccl_id.len();
-            UniqueId::from_bytes(&peer.nccl_id).ok_or(Error::NcclId { rank: peer.rank, bytes })?;
-        }
         let peers = table
             .peers
             .into_iter()
@@ -221,136 +220,6 @@ impl Identity {
             channels: CHANNELS,
             has_own_cores: self.is_bound,
         })
-    }
-}
-
-/// The outside's hold on the training thread.
-#[derive(Debug)]
-pub(crate) struct Training {
-    /// Set to ask for a graceful stop.
-    pub(crate) stop: Arc<AtomicBool>,
-    /// There once the peers are met; held for a clone.
-    mesh: Arc<Mutex<Option<AbortHandle>>>,
-    /// Where the training thread is.
-    whereabouts: Arc<Whereabouts>,
-    /// Gone without an answer: the thread panicked.
-    pub(crate) result: oneshot::Receiver<Result<Outcome, Error>>,
-}
-
-impl Training {
-    /// Meets the peers of `table` and trains, on a thread of its own.
-    pub(crate) fn start(
-        identity: Identity,
-        listener: Listener,
-        table: RankTable,
-        outbox: Arc<Outbox>,
-    ) -> Result<Self, Error> {
-        let config = identity.mesh_config(table)?;
-        let stop = Arc::new(AtomicBool::new(false));
-        let mesh = Arc::new(Mutex::new(None));
-        let whereabouts = Arc::new(Whereabouts::new(fault(identity.rank)?));
-        let (sender, result) = oneshot::channel();
-        let (their_stop, their_mesh) = (Arc::clone(&stop), Arc::clone(&mesh));
-        let theirs = Arc::clone(&whereabouts);
-        let body = move || {
-            let outcome = Mesh::connect(Some(listener), config)
-                .map_err(|source| Error::Meet { source })
-                .and_then(|met| {
-                    if let Ok(mut slot) = their_mesh.lock() {
-                        *slot = Some(met.abort_handle());
-                    }
-                    train(identity, &met, outbox, (their_stop, theirs))
-                });
-            // The other side is gone only when the process is leaving.
-            let _ = sender.send(outcome);
-        };
-        thread::Builder::new()
-            .name("training".to_owned())
-            .stack_size(STACK_BYTES)
-            .spawn(body)
-            .map_err(|source| Error::Thread { source })?;
-        Ok(Self { stop, mesh, whereabouts, result })
-    }
-
-    /// Makes every collective return, here and on the peers. False: the peers are not met yet, so
-    /// there is nothing that the process could not leave at once.
-    pub(crate) fn abort(&self, reason: &str) -> bool {
-        let handle = self.mesh.lock().ok().and_then(|slot| slot.clone());
-        handle.inspect(|handle| handle.abort(reason)).is_some()
-    }
-
-    /// Where the training thread is.
-    pub(crate) fn position(&self) -> Position {
-        self.whereabouts.position()
-    }
-
-    /// Whether the peers are met.
-    pub(crate) fn has_met(&self) -> bool {
-        self.mesh.lock().is_ok_and(|slot| slot.is_some())
-    }
-}
-
-fn train(
-    identity: Identity,
-    mesh: &Mesh,
-    outbox: Arc<Outbox>,
-    (stop, whereabouts): (Arc<AtomicBool>, Arc<Whereabouts>),
-) -> Result<Outcome, Error> {
-    if identity.is_bound {
-        tracing::info!(cores = ?identity.cores, "bound to cores of its own");
-    } else {
-        // Not before: the collectives look at how many cores the ranks have together.
-        pin(&identity.cores);
-    }
-    for path in mesh.describe() {
-        tracing::info!(peer = path.rank, worker = path.worker, transport = ?path.transport, "met");
-    }
-    let communicator =
-        |channel| mesh.communicator(channel).map_err(|source| Error::Communicator { source });
-    let (training, save) = (communicator(0)?, communicator(1)?);
-    whereabouts.watch([&training, &save]);
-    outbox.event(Kind::Running(Empty {}));
-    let context = RankContext {
-        spec: identity.spec,
-        job_id: identity.job_id,
-        attempt: identity.attempt,
-        generation: identity.generation,
-        rank: identity.rank,
-        world: identity.world,
-        run_dir: identity.run_dir,
-        worker: identity.worker,
-        communicator: training,
-        device: identity.device,
-        save_communicator: save,
-        reporter: outbox,
-        stop,
-        pulse: Arc::clone(&whereabouts.pulse),
-    };
-    Ok(engine::run(context)?)
-}
-
-/// The fault that a test asks this rank for.
-fn fault(rank: Rank) -> Result<Option<Fault>, Error> {
-    match std::env::var(engine::FAULT_VARIABLE) {
-        Ok(text) => Ok(Fault::parse(&text, rank.0)?),
-        Err(_) => Ok(None),
-    }
-}
-
-/// Keeps this thread, and every thread that it starts from now on, on `cores`. Without it training
-/// is slower and nothing else.
-fn pin(cores: &[u32]) {
-    if cores.is_empty() {
-        return;
-    }
-    let mut set = CpuSet::new();
-    let pinned = cores
-        .iter()
-        .try_for_each(|&core| set.set(core as usize))
-        .and_then(|()| sched_setaffinity(Pid::from_raw(0), &set));
-    match pinned {
-        Ok(()) => tracing::info!(?cores, "on cores of its own"),
-        Err(error) => tracing::warn!(?cores, %error, "cannot stay on cores of its own"),
     }
 }
 

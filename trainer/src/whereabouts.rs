@@ -3,7 +3,7 @@
 
 use std::sync::{Arc, OnceLock};
 
-use collectives::{At, Communicator};
+use collectives::At;
 use common::position::{Operation, Position};
 use engine::{Fault, Pulse};
 
@@ -19,10 +19,10 @@ impl Whereabouts {
         Self { pulse: Arc::new(Pulse::new(fault)), channels: OnceLock::new() }
     }
 
-    pub(crate) fn watch<'a>(&self, communicators: impl IntoIterator<Item = &'a Communicator>) {
-        let channels = communicators.into_iter().map(Communicator::whereabouts).collect();
+    /// Of the rank's communicators.
+    pub(crate) fn watch(&self, channels: impl IntoIterator<Item = Arc<collectives::Whereabouts>>) {
         // Called once; a second call would change nothing.
-        let _ = self.channels.set(channels);
+        let _ = self.channels.set(channels.into_iter().collect());
     }
 
     pub(crate) fn position(&self) -> Position {

@@ -19,7 +19,8 @@ pub(crate) struct Call {
     /// Elements: of the whole for all-reduce and broadcast, of one part for the others.
     pub(crate) count: usize,
     pub(crate) data_type: c_int,
-    bytes: usize,
+    /// Of what `count` counts.
+    pub(super) bytes: usize,
     pub(super) reduced: Option<DataType>,
 }
 

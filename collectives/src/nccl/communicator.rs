@@ -17,7 +17,7 @@ use super::{
     unique::UniqueId,
 };
 use crate::{
-    Error, OpKind, Operation, Traffic,
+    Error, OpKind, Operation, Traffic, Whereabouts,
     device::{DeviceCommunicator, Issued, Probe, Queue},
 };
 
@@ -44,6 +44,8 @@ pub struct NcclConfig<'a> {
     pub connect_timeout: Duration,
     /// The deadline of every operation.
     pub collective_timeout: Duration,
+    /// The number under which its operations are told, beside the channels of the mesh.
+    pub channel: u32,
     /// Is asked meanwhile: why it should give up, if so.
     pub called_off: &'a dyn Fn() -> Option<String>,
 }
@@ -105,7 +107,8 @@ impl NcclCommunicator {
             unsafe { (api.functions.comm_init)(&raw mut comm, count, id, own, &raw mut settings) };
         let comm = await_init(api, (comm, result), config.connect_timeout, config.called_off)?;
         let timeout = config.collective_timeout;
-        let shared = Arc::new(Shared::new(Arc::clone(api), (rank, world), comm, timeout));
+        let ends = (Arc::clone(api), comm);
+        let shared = Arc::new(Shared::new(ends, (rank, world), timeout, config.channel));
         let watching = Arc::clone(&shared);
         let watcher = thread::Builder::new()
             .name("watch-nccl".to_owned())
@@ -125,6 +128,13 @@ impl NcclCommunicator {
     #[must_use]
     pub fn traffic(&self) -> Arc<Traffic> {
         Arc::clone(&self.traffic)
+    }
+
+    /// Where this communicator is: in an operation from when it is watched until the device has
+    /// passed it.
+    #[must_use]
+    pub fn whereabouts(&self) -> Arc<Whereabouts> {
+        Arc::clone(&self.shared.whereabouts)
     }
 
     /// Device memory of a few bytes.
@@ -191,11 +201,11 @@ impl DeviceCommunicator for NcclCommunicator {
         // SAFETY: forwarded from the caller; `Call::of` has checked the lengths.
         self.shared.call((op, sequence), |comm| unsafe { self.call(&call, comm, queue) })?;
         self.traffic.add(op, call.reduced, call.sent(self.shared.world));
-        Ok(Issued { op, sequence })
+        Ok(Issued { op, sequence, bytes: call.bytes as u64 })
     }
 
     fn watch(&mut self, issued: Issued, is_done: Probe) {
-        self.shared.watch(issued.op, issued.sequence, is_done);
+        self.shared.watch(issued, is_done);
     }
 
     fn fault(&self) -> Option<Error> {
@@ -245,6 +255,7 @@ impl fmt::Debug for NcclConfig<'_> {
             .field("world", &self.world)
             .field("connect_timeout", &self.connect_timeout)
             .field("collective_timeout", &self.collective_timeout)
+            .field("channel", &self.channel)
             .finish_non_exhaustive()
     }
 }

@@ -16,7 +16,10 @@ use super::{
     api::{Api, Comm, IN_PROGRESS, SUCCESS},
     error::NcclError,
 };
-use crate::{Error, OpKind, device::Probe};
+use crate::{
+    Error, OpKind, Signature, Whereabouts,
+    device::{Issued, Probe},
+};
 
 /// How often a call that goes on by itself is asked whether it is over.
 const POLL: Duration = Duration::from_micros(200);
@@ -30,6 +33,8 @@ pub(super) struct Shared {
     pub(super) world: u32,
     /// The deadline of every operation.
     pub(super) timeout: Duration,
+    /// Inside while something is watched. Changed under the lock.
+    pub(super) whereabouts: Arc<Whereabouts>,
     /// Held for calls that do not block.
     inner: Mutex<Inner>,
     changed: Condvar,
@@ -76,14 +81,16 @@ pub(super) enum Fault {
 
 impl Shared {
     pub(super) fn new(
-        api: Arc<Api>,
+        (api, comm): (Arc<Api>, Comm),
         (rank, world): (u32, u32),
-        comm: Comm,
         timeout: Duration,
+        channel: u32,
     ) -> Self {
         let life = Life::Alive(Handle(comm));
         let inner = Inner { life, fault: None, watched: VecDeque::new(), is_leaving: false };
-        Self { api, rank, world, timeout, inner: Mutex::new(inner), changed: Condvar::new() }
+        let (inner, changed) = (Mutex::new(inner), Condvar::new());
+        let whereabouts = Arc::new(Whereabouts::new(channel));
+        Self { api, rank, world, timeout, whereabouts, inner, changed }
     }
 
     /// Makes a call on the communicator and returns when it has been made for good: for an operation,
@@ -112,9 +119,13 @@ impl Shared {
     }
 
     /// Hands an operation to the watcher.
-    pub(super) fn watch(&self, op: OpKind, sequence: u64, is_done: Probe) {
+    pub(super) fn watch(&self, Issued { op, sequence, bytes }: Issued, is_done: Probe) {
         let started = Instant::now();
-        self.lock().watched.push_back(Watched { op, sequence, started, is_done });
+        let mut inner = self.lock();
+        self.whereabouts
+            .enter(sequence, &Signature { kind: op, bytes, reduction: None, root: None });
+        inner.watched.push_back(Watched { op, sequence, started, is_done });
+        drop(inner);
         self.changed.notify_all();
     }
 
@@ -164,7 +175,12 @@ impl Shared {
     fn look(&self, inner: &mut Inner) -> Option<Fault> {
         while let Some(Watched { op, sequence, started, is_done }) = inner.watched.front() {
             match is_done() {
-                Ok(true) => drop(inner.watched.pop_front()),
+                Ok(true) => {
+                    inner.watched.pop_front();
+                    if inner.watched.is_empty() {
+                        self.whereabouts.leave();
+                    }
+                }
                 Ok(false) if started.elapsed() < self.timeout => break,
                 Ok(false) => return Some(Fault::Timeout { op: *op, sequence: *sequence }),
                 Err(reason) => return Some(Fault::Failed { reason }),

@@ -71,6 +71,7 @@ impl Library {
             rank: 0,
             world: 2,
             connect_timeout: LONG,
+            channel: 2,
             collective_timeout,
             called_off: &|| None,
         };
@@ -253,7 +254,7 @@ fn who_leaves_in_peace_destroys_and_who_cannot_aborts() {
     for (in_the_end, last) in [(SUCCESS, "destroy"), (WRONG, "abort"), (IN_PROGRESS, "abort")] {
         let library = Library::new();
         let api = Arc::clone(Nccl::over(functions()).api());
-        let shared = Shared::new(api, (0, 2), library.address().cast(), LONG);
+        let shared = Shared::new((api, library.address().cast()), (0, 2), LONG, 2);
         library.finalize.store(IN_PROGRESS, Ordering::SeqCst);
         library.state.store(in_the_end, Ordering::SeqCst);
         assert!(shared.leave(Duration::from_millis(20)));
@@ -266,7 +267,7 @@ fn who_leaves_in_peace_destroys_and_who_cannot_aborts() {
 fn a_communicator_that_never_got_an_owner_is_aborted() {
     let library = Library::new();
     let api = Arc::clone(Nccl::over(functions()).api());
-    drop(Shared::new(api, (0, 2), library.address().cast(), LONG));
+    drop(Shared::new((api, library.address().cast()), (0, 2), LONG, 2));
     assert_eq!(library.calls(), ["abort"]);
 }
 
@@ -274,10 +275,16 @@ fn a_communicator_that_never_got_an_owner_is_aborted() {
 fn an_operation_that_is_not_over_in_time_ends_the_communicator_while_its_owner_does_nothing() {
     let library = Library::new();
     let mut communicator = library.connect(Duration::from_millis(50));
+    let whereabouts = communicator.whereabouts();
+    assert_eq!((whereabouts.channel(), whereabouts.now()), (2, None));
     let first = barrier(&mut communicator).unwrap();
     communicator.watch(first, Box::new(|| Ok(true)));
+    let place = || whereabouts.now().map(|at| (at.kind, at.sequence, at.bytes, at.is_inside));
+    let passed = Some((OpKind::Barrier, 0, 8, false));
+    wait_until("the first is over", || place() == passed);
     let second = barrier(&mut communicator).unwrap();
     communicator.watch(second, Box::new(|| Ok(false)));
+    assert_eq!(place(), Some((OpKind::Barrier, 1, 8, true)));
     wait_until("the watcher ends it", || library.count("abort") == 1);
     let late = |error: &Error| {
         let Error::Timeout { op, sequence, waiting_for, .. } = error else { return false };

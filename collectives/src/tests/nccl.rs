@@ -135,8 +135,15 @@ fn call_the_real_library(library: &OsStr) {
     let connect = |rank, world, called_off: &dyn Fn() -> Option<String>| {
         let connect_timeout = Duration::from_secs(5);
         let collective_timeout = connect_timeout;
-        let config =
-            NcclConfig { id, rank, world, connect_timeout, collective_timeout, called_off };
+        let config = NcclConfig {
+            id,
+            rank,
+            world,
+            connect_timeout,
+            collective_timeout,
+            channel: 2,
+            called_off,
+        };
         NcclCommunicator::connect(&nccl, config)
     };
     let error = connect(2, 2, &|| None).unwrap_err();

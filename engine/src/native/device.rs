@@ -15,6 +15,7 @@ const LIBRARY: &str = "libtorch_cuda.so";
 
 unsafe extern "C" {
     fn rustspeed_enter_cuda(index: i8) -> *mut c_char;
+    fn rustspeed_free_cuda_bytes(index: i8, bytes: *mut u64) -> *mut c_char;
     fn rustspeed_reallocate_storage(tensor: *const c_void, bytes: u64) -> *mut c_char;
 }
 
@@ -32,6 +33,15 @@ pub(crate) fn load_cuda() -> Result<(), String> {
 pub(crate) fn enter_cuda(index: i8) -> Result<(), Error> {
     // SAFETY: touches this thread's state alone.
     check("choose the GPU", unsafe { rustspeed_enter_cuda(index) })
+}
+
+/// What the driver has free on that GPU.
+pub(crate) fn free_bytes(index: i8) -> Result<u64, Error> {
+    let mut bytes = 0;
+    // SAFETY: writes a number.
+    let message = unsafe { rustspeed_free_cuda_bytes(index, &raw mut bytes) };
+    check("ask for the GPU's free memory", message)?;
+    Ok(bytes)
 }
 
 /// As [`super::unit::resize_storage`], for the memory of any device.

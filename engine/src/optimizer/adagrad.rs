@@ -12,10 +12,10 @@ pub(crate) struct Adagrad {
 
 #[derive(Debug, Clone, Copy)]
 pub(super) struct AdagradPass {
-    scale: f32,
-    l2: f32,
-    eps: f32,
-    negative_rate: f32,
+    pub(super) scale: f32,
+    pub(super) l2: f32,
+    pub(super) eps: f32,
+    pub(super) negative_rate: f32,
 }
 
 impl Adagrad {

@@ -14,15 +14,15 @@ pub(crate) struct Adam {
 /// The constants of one update as f32, as torch's kernels see them.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct AdamPass {
-    scale: f32,
-    decay: f32,
-    l2: f32,
-    one_minus_beta1: f32,
-    beta2: f32,
-    one_minus_beta2: f32,
-    correction2_sqrt: f32,
-    eps: f32,
-    negative_step_size: f32,
+    pub(super) scale: f32,
+    pub(super) decay: f32,
+    pub(super) l2: f32,
+    pub(super) one_minus_beta1: f32,
+    pub(super) beta2: f32,
+    pub(super) one_minus_beta2: f32,
+    pub(super) correction2_sqrt: f32,
+    pub(super) eps: f32,
+    pub(super) negative_step_size: f32,
 }
 
 impl Adam {

@@ -22,7 +22,7 @@ pub(crate) struct Lamb {
 
 impl Lamb {
     /// Brings the moments up to this update; the parameters stay.
-    pub(super) fn moments(&self, update: Update) -> impl Pass<Output = ()> {
+    pub(super) fn moments(&self, update: Update) -> Moments {
         let [beta1, beta2] = update.betas.unwrap_or(self.betas);
         Moments {
             scale: update.gradient_scale,
@@ -44,18 +44,23 @@ impl Lamb {
         &self,
         update: Update,
         range: Range<usize>,
-        [weights, direction]: [f64; 2],
+        squares: [f64; 2],
         shard: &mut Shard<'_>,
     ) {
+        let negative_step = self.negative_step(update, squares);
+        let (start, end) = (range.start, range.end);
+        widest::run(Advance { direction: self.direction(), negative_step, start, end }, shard);
+    }
+
+    /// What a direction is multiplied by, where the whole parameter has these squared norms.
+    pub(super) fn negative_step(&self, update: Update, [weights, direction]: [f64; 2]) -> f32 {
         let (weights, direction) = (weights.sqrt(), direction.sqrt());
         let coefficient = if weights != 0.0 && direction != 0.0 {
             (weights / direction).min(self.max_coeff).max(self.min_coeff)
         } else {
             1.0
         };
-        let negative_step = -(self.step_size(update) * coefficient) as f32;
-        let (start, end) = (range.start, range.end);
-        widest::run(Advance { direction: self.direction(), negative_step, start, end }, shard);
+        -(self.step_size(update) * coefficient) as f32
     }
 
     fn step_size(&self, update: Update) -> f64 {
@@ -67,7 +72,7 @@ impl Lamb {
         update.rate * beta2.sqrt() / beta1
     }
 
-    fn direction(&self) -> Direction {
+    pub(super) fn direction(&self) -> Direction {
         let (eps, weight_decay) = (self.eps as f32, self.weight_decay as f32);
         // One of the two is zero, and adding zero changes nothing.
         let (inside, outside) = if self.eps_inside_sqrt { (eps, 0.0) } else { (0.0, eps) };
@@ -76,12 +81,12 @@ impl Lamb {
 }
 
 #[derive(Debug, Clone, Copy)]
-struct Moments {
-    scale: f32,
-    beta1: f32,
-    one_minus_beta1: f32,
-    beta2: f32,
-    one_minus_beta2: f32,
+pub(super) struct Moments {
+    pub(super) scale: f32,
+    pub(super) beta1: f32,
+    pub(super) one_minus_beta1: f32,
+    pub(super) beta2: f32,
+    pub(super) one_minus_beta2: f32,
 }
 
 impl Pass for Moments {
@@ -102,10 +107,10 @@ impl Pass for Moments {
 }
 
 #[derive(Debug, Clone, Copy)]
-struct Direction {
-    inside: f32,
-    outside: f32,
-    weight_decay: f32,
+pub(super) struct Direction {
+    pub(super) inside: f32,
+    pub(super) outside: f32,
+    pub(super) weight_decay: f32,
 }
 
 impl Direction {

@@ -13,13 +13,13 @@ pub(crate) struct Lion {
 
 #[derive(Debug, Clone, Copy)]
 pub(super) struct LionPass {
-    scale: f32,
-    decay: f32,
-    beta1: f32,
-    one_minus_beta1: f32,
-    beta2: f32,
-    one_minus_beta2: f32,
-    rate: f32,
+    pub(super) scale: f32,
+    pub(super) decay: f32,
+    pub(super) beta1: f32,
+    pub(super) one_minus_beta1: f32,
+    pub(super) beta2: f32,
+    pub(super) one_minus_beta2: f32,
+    pub(super) rate: f32,
 }
 
 impl Lion {

@@ -18,16 +18,16 @@ pub(crate) struct NAdam {
 
 #[derive(Debug, Clone, Copy)]
 pub(super) struct NAdamPass {
-    scale: f32,
-    decay: f32,
-    l2: f32,
-    one_minus_beta1: f32,
-    beta2: f32,
-    one_minus_beta2: f32,
-    correction2: f32,
-    eps: f32,
+    pub(super) scale: f32,
+    pub(super) decay: f32,
+    pub(super) l2: f32,
+    pub(super) one_minus_beta1: f32,
+    pub(super) beta2: f32,
+    pub(super) one_minus_beta2: f32,
+    pub(super) correction2: f32,
+    pub(super) eps: f32,
     /// Of the gradient and of its mean.
-    negative_steps: [f32; 2],
+    pub(super) negative_steps: [f32; 2],
 }
 
 impl NAdam {

@@ -14,14 +14,14 @@ pub(crate) struct RmsProp {
 
 #[derive(Debug, Clone, Copy)]
 pub(super) struct RmsPropPass {
-    scale: f32,
-    l2: f32,
-    alpha: f32,
-    one_minus_alpha: f32,
-    eps: f32,
-    momentum: f32,
-    centered: bool,
-    negative_rate: f32,
+    pub(super) scale: f32,
+    pub(super) l2: f32,
+    pub(super) alpha: f32,
+    pub(super) one_minus_alpha: f32,
+    pub(super) eps: f32,
+    pub(super) momentum: f32,
+    pub(super) centered: bool,
+    pub(super) negative_rate: f32,
 }
 
 impl RmsProp {

@@ -13,12 +13,12 @@ pub(crate) struct Sgd {
 
 #[derive(Debug, Clone, Copy)]
 pub(super) struct SgdPass {
-    scale: f32,
-    l2: f32,
-    momentum: f32,
-    one_minus_dampening: f32,
-    nesterov: bool,
-    negative_rate: f32,
+    pub(super) scale: f32,
+    pub(super) l2: f32,
+    pub(super) momentum: f32,
+    pub(super) one_minus_dampening: f32,
+    pub(super) nesterov: bool,
+    pub(super) negative_rate: f32,
 }
 
 impl Sgd {

@@ -44,7 +44,7 @@ impl StateCopy {
         for (kind, slice) in owned(zero) {
             zero.read(kind, &slice, |values| {
                 self.put(values, || meta(zero, tensor_kind(kind), &slice));
-            });
+            })?;
         }
         // Every rank has the same buffers by now: one copy is all of them.
         if zero.is_first_rank() {
@@ -54,7 +54,7 @@ impl StateCopy {
         for slice in zero.owned() {
             zero.read_from(best, &slice, |values| {
                 self.put(values, || meta(zero, TensorKind::Best, &slice));
-            });
+            })?;
         }
         if zero.is_first_rank() {
             self.put_buffers(zero, TensorKind::Best, &best.buffers);

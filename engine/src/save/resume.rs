@@ -317,7 +317,7 @@ fn load(zero: &mut Zero, source: &mut Source<'_>) -> Result<(), Error> {
             source.fill((tensor_kind(kind), &name), len, &mut parts)?;
             let slices = held.iter().filter(|slice| slice.parameter == parameter);
             for (slice, (_, values)) in slices.zip(&values) {
-                zero.write(kind, slice, values);
+                zero.write(kind, slice, values)?;
             }
         }
     }
@@ -337,7 +337,7 @@ fn load_best(zero: &Zero, source: &mut Source<'_>) -> Result<Snapshot, Error> {
             offsets.zip(values.iter_mut().map(Vec::as_mut_slice)).collect();
         source.fill((TensorKind::Best, zero.name(parameter)), len, &mut parts)?;
         for (slice, values) in slices.into_iter().zip(&values) {
-            zero.write_to(&mut best, slice, values);
+            zero.write_to(&mut best, slice, values)?;
         }
     }
     best.buffers = load_buffers(zero, TensorKind::Best, source)?;

@@ -11,7 +11,7 @@ fn a_job_that_needs_more_than_is_free_says_so_before_it_allocates() {
         let heard = Arc::new(Heard::default());
         let report = Report::new(heard.clone(), true, 1);
         let job = spec::job().with(|spec| spec::recurrent(spec).hidden_size = hidden).build();
-        plan(&job, 1, &report).unwrap();
+        plan(&job, 1, crate::Device::CPU, &report).unwrap();
         let notes = heard.notes.lock().unwrap();
         notes.iter().any(|note| note.contains("a rank will need about") && note.contains("free"))
     };

@@ -9,6 +9,7 @@ use common::spec::{
 
 use super::ranks::Attempt;
 use super::{cnn, spec};
+use crate::Device;
 
 /// Each kind is estimated within so much of what is measured.
 const TOLERANCE: f64 = 0.10;
@@ -23,6 +24,10 @@ fn activations_are_known() -> bool {
 
 /// Runs one step and compares every rank with the estimate.
 fn check(what: &str, builder: spec::Builder, world: u32) {
+    check_on(Device::CPU, what, builder, world);
+}
+
+fn check_on(device: Device, what: &str, builder: spec::Builder, world: u32) {
     let builder = builder.max_steps(1).with(|spec| {
         spec.training.validate = Validate::Never;
         spec.checkpoint.every_epochs = None;
@@ -32,7 +37,9 @@ fn check(what: &str, builder: spec::Builder, world: u32) {
     let plan = batch::plan(&spec.training.batch, world).unwrap();
     let expected = memory::estimate(&spec, Sizes::of(&spec).unwrap(), &plan);
     let dir = tempfile::tempdir().unwrap();
-    let (outcome, _) = Attempt::new(spec, world, dir.path()).run().unwrap();
+    let mut attempt = Attempt::new(spec, world, dir.path());
+    (attempt.device, attempt.sums_on_device) = (device, device == Device::RESIDENT);
+    let (outcome, _) = attempt.run().unwrap();
     let summary = outcome.summary.unwrap();
     assert_eq!(summary.memory.len(), world as usize);
     for found in summary.memory {
@@ -119,6 +126,21 @@ fn every_stage_precision_and_optimizer_holds_what_is_estimated() {
         };
         check("int8", lstm(stage).with(int8), 2);
     }
+}
+
+/// In a device's memory, which libtorch allocates: what is kept there is not taken for activations.
+#[test]
+fn a_device_holds_what_is_estimated() {
+    let check = |what, builder, world| check_on(Device::RESIDENT, what, builder, world);
+    check("adamw", lstm(0), 1);
+    check("sgd", lstm(1).with(rule(SGD)), 2);
+    check("accumulation", lstm(2).batch(64, 16), 2);
+    check("adamw", lstm(3), 2);
+    check("bf16", lstm(2).with(in_bf16), 2);
+    let wide = |spec: &mut common::spec::JobSpec| {
+        spec.training.precision.grad_accumulation = PrecisionKind::Fp32;
+    };
+    check("bf16, fp32 sums", lstm(1).with(in_bf16).with(wide), 2);
 }
 
 /// Activations of recurrent layers on each of the codes that may run them.

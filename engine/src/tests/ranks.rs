@@ -7,7 +7,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use collectives::{Communicator, Listener, Mesh, MeshConfig, PeerAddress, Transport};
+use collectives::{
+    Communicator, DeviceCommunicator, Listener, Mesh, MeshConfig, PeerAddress, Transport,
+};
 use common::ids::{AttemptId, Generation, JobId, Rank};
 use common::spec::JobSpec;
 use common::status::{CheckpointRow, Live, MetricPoint};
@@ -71,6 +73,8 @@ pub(crate) struct Attempt {
     pub(crate) job_id: JobId,
     pub(crate) world: u32,
     pub(crate) device: Device,
+    /// What is on the device has a communicator of its own.
+    pub(crate) sums_on_device: bool,
     pub(crate) generation: u64,
     /// One folder for all ranks, or one each (nodes that share no disk).
     pub(crate) run_dirs: Vec<PathBuf>,
@@ -95,6 +99,7 @@ impl Attempt {
             job_id: "test-abc123".parse().unwrap(),
             world,
             device: Device::CPU,
+            sums_on_device: false,
             generation: 1,
             run_dirs,
             stop_after: None,
@@ -150,6 +155,10 @@ impl Attempt {
             worker: format!("worker-{rank}"),
             device: self.device,
             communicator: mesh.communicator(0).unwrap(),
+            device_communicator: self.sums_on_device.then(|| {
+                let communicator = mesh.communicator(2).unwrap();
+                Box::new(communicator) as Box<dyn DeviceCommunicator>
+            }),
             save_communicator: mesh.communicator(1).unwrap(),
             reporter: heard.clone(),
             stop: heard.stop.clone(),
@@ -200,7 +209,7 @@ pub(crate) fn with_meshes<T: Send>(world: u32, body: impl Fn(Mesh) -> T + Sync) 
 
 fn meshes(world: u32, collective_timeout: Duration) -> Vec<Mesh> {
     if world == 1 {
-        return vec![Mesh::solo(2)];
+        return vec![Mesh::solo(3)];
     }
     let listeners: Vec<_> =
         (0..world).map(|_| Listener::bind(IpAddr::V4(Ipv4Addr::LOCALHOST)).unwrap()).collect();
@@ -222,7 +231,7 @@ fn meshes(world: u32, collective_timeout: Duration) -> Vec<Mesh> {
             transport: Transport::Auto,
             connect_timeout: Duration::from_secs(20),
             collective_timeout,
-            channels: 2,
+            channels: 3,
             has_own_cores: false,
         };
         Mesh::connect(Some(listener), config).unwrap()

@@ -82,7 +82,7 @@ impl Trainer {
         self.measure
             .breakdown
             .time(Phase::Optimizer, || self.zero.update(update))
-            .map_err(Error::communication("gather the updated parameters", self.state.step + 1))?;
+            .map_err(Error::zero("update the parameters", self.state.step + 1))?;
         self.precision.on_update(&mut self.state.precision);
         Ok(())
     }
@@ -157,7 +157,7 @@ impl Trainer {
             let stray = self.zero.with_link(|link| link.sum_f64(&mut [0.0]));
             stray.map_err(Error::communication("go astray", self.state.step + 1))?;
         }
-        let mut sums = [loss, self.zero.gradient_squares(), stop];
+        let mut sums = [loss, self.zero.gradient_squares()?, stop];
         self.measure
             .breakdown
             .time(Phase::Reduce, || self.zero.with_link(|link| link.sum_f64(&mut sums)))
@@ -169,7 +169,7 @@ impl Trainer {
     /// Collective.
     fn first_not_finite(&self, step: u64) -> Result<String, Error> {
         let nothing = i64::MAX;
-        let mut first = [self.zero.first_bad_gradient().map_or(nothing, |index| index as i64)];
+        let mut first = [self.zero.first_bad_gradient()?.map_or(nothing, |index| index as i64)];
         self.zero
             .with_link(|link| link.min_i64(&mut first))
             .map_err(Error::communication("find the first bad gradient", step))?;

@@ -15,6 +15,7 @@
 use collectives::{Communicator, Error};
 
 use crate::numbers::Numbers;
+use crate::storage::Storage;
 use crate::zero::layout::Layout;
 use crate::zero::link::Flight;
 
@@ -49,10 +50,10 @@ impl Compressor {
         &mut self,
         communicator: &mut Communicator,
         bucket: usize,
-        (mut input, mut output): (Numbers, Option<Numbers>),
+        (mut input, mut output): (Storage, Option<Storage>),
     ) -> Result<Flight, Error> {
-        let Numbers::Fp32(values) = &mut input else {
-            unreachable!("compressed gradients are kept as fp32 until they leave")
+        let Storage::Host(Numbers::Fp32(values)) = &mut input else {
+            unreachable!("compressed gradients are on the host and fp32 until they leave")
         };
         let world = communicator.world() as usize;
         let part = values.len() / world;
@@ -63,8 +64,8 @@ impl Compressor {
         let mut sum = vec![0.0; part];
         packets.iter().for_each(|packet| unpack(packet, &mut sum, |sum, value| *sum += value));
         match &mut output {
-            Some(Numbers::Fp32(output)) => output.copy_from_slice(&sum),
-            Some(_) => unreachable!("a sum lands in the precision that it was made in"),
+            Some(Storage::Host(Numbers::Fp32(output))) => output.copy_from_slice(&sum),
+            Some(_) => unreachable!("a sum lands as what it was made of"),
             None => {
                 let rest = &mut self.sum_residuals[bucket];
                 rest.resize(part, 0.0);

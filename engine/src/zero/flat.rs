@@ -1,19 +1,20 @@
 //! Flat memory that libtorch and our own loops share: the model's parameters are views of it.
 //!
 //! Promise: one contiguous tensor per buffer, aligned as libtorch allocates (64 bytes). On a CPU our
-//! loops work in it; of a GPU's they work in a copy on the host, and the tensor is what was published
-//! of that last. Here alone the two differ.
+//! loops work in it. On a GPU libtorch does; or, where the host keeps what is updated, our loops work
+//! in a copy there, and the tensor is what was published of that last. Here alone the three differ.
 #![expect(unsafe_code, reason = "sees a tensor's memory as a slice")]
 
 use std::slice::{from_raw_parts as slice, from_raw_parts_mut as slice_mut};
 
 use common::spec::PrecisionKind;
-use tch::{Kind, TchError, Tensor};
+use tch::{TchError, Tensor};
 
 use crate::device::Device;
 use crate::native::memory::uncounted;
 use crate::native::{Error, device, unit};
 use crate::numbers::{Numbers, NumbersMut, NumbersRef};
+use crate::storage::{Part, PartMut, tensor_kind, upload};
 
 /// A flat buffer. Its views alias it, so it is not `Sync` and stays on the training thread (A8).
 #[derive(Debug)]
@@ -23,6 +24,7 @@ pub(crate) struct Flat {
     mirror: Option<Mirror>,
     kind: PrecisionKind,
     len: usize,
+    device: Device,
 }
 
 #[derive(Debug)]
@@ -36,19 +38,14 @@ impl Flat {
     pub(crate) fn zeros(kind: PrecisionKind, len: usize, on: Device) -> Result<Self, TchError> {
         let tensor = Tensor::f_zeros([len as i64], (tensor_kind(kind), on.tensors()))?;
         let mirror = || Mirror { numbers: Numbers::zeros(kind, len), is_news: false };
-        Ok(Self { tensor, mirror: on.is_mirrored().then(mirror), kind, len })
+        Ok(Self { tensor, mirror: on.is_mirrored().then(mirror), kind, len, device: on })
     }
 
     /// What our loops have written becomes what the model sees.
     pub(crate) fn publish(&mut self) -> Result<(), TchError> {
         let Some(Mirror { numbers, is_news }) = &mut self.mirror else { return Ok(()) };
-        if std::mem::take(is_news) {
-            let (len, kind) = (self.len as i64, self.tensor.kind());
-            let news = Tensor::f_from_data_size(numbers.as_mut().bytes(), &[len], kind)?;
-            // The leaves count their own changes, so autograd sees none.
-            self.tensor.f_copy_(&news)?;
-        }
-        Ok(())
+        // The leaves count their own changes, so autograd sees none.
+        if std::mem::take(is_news) { upload(&self.tensor, numbers.as_ref()) } else { Ok(()) }
     }
 
     /// Gives the memory back; what was in it is lost. Views of it must not be used until it is
@@ -68,13 +65,15 @@ impl Flat {
     /// # Safety
     /// As [`unit::resize_storage`].
     unsafe fn resize(&mut self, bytes: usize) -> Result<(), Error> {
-        let Some(Mirror { numbers, is_news }) = &mut self.mirror else {
+        if self.device == Device::CPU {
             // SAFETY: forwarded from the caller.
             return uncounted(|| unsafe { unit::resize_storage(&self.tensor, bytes) });
-        };
-        let len = if bytes == 0 { 0 } else { self.len };
-        *numbers = Numbers::zeros(self.kind, len);
-        *is_news = false;
+        }
+        if let Some(Mirror { numbers, is_news }) = &mut self.mirror {
+            let len = if bytes == 0 { 0 } else { self.len };
+            *numbers = Numbers::zeros(self.kind, len);
+            *is_news = false;
+        }
         // SAFETY: forwarded from the caller.
         uncounted(|| unsafe { device::reallocate_storage(&self.tensor, bytes) })
     }
@@ -99,46 +98,45 @@ impl Flat {
         self.tensor.f_narrow(0, offset as i64, len)?.f_view(dims)
     }
 
-    pub(crate) fn as_ref(&self) -> NumbersRef<'_> {
+    pub(crate) fn as_ref(&self) -> Part<'_> {
         if let Some(mirror) = &self.mirror {
-            return mirror.numbers.as_ref();
+            return Part::Host(mirror.numbers.as_ref());
+        }
+        if self.device.is_resident() {
+            return Part::Device(self.tensor.shallow_clone());
         }
         let data = self.tensor.data_ptr();
         // SAFETY: a contiguous CPU tensor of `len` elements of `kind` that this value owns; with
         // its memory, else `data_ptr` panics.
         // libtorch writes to it only inside calls made by this thread, and none runs while the
         // slice lives: who holds it is not in libtorch.
-        unsafe {
+        let numbers = unsafe {
             match self.kind {
                 PrecisionKind::Fp32 => NumbersRef::Fp32(slice(data.cast(), self.len)),
                 PrecisionKind::Bf16 => NumbersRef::Bf16(slice(data.cast(), self.len)),
                 PrecisionKind::Fp16 => NumbersRef::Fp16(slice(data.cast(), self.len)),
             }
-        }
+        };
+        Part::Host(numbers)
     }
 
-    pub(crate) fn as_mut(&mut self) -> NumbersMut<'_> {
+    pub(crate) fn as_mut(&mut self) -> PartMut<'_> {
         if let Some(Mirror { numbers, is_news }) = &mut self.mirror {
             *is_news = true;
-            return numbers.as_mut();
+            return PartMut::Host(numbers.as_mut());
+        }
+        if self.device.is_resident() {
+            return PartMut::Device(self.tensor.shallow_clone());
         }
         let data = self.tensor.data_ptr();
         // SAFETY: as above; `&mut self` excludes other slices of ours.
-        unsafe {
+        let numbers = unsafe {
             match self.kind {
                 PrecisionKind::Fp32 => NumbersMut::Fp32(slice_mut(data.cast(), self.len)),
                 PrecisionKind::Bf16 => NumbersMut::Bf16(slice_mut(data.cast(), self.len)),
                 PrecisionKind::Fp16 => NumbersMut::Fp16(slice_mut(data.cast(), self.len)),
             }
-        }
-    }
-}
-
-/// libtorch's name of a precision.
-pub(crate) fn tensor_kind(kind: PrecisionKind) -> Kind {
-    match kind {
-        PrecisionKind::Fp32 => Kind::Float,
-        PrecisionKind::Bf16 => Kind::BFloat16,
-        PrecisionKind::Fp16 => Kind::Half,
+        };
+        PartMut::Host(numbers)
     }
 }

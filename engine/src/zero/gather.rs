@@ -4,15 +4,14 @@
 //! Promise: gathers start as the itinerary says, whatever a rank has to compute; one that has no
 //! sample in a pass walks through it all the same (A7). Refusal: plans nothing (`itinerary`), sums
 //! nothing (`reducer`).
-#![expect(unsafe_code, reason = "lends the weights' memory to the communication thread")]
+#![expect(unsafe_code, reason = "lends the weights' memory to communicators")]
 
 use std::cell::RefCell;
 use std::rc::Rc;
 
-use collectives::Pending;
-
 use crate::error::Error;
 use crate::zero::itinerary::{Direction, Route, Visit};
+use crate::zero::link::Underway;
 use crate::zero::reducer::Reducer;
 use crate::zero::weights::Weights;
 
@@ -46,7 +45,7 @@ pub(crate) struct Gatherer {
 #[derive(Debug)]
 struct Arrival {
     bucket: usize,
-    pending: Pending,
+    underway: Underway,
 }
 
 impl Gatherer {
@@ -121,14 +120,13 @@ impl Gatherer {
 
     fn start(&mut self, bucket: usize) -> Result<(), Error> {
         let mut weights = self.weights.borrow_mut();
-        let bytes = weights.admit(bucket)?;
-        let (data, len) = (bytes.as_mut_ptr(), bytes.len());
+        let whole = weights.admit(bucket).map_err(Error::zero(OPERATION, self.step))?;
         // SAFETY: the bucket's memory stays until `dismiss`, which comes after `land`, or until the
         // last owner of `weights` is gone, after `arriving`. Nobody touches it before it has
         // landed: units compute after their weights have, and we read masters alone.
-        let started = unsafe { self.reducer.borrow_mut().link.start_all_gather(data, len) };
-        let pending = started.map_err(Error::communication(OPERATION, self.step))?;
-        self.arriving.extend(pending.map(|pending| Arrival { bucket, pending }));
+        let started = unsafe { self.reducer.borrow_mut().link.start_all_gather(whole) };
+        let underway = started.map_err(Error::zero(OPERATION, self.step))?;
+        self.arriving.extend(underway.map(|underway| Arrival { bucket, underway }));
         Ok(())
     }
 
@@ -136,8 +134,8 @@ impl Gatherer {
         let Some(at) = self.arriving.iter().position(|arrival| arrival.bucket == bucket) else {
             return Ok(());
         };
-        let Arrival { pending, .. } = self.arriving.remove(at);
-        pending.wait().map_err(Error::communication(OPERATION, self.step))
+        let Arrival { underway, .. } = self.arriving.remove(at);
+        underway.wait().map_err(Error::zero(OPERATION, self.step))
     }
 }
 

@@ -3,36 +3,56 @@
 //! Promise: a norm is the sum of the ranks' parts in rank order, at every stage, so stages agree
 //! bit for bit. Refusal: what is computed from the norms is the optimizer's.
 
-use crate::optimizer::{Lamb, Shard, Update};
+use std::ops::Range;
+
+use tch::TchError;
+
+use crate::optimizer::{Lamb, Shard, TensorShard, Update};
 use crate::zero::Zero;
+use crate::zero::failure::Failure;
 use crate::zero::layout::Slice;
+use crate::zero::states::States;
+use crate::zero::weights::Updated;
+
+/// What this rank updates of a bucket; gradients are behind it.
+enum Moved<'a> {
+    Host(Shard<'a>),
+    Device(TensorShard<'a>),
+}
 
 impl Zero {
     /// The moments are those of this update already. Collective.
-    pub(super) fn move_layers(
-        &mut self,
-        lamb: Lamb,
-        update: Update,
-    ) -> Result<(), collectives::Error> {
+    pub(super) fn move_layers(&mut self, lamb: Lamb, update: Update) -> Result<(), Failure> {
         let parts = self.updated_parts();
         let mut squares = vec![[0.0_f64; 2]; self.names.len()];
-        self.on_each_bucket(&parts, |slice, range, shard| {
-            let [weights, direction] = lamb.squares(range, shard);
+        self.on_each_bucket(&parts, |slice, range, moved| {
+            let [weights, direction] = match moved {
+                Moved::Host(shard) => lamb.squares(range, shard),
+                Moved::Device(shard) => lamb.squares_on_tensors(range, shard)?,
+            };
             squares[slice.parameter][0] += weights;
             squares[slice.parameter][1] += direction;
-        });
+            Ok(())
+        })?;
         if self.stage > 0 {
             let sums = bytemuck::cast_slice_mut(&mut squares);
             self.reducer.borrow_mut().link.sum_f64(sums)?;
         }
-        self.on_each_bucket(&parts, |slice, range, shard| {
-            lamb.advance(update, range, squares[slice.parameter], shard);
-        });
+        self.on_each_bucket(&parts, |slice, range, moved| {
+            let squares = squares[slice.parameter];
+            match moved {
+                Moved::Host(shard) => {
+                    lamb.advance(update, range, squares, shard);
+                    Ok(())
+                }
+                Moved::Device(shard) => lamb.advance_on_tensors(update, range, squares, shard),
+            }
+        })?;
         if self.stage > 0 {
             let (mut reducer, mut weights) = (self.reducer.borrow_mut(), self.weights.borrow_mut());
             for (index, bucket) in self.layout.trained().iter().enumerate() {
                 if !bucket.is_sharded {
-                    reducer.link.all_gather(weights.bytes_mut(index))?;
+                    reducer.link.all_gather(weights.whole_mut(index))?;
                 }
             }
         }
@@ -56,15 +76,29 @@ impl Zero {
     fn on_each_bucket(
         &mut self,
         parts: &[(Slice, usize)],
-        mut visit: impl FnMut(&Slice, std::ops::Range<usize>, &mut Shard<'_>),
-    ) {
+        mut visit: impl FnMut(&Slice, Range<usize>, &mut Moved<'_>) -> Result<(), TchError>,
+    ) -> Result<(), TchError> {
         for (bucket, states) in self.states.iter_mut().enumerate() {
             self.weights.borrow_mut().update(bucket, |parameters| {
-                let mut shard = Shard { parameters, gradients: &[], states };
-                for (slice, start) in parts.iter().filter(|(slice, _)| slice.bucket == bucket) {
-                    visit(slice, *start..*start + slice.len, &mut shard);
-                }
-            });
+                let there;
+                let mut moved = match (parameters, states) {
+                    (Updated::Host(parameters), States::Host(states)) => {
+                        Moved::Host(Shard { parameters, gradients: &[], states })
+                    }
+                    (Updated::Device(parameters), States::Device(states)) => {
+                        there = parameters;
+                        // Nobody looks at gradients any more.
+                        let (parameters, gradients) = (&there, &there);
+                        Moved::Device(TensorShard { parameters, gradients, states })
+                    }
+                    _ => unreachable!("what is updated is in one memory"),
+                };
+                parts
+                    .iter()
+                    .filter(|(slice, _)| slice.bucket == bucket)
+                    .try_for_each(|(slice, at)| visit(slice, *at..*at + slice.len, &mut moved))
+            })?;
         }
+        Ok(())
     }
 }

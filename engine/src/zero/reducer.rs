@@ -11,16 +11,18 @@
 //! Promise: buckets are summed in one fixed order, last bucket first, which is about the order in
 //! which backward completes them; one that completes early waits for its turn, one that a rank
 //! has no gradient for is sent as zeros. So every rank issues the same operations (A7).
-//! Refusal: knows neither tensors nor libtorch.
+//! Refusal: knows no tensors, nor whether gradients are on the host or a device.
 
 use std::collections::VecDeque;
 
-use collectives::Error;
 use common::spec::PrecisionKind;
+use tch::TchError;
 
+use crate::device::Device;
 use crate::native::GradientSink;
-use crate::numbers::{Numbers, NumbersRef};
+use crate::storage::{Part, Storage};
 use crate::zero::compress::Compressor;
+use crate::zero::failure::Failure;
 use crate::zero::layout::{Layout, Piece};
 use crate::zero::link::{Flight, Link};
 
@@ -36,17 +38,19 @@ pub(crate) struct Reducer {
     compressor: Option<Compressor>,
     stage: u8,
     kinds: GradientKinds,
+    /// Where gradients are kept.
+    device: Device,
     layout: Layout,
     rank: usize,
     places: Vec<(usize, Piece)>,
     /// Whole gradients by bucket. From stage 2 on only those that backward is filling.
-    whole: Vec<Option<Numbers>>,
+    whole: Vec<Option<Storage>>,
     /// Buffers for the wire between two uses.
-    pool: Vec<Numbers>,
+    pool: Vec<Storage>,
     /// Bytes of parts of sums that were on their way beside their shards at one time, at most.
     most_landing: usize,
     /// This rank's part of the sums by bucket; at stage 0 empty, the sums are in `whole`.
-    shards: Vec<Numbers>,
+    shards: Vec<Storage>,
     micro_step: MicroStep,
     arrivals: Arrivals,
     /// How often each parameter's gradient is still to come.
@@ -55,7 +59,7 @@ pub(crate) struct Reducer {
     missing: Vec<usize>,
     /// Buckets below it are still to be sent in this micro-step.
     unsent: usize,
-    failure: Option<Error>,
+    failure: Option<Failure>,
 }
 
 /// When and how often gradients come, by parameter.
@@ -87,24 +91,26 @@ pub(crate) struct MicroStep {
 impl Reducer {
     pub(crate) fn new(
         stage: u8,
-        kinds: GradientKinds,
+        (kinds, device): (GradientKinds, Device),
         (layout, rank): (Layout, usize),
         arrivals: Arrivals,
         link: Link,
-    ) -> Self {
+    ) -> Result<Self, TchError> {
         let buckets = layout.trained();
-        let zeros = |len| Numbers::zeros(kinds.accumulation, len);
+        let zeros = |len| Storage::zeros(kinds.accumulation, len, device);
         let keeps_whole = stage < 2;
-        let whole = buckets.iter().map(|b| keeps_whole.then(|| zeros(b.len))).collect();
+        let whole = buckets.iter().map(|b| keeps_whole.then(|| zeros(b.len)).transpose());
+        let whole = whole.collect::<Result<_, _>>()?;
         let shard_len = |len: usize| if stage == 0 { 0 } else { len / layout.world };
-        let shards = buckets.iter().map(|b| zeros(shard_len(b.len))).collect();
+        let shards = buckets.iter().map(|b| zeros(shard_len(b.len))).collect::<Result<_, _>>()?;
         let places = layout.places();
-        Self {
+        Ok(Self {
             flights: VecDeque::new(),
             link,
             compressor: None,
             stage,
             kinds,
+            device,
             rank,
             whole,
             pool: Vec::new(),
@@ -118,7 +124,7 @@ impl Reducer {
             failure: None,
             places,
             layout,
-        }
+        })
     }
 
     /// From now on sums travel compressed, which takes a link that runs on this thread.
@@ -148,28 +154,30 @@ impl Reducer {
     }
 
     /// After it: parameters that got no gradient count as zeros. Returns once every sum is there.
-    pub(crate) fn end(&mut self) -> Result<(), Error> {
+    pub(crate) fn end(&mut self) -> Result<(), Failure> {
         for index in 0..self.places.len() {
             if self.awaited[index] > 0 {
                 self.accept(index, None);
             }
         }
         while !self.flights.is_empty() {
-            self.land_oldest();
+            if let Err(failure) = self.land_oldest() {
+                self.failure.get_or_insert(failure);
+            }
         }
         self.failure.take().map_or(Ok(()), Err)
     }
 
     /// Bytes of gradients that are kept, and of buffers for those on their way.
     pub(crate) fn bytes_held(&self) -> (usize, usize) {
-        let kept = self.whole.iter().flatten().chain(&self.shards).map(Numbers::bytes).sum();
-        let pool: usize = self.pool.iter().map(Numbers::bytes).sum();
+        let kept = self.whole.iter().flatten().chain(&self.shards).map(Storage::bytes).sum();
+        let pool: usize = self.pool.iter().map(Storage::bytes).sum();
         let remembered = self.compressor.as_ref().map_or(0, Compressor::bytes_held);
         (kept, pool + self.most_landing + remembered)
     }
 
     /// This rank's part of the summed gradients of a bucket.
-    pub(crate) fn shard(&self, bucket: usize) -> NumbersRef<'_> {
+    pub(crate) fn shard(&self, bucket: usize) -> Part<'_> {
         if self.stage == 0 {
             let shard = self.layout.buckets[bucket].shard(self.layout.world, self.rank);
             self.sums(bucket).range(shard)
@@ -179,12 +187,12 @@ impl Reducer {
     }
 
     /// The whole summed gradients of a bucket, at stage 0.
-    pub(crate) fn sums(&self, bucket: usize) -> NumbersRef<'_> {
+    pub(crate) fn sums(&self, bucket: usize) -> Part<'_> {
         assert_eq!(self.stage, 0, "only stage 0 keeps whole sums");
         self.whole[bucket].as_ref().expect("between micro-steps no bucket is in flight").as_ref()
     }
 
-    fn accept(&mut self, parameter: usize, values: Option<NumbersRef<'_>>) {
+    fn accept(&mut self, parameter: usize, values: Option<Part<'_>>) {
         let awaited = &mut self.awaited[parameter];
         assert!(*awaited > 0, "a gradient arrives no oftener than awaited");
         let is_first = *awaited == self.arrivals.times[parameter];
@@ -196,49 +204,55 @@ impl Reducer {
         }
         let (bucket, piece) = self.places[parameter];
         let overwrites = is_first && (self.stage >= 2 || self.micro_step.is_first);
-        self.prepare(bucket);
-        let Some(whole) = &mut self.whole[bucket] else { return };
+        self.missing[bucket] -= arrived as usize;
+        let taken =
+            self.collect(bucket, piece, (values, overwrites)).and_then(|()| self.send_complete());
+        if let Err(failure) = taken {
+            self.failure.get_or_insert(failure);
+        }
+    }
+
+    /// Puts what has come of a parameter to what is there of its bucket.
+    fn collect(
+        &mut self,
+        bucket: usize,
+        piece: Piece,
+        (values, overwrites): (Option<Part<'_>>, bool),
+    ) -> Result<(), Failure> {
+        // From stage 2 on whole gradients are not kept, so they are collected as they will travel.
+        if self.whole[bucket].is_none() {
+            self.whole[bucket] = Some(self.wire_buffer(bucket)?);
+        }
+        let whole = self.whole[bucket].as_mut().expect("it was put there where there was none");
         let target = whole.as_mut().range(piece.offset..piece.offset + piece.len);
-        match (values, overwrites) {
+        Ok(match (values, overwrites) {
             (Some(values), true) => target.copy_from(values),
             (Some(values), false) => target.add(values),
             (None, true) => target.fill_zero(),
-            (None, false) => {}
-        }
-        self.missing[bucket] -= arrived as usize;
-        self.send_complete();
-    }
-
-    /// From stage 2 on, finds a buffer for a bucket's whole gradients. They are not kept, so they are
-    /// collected as they will travel.
-    fn prepare(&mut self, bucket: usize) {
-        if self.whole[bucket].is_none() {
-            self.whole[bucket] = Some(self.wire_buffer(bucket));
-        }
+            (None, false) => Ok(()),
+        }?)
     }
 
     /// Zeros: the gaps between parameters must be, and another bucket's gaps lie elsewhere.
-    fn wire_buffer(&mut self, bucket: usize) -> Numbers {
+    fn wire_buffer(&mut self, bucket: usize) -> Result<Storage, Failure> {
         if self.flights.len() >= MAX_FLIGHTS {
-            self.land_oldest();
+            self.land_oldest()?;
         }
         let len = self.layout.buckets[bucket].len;
-        match self.take_pooled(len) {
-            Some(mut buffer) => {
-                buffer.reset(len);
-                buffer
-            }
-            None => Numbers::zeros(self.kinds.communication, len),
-        }
+        let Some(mut buffer) = self.take_pooled(len) else {
+            return Ok(Storage::zeros(self.kinds.communication, len, self.device)?);
+        };
+        buffer.reset(len)?;
+        Ok(buffer)
     }
 
     /// The smallest that fits, else the largest: a small bucket takes no large one's buffer.
-    fn take_pooled(&mut self, len: usize) -> Option<Numbers> {
+    fn take_pooled(&mut self, len: usize) -> Option<Storage> {
         let width = match self.kinds.communication {
             PrecisionKind::Fp32 => 4,
             PrecisionKind::Bf16 | PrecisionKind::Fp16 => 2,
         };
-        let misfit = |buffer: &Numbers| {
+        let misfit = |buffer: &Storage| {
             let (bytes, wanted) = (buffer.bytes(), len * width);
             (bytes < wanted, bytes.abs_diff(wanted))
         };
@@ -247,56 +261,53 @@ impl Reducer {
     }
 
     /// Sends the buckets whose turn it is and which are complete.
-    fn send_complete(&mut self) {
+    fn send_complete(&mut self) -> Result<(), Failure> {
         if self.stage < 2 && !self.micro_step.is_last {
-            return;
+            return Ok(());
         }
-        while self.failure.is_none() && self.unsent > 0 && self.missing[self.unsent - 1] == 0 {
+        while self.unsent > 0 && self.missing[self.unsent - 1] == 0 {
             self.unsent -= 1;
             let bucket = self.unsent;
-            let input = self.departing(bucket);
-            let output = self.landing_place(bucket);
+            let input = self.departing(bucket)?;
+            let output = self.landing_place(bucket)?;
             let flight = match &mut self.compressor {
-                Some(compressor) => compressor.sum(self.link.inline(), bucket, (input, output)),
-                None => self.link.start_sum(bucket, input, output),
+                Some(compressor) => compressor.sum(self.link.inline(), bucket, (input, output))?,
+                None => self.link.start_sum(bucket, input, output)?,
             };
-            match flight {
-                Ok(flight) => {
-                    self.flights.push_back(flight);
-                    if self.lands_beside() {
-                        let outputs = self.flights.iter().filter_map(|f| f.output.as_ref());
-                        let beside = outputs.map(Numbers::bytes).sum();
-                        self.most_landing = self.most_landing.max(beside);
-                    }
-                }
-                Err(error) => self.failure = Some(error),
+            self.flights.push_back(flight);
+            if self.lands_beside() {
+                let outputs = self.flights.iter().filter_map(|f| f.output.as_ref());
+                let beside = outputs.map(Storage::bytes).sum();
+                self.most_landing = self.most_landing.max(beside);
             }
         }
+        Ok(())
     }
 
     /// What travels of a complete bucket: itself, or where it is kept in another precision than
     /// the wire's a copy.
-    fn departing(&mut self, bucket: usize) -> Numbers {
+    fn departing(&mut self, bucket: usize) -> Result<Storage, Failure> {
         let whole = self.whole[bucket].take().expect("a complete bucket has its buffer");
         if whole.kind() == self.kinds.communication {
-            return whole;
+            return Ok(whole);
         }
-        let mut copy = self.wire_buffer(bucket);
-        copy.as_mut().copy_from(whole.as_ref());
+        let mut copy = self.wire_buffer(bucket)?;
+        copy.as_mut().copy_from(whole.as_ref())?;
         self.whole[bucket] = Some(whole);
-        copy
+        Ok(copy)
     }
 
     /// Where this rank's part of a sum lands; at stage 0 the whole sum lands where it departed.
-    fn landing_place(&mut self, bucket: usize) -> Option<Numbers> {
+    fn landing_place(&mut self, bucket: usize) -> Result<Option<Storage>, Failure> {
         if self.stage == 0 {
-            return None;
+            return Ok(None);
         }
-        let fresh = |len| Numbers::zeros(self.kinds.communication, len);
+        let fresh = |len| Storage::zeros(self.kinds.communication, len, self.device);
         if self.lands_beside() {
-            return Some(fresh(self.shards[bucket].len()));
+            return Ok(Some(fresh(self.shards[bucket].len())?));
         }
-        Some(std::mem::replace(&mut self.shards[bucket], fresh(0)))
+        let nothing = fresh(0)?;
+        Ok(Some(std::mem::replace(&mut self.shards[bucket], nothing)))
     }
 
     /// The shard of the micro-steps before is kept until this one's is added to it, and one of another
@@ -306,34 +317,33 @@ impl Reducer {
         self.stage > 0 && (adds || self.kinds.accumulation != self.kinds.communication)
     }
 
-    fn land_oldest(&mut self) {
-        let Some(mut flight) = self.flights.pop_front() else { return };
-        if let Err(error) = flight.land() {
-            self.failure.get_or_insert(error);
-        }
+    fn land_oldest(&mut self) -> Result<(), Failure> {
+        let Some(mut flight) = self.flights.pop_front() else { return Ok(()) };
+        flight.land()?;
         let Flight { bucket, input, output, .. } = flight;
         match (&mut self.whole[bucket], &output) {
             (home @ None, _) if self.stage < 2 => *home = Some(input),
             (Some(kept), None) => {
-                kept.as_mut().copy_from(input.as_ref());
+                kept.as_mut().copy_from(input.as_ref())?;
                 self.pool.push(input);
             }
             _ => self.pool.push(input),
         }
-        let Some(output) = output else { return };
+        let Some(output) = output else { return Ok(()) };
         let shard = &mut self.shards[bucket];
         if self.stage >= 2 && !self.micro_step.is_first {
-            shard.as_mut().add(output.as_ref());
+            shard.as_mut().add(output.as_ref())?;
         } else if shard.kind() == output.kind() {
             *shard = output;
         } else {
-            shard.as_mut().copy_from(output.as_ref());
+            shard.as_mut().copy_from(output.as_ref())?;
         }
+        Ok(())
     }
 }
 
 impl GradientSink for Reducer {
-    fn gradient(&mut self, index: usize, values: NumbersRef<'_>) {
+    fn gradient(&mut self, index: usize, values: Part<'_>) {
         self.accept(index, Some(values));
     }
 }

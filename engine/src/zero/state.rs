@@ -68,24 +68,27 @@ impl Zero {
         whole.chain(owned).filter(|slice| self.has(kind, slice.parameter)).collect()
     }
 
-    /// Shows the elements of a slice of [`Zero::owned`], parameters in fp32.
+    /// Shows the elements of a slice of [`Zero::owned`], parameters in fp32, wherever they are.
     pub(crate) fn read<T>(
         &self,
         kind: StateKind,
         slice: &Slice,
         take: impl FnOnce(&[f32]) -> T,
-    ) -> T {
+    ) -> Result<T, Error> {
         let shard = self.layout.buckets[slice.bucket].shard(self.layout.world, self.rank);
-        let values = match kind {
+        let taken = match kind {
             StateKind::Parameter => {
                 let start = shard.start + slice.shard_offset;
-                let weights = self.weights.borrow();
-                return take(weights.read(slice.bucket, start..start + slice.len));
+                self.weights.borrow().read(slice.bucket, start..start + slice.len, take)
             }
-            StateKind::State(name) => &self.states[slice.bucket][self.slot(name)],
+            StateKind::State(name) => {
+                let base = if self.stage == 0 { shard.start } else { 0 };
+                let start = base + slice.shard_offset;
+                let range = start..start + slice.len;
+                self.states[slice.bucket].read(self.slot(name), range, take)
+            }
         };
-        let base = if self.stage == 0 { shard.start } else { 0 };
-        take(&values[base + slice.shard_offset..][..slice.len])
+        taken.map_err(Error::torch("read the state of training"))
     }
 
     /// Shows the elements of a slice of [`Zero::owned`] in a snapshot.
@@ -94,32 +97,45 @@ impl Zero {
         snapshot: &Snapshot,
         slice: &Slice,
         take: impl FnOnce(&[f32]) -> T,
-    ) -> T {
+    ) -> Result<T, Error> {
         let shard = self.layout.buckets[slice.bucket].shard(self.layout.world, self.rank);
         let start = shard.start + slice.shard_offset;
-        let weights = self.weights.borrow();
-        take(weights.read_from(&snapshot.weights, slice.bucket, start..start + slice.len))
+        let place = (slice.bucket, start..start + slice.len);
+        let taken = self.weights.borrow().read_from(&snapshot.weights, place, take);
+        taken.map_err(Error::torch("read the best weights"))
     }
 
     /// Sets the elements of a slice of [`Zero::held`].
-    pub(crate) fn write(&mut self, kind: StateKind, slice: &Slice, values: &[f32]) {
-        let target = match kind {
+    pub(crate) fn write(
+        &mut self,
+        kind: StateKind,
+        slice: &Slice,
+        values: &[f32],
+    ) -> Result<(), Error> {
+        let written = match kind {
             StateKind::Parameter => {
                 let start = self.parameter_start(slice);
-                return self.weights.borrow_mut().write(slice.bucket, start, values);
+                self.weights.borrow_mut().write(slice.bucket, start, values)
             }
             StateKind::State(name) => {
                 let slot = self.slot(name);
-                &mut self.states[slice.bucket][slot]
+                self.states[slice.bucket].write(slot, slice.shard_offset, values)
             }
         };
-        target[slice.shard_offset..][..slice.len].copy_from_slice(values);
+        written.map_err(Error::torch("set the state of training"))
     }
 
     /// Sets the elements of a slice of the parameters of [`Zero::held`] in a snapshot.
-    pub(crate) fn write_to(&self, snapshot: &mut Snapshot, slice: &Slice, values: &[f32]) {
+    pub(crate) fn write_to(
+        &self,
+        snapshot: &mut Snapshot,
+        slice: &Slice,
+        values: &[f32],
+    ) -> Result<(), Error> {
         let start = self.parameter_start(slice);
-        self.weights.borrow().write_to(&mut snapshot.weights, slice.bucket, start, values);
+        let written =
+            self.weights.borrow().write_to(&mut snapshot.weights, slice.bucket, start, values);
+        written.map_err(Error::torch("set the best weights"))
     }
 
     /// Where in its bucket a slice of the held parameters starts.
@@ -138,12 +154,14 @@ impl Zero {
     /// A copy of the parameters that this rank has, and of the buffers, to come back to.
     pub(crate) fn snapshot(&self) -> Result<Snapshot, Error> {
         let weights = self.weights.borrow().snapshot();
+        let weights = weights.map_err(Error::torch("copy the weights"))?;
         Ok(Snapshot { weights, buffers: self.buffers.snapshot()? })
     }
 
     /// Exchanges the parameters and buffers with a snapshot's.
     pub(crate) fn swap(&mut self, snapshot: &mut Snapshot) -> Result<(), Error> {
-        self.weights.borrow_mut().swap(&mut snapshot.weights);
+        let swapped = self.weights.borrow_mut().swap(&mut snapshot.weights);
+        swapped.map_err(Error::torch("exchange the weights"))?;
         let buffers = self.buffers.snapshot()?;
         self.buffers.restore(&snapshot.buffers)?;
         snapshot.buffers = buffers;

@@ -9,13 +9,15 @@
 use std::ops::Range;
 
 use common::spec::PrecisionKind;
-use tch::Tensor;
+use tch::{TchError, Tensor};
 
 use crate::device::Device;
 use crate::error::Error;
 use crate::model::Model;
 use crate::native;
 use crate::numbers::{Numbers, NumbersMut, NumbersRef};
+use crate::storage::{Part, PartMut, Storage};
+use crate::zero::failure::Failure;
 use crate::zero::flat::Flat;
 use crate::zero::layout::Layout;
 use crate::zero::link::Link;
@@ -33,16 +35,24 @@ struct Bucket {
     flat: Flat,
     /// The elements that this rank updates: all at stage 0, else its shard.
     held: Range<usize>,
-    /// Of those; None where the flat buffer itself is fp32 and always here.
-    master: Option<Vec<f32>>,
+    /// Of those, in fp32; None where the flat buffer itself is that and always here.
+    master: Option<Storage>,
     /// The flat buffer has memory only while a unit uses it.
     is_sharded: bool,
 }
 
-/// A copy of all parameters that this rank has, to come back to: what the model sees, where that
-/// is always here, and the masters.
+/// A copy of all parameters that this rank has, in the host's memory, to come back to: what the model
+/// sees, where that is always here, and the masters.
 #[derive(Debug)]
-pub(crate) struct Snapshot(Vec<(Option<Numbers>, Option<Vec<f32>>)>);
+pub(crate) struct Snapshot(Vec<(Option<Numbers>, Option<Numbers>)>);
+
+/// What this rank updates of a bucket, in fp32.
+#[derive(Debug)]
+pub(crate) enum Updated<'a> {
+    Host(&'a mut [f32]),
+    /// Flat; another handle of what is updated.
+    Device(Tensor),
+}
 
 impl Weights {
     /// Moves the model's parameters into flat buffers of `kind`, with rank 0's values, so that
@@ -66,20 +76,22 @@ impl Weights {
                 copy_leaf(leaf, &initial, piece.offset)
                     .map_err(Error::torch("copy a parameter into its flat buffer"))?;
             }
-            link.broadcast(initial.as_mut().bytes())
+            let PartMut::Host(values) = initial.as_mut() else {
+                unreachable!("it was allocated on the CPU")
+            };
+            link.broadcast(values.bytes())
                 .map_err(Error::communication("broadcast initial weights", 0))?;
             let held = held(index);
             let is_sharded = bucket.is_sharded;
-            let master = (kind != PrecisionKind::Fp32 || is_sharded).then(|| {
-                let mut master = vec![0.0; held.len()];
-                let values = initial.as_ref().range(held.clone());
-                NumbersMut::Fp32(&mut master).copy_from(values);
-                master
-            });
+            let copied = Error::torch("copy a bucket's initial weights");
+            let has_master = kind != PrecisionKind::Fp32 || is_sharded;
+            let master = has_master.then(|| master(&initial, held.clone(), device));
+            let master = master.transpose().map_err(copied)?;
             let mut flat = initial;
             if kind != PrecisionKind::Fp32 || device != Device::CPU {
                 let initial = std::mem::replace(&mut flat, allocate(kind, device)?);
-                flat.as_mut().copy_from(initial.as_ref());
+                let copied = Error::torch("copy a bucket's initial weights");
+                flat.as_mut().copy_from(initial.as_ref()).map_err(copied)?;
             }
             for piece in &bucket.pieces {
                 let leaf = &mut model.parameters_mut()[piece.parameter].tensor;
@@ -95,7 +107,7 @@ impl Weights {
     }
 
     /// Gives a sharded bucket its memory, with this rank's part in it; the others' are to come.
-    pub(crate) fn admit(&mut self, bucket: usize) -> Result<&mut [u8], native::Error> {
+    pub(crate) fn admit(&mut self, bucket: usize) -> Result<PartMut<'_>, Failure> {
         let Bucket { flat, is_sharded, .. } = &mut self.buckets[bucket];
         assert!(*is_sharded && flat.bytes_held() == 0, "what is here does not come");
         flat.restore()?;
@@ -103,8 +115,8 @@ impl Weights {
         self.most_gathered = self.most_gathered.max(gathered.sum());
         let Bucket { flat, held, master, .. } = &mut self.buckets[bucket];
         let master = master.as_ref().expect("a sharded bucket has a master");
-        flat.as_mut().range(held.clone()).copy_from(NumbersRef::Fp32(master));
-        Ok(flat.as_mut().bytes())
+        flat.as_mut().range(held.clone()).copy_from(master.as_ref())?;
+        Ok(flat.as_mut())
     }
 
     /// Takes a sharded bucket's memory back.
@@ -132,7 +144,7 @@ impl Weights {
         let (mut seen, mut masters) = (0, 0);
         for bucket in &self.buckets {
             seen += bucket.flat.bytes_held();
-            let master = bucket.master.as_ref().map_or(0, |master| size_of_val(&**master));
+            let master = bucket.master.as_ref().map_or(0, Storage::bytes);
             let is_parameter = bucket.is_sharded && bucket.flat.kind() == PrecisionKind::Fp32;
             *(if is_parameter { &mut seen } else { &mut masters }) += master;
             masters += bucket.flat.bytes_mirrored();
@@ -145,68 +157,86 @@ impl Weights {
         self.most_gathered
     }
 
-    /// Changes what this rank updates of a bucket, in fp32; the model sees it afterwards.
-    pub(crate) fn update(&mut self, bucket: usize, change: impl FnOnce(&mut [f32])) {
+    /// Changes what this rank updates of a bucket; the model sees it afterwards.
+    pub(crate) fn update(
+        &mut self,
+        bucket: usize,
+        change: impl FnOnce(Updated<'_>) -> Result<(), TchError>,
+    ) -> Result<(), TchError> {
         let held = self.buckets[bucket].held.clone();
         match self.buckets[bucket].parts() {
-            (Some(NumbersMut::Fp32(seen)), None) => change(&mut seen[held]),
+            (Some(seen), None) => change(updated(seen.range(held))),
             (seen, Some(master)) => {
-                change(master);
-                if let Some(seen) = seen {
-                    seen.range(held).copy_from(NumbersRef::Fp32(master));
-                }
+                change(updated(master.as_mut()))?;
+                let seen = seen.map(|seen| seen.range(held).copy_from(master.as_ref()));
+                seen.unwrap_or(Ok(()))
             }
-            (_, None) => unreachable!("16 bits and shards have masters"),
+            (None, None) => unreachable!("shards have masters"),
         }
     }
 
     /// All of a bucket, as the model sees it.
-    pub(crate) fn bytes_mut(&mut self, bucket: usize) -> &mut [u8] {
-        self.buckets[bucket].flat.as_mut().bytes()
+    pub(crate) fn whole_mut(&mut self, bucket: usize) -> PartMut<'_> {
+        self.buckets[bucket].flat.as_mut()
     }
 
-    /// Elements of a bucket that this rank updates, in fp32.
-    pub(crate) fn read(&self, bucket: usize, range: Range<usize>) -> &[f32] {
+    /// Shows elements of a bucket that this rank updates, in fp32.
+    pub(crate) fn read<T>(
+        &self,
+        bucket: usize,
+        range: Range<usize>,
+        take: impl FnOnce(&[f32]) -> T,
+    ) -> Result<T, TchError> {
         let Bucket { flat, held, master, is_sharded } = &self.buckets[bucket];
         let seen = (!is_sharded).then(|| flat.as_ref());
-        read(seen, master.as_deref(), held, range)
+        read(seen, master.as_ref().map(Storage::as_ref), held, range).show(take)
     }
 
     /// Sets elements of a bucket from `start` on, whoever updates them.
-    pub(crate) fn write(&mut self, bucket: usize, start: usize, values: &[f32]) {
+    pub(crate) fn write(
+        &mut self,
+        bucket: usize,
+        start: usize,
+        values: &[f32],
+    ) -> Result<(), TchError> {
         let held = self.buckets[bucket].held.clone();
         let (seen, master) = self.buckets[bucket].parts();
-        write(seen, master, &held, (start, values));
+        write(seen, master.map(Storage::as_mut), &held, (start, values))
     }
 
-    pub(crate) fn snapshot(&self) -> Snapshot {
+    pub(crate) fn snapshot(&self) -> Result<Snapshot, TchError> {
         let copy = |bucket: &Bucket| {
             let seen = (!bucket.is_sharded).then(|| bucket.flat.as_ref().to_numbers());
-            (seen, bucket.master.clone())
+            let master = bucket.master.as_ref().map(|master| master.as_ref().to_numbers());
+            Ok((seen.transpose()?, master.transpose()?))
         };
-        Snapshot(self.buckets.iter().map(copy).collect())
+        self.buckets.iter().map(copy).collect::<Result<_, _>>().map(Snapshot)
     }
 
     /// Exchanges the parameters with a snapshot's.
-    pub(crate) fn swap(&mut self, snapshot: &mut Snapshot) {
-        for (bucket, (values, master)) in self.buckets.iter_mut().zip(&mut snapshot.0) {
+    pub(crate) fn swap(&mut self, snapshot: &mut Snapshot) -> Result<(), TchError> {
+        for (bucket, (values, saved)) in self.buckets.iter_mut().zip(&mut snapshot.0) {
             if let Some(values) = values {
-                bucket.flat.as_mut().bytes().swap_with_slice(values.as_mut().bytes());
+                bucket.flat.as_mut().exchange(values)?;
             }
-            std::mem::swap(&mut bucket.master, master);
+            if let Some((master, saved)) = bucket.master.as_mut().zip(saved.as_mut()) {
+                master.as_mut().exchange(saved)?;
+            }
         }
+        Ok(())
     }
 
     /// As [`Weights::read`], of a snapshot.
-    pub(crate) fn read_from<'a>(
+    pub(crate) fn read_from<T>(
         &self,
-        snapshot: &'a Snapshot,
-        bucket: usize,
-        range: Range<usize>,
-    ) -> &'a [f32] {
+        snapshot: &Snapshot,
+        (bucket, range): (usize, Range<usize>),
+        take: impl FnOnce(&[f32]) -> T,
+    ) -> Result<T, TchError> {
         let (values, master) = &snapshot.0[bucket];
-        let seen = values.as_ref().map(Numbers::as_ref);
-        read(seen, master.as_deref(), &self.buckets[bucket].held, range)
+        let seen = values.as_ref().map(|values| Part::Host(values.as_ref()));
+        let master = master.as_ref().map(|master| Part::Host(master.as_ref()));
+        read(seen, master, &self.buckets[bucket].held, range).show(take)
     }
 
     /// As [`Weights::write`], to a snapshot.
@@ -216,50 +246,67 @@ impl Weights {
         bucket: usize,
         start: usize,
         new: &[f32],
-    ) {
+    ) -> Result<(), TchError> {
         let (values, master) = &mut snapshot.0[bucket];
-        let seen = values.as_mut().map(Numbers::as_mut);
-        write(seen, master.as_deref_mut(), &self.buckets[bucket].held, (start, new));
+        let seen = values.as_mut().map(|values| PartMut::Host(values.as_mut()));
+        let master = master.as_mut().map(|master| PartMut::Host(master.as_mut()));
+        write(seen, master, &self.buckets[bucket].held, (start, new))
     }
 }
 
 impl Bucket {
     /// What the model sees, where that is always here, and the master.
-    fn parts(&mut self) -> (Option<NumbersMut<'_>>, Option<&mut [f32]>) {
+    fn parts(&mut self) -> (Option<PartMut<'_>>, Option<&mut Storage>) {
         let seen = (!self.is_sharded).then(|| self.flat.as_mut());
-        (seen, self.master.as_deref_mut())
+        (seen, self.master.as_mut())
+    }
+}
+
+/// The master of the elements in `held`, where what is updated lives.
+fn master(initial: &Flat, held: Range<usize>, device: Device) -> Result<Storage, TchError> {
+    let mut master = Storage::zeros(PrecisionKind::Fp32, held.len(), device)?;
+    master.as_mut().copy_from(initial.as_ref().range(held))?;
+    Ok(master)
+}
+
+fn updated(part: PartMut<'_>) -> Updated<'_> {
+    match part {
+        PartMut::Host(NumbersMut::Fp32(values)) => Updated::Host(values),
+        PartMut::Host(_) => unreachable!("16 bits have masters"),
+        PartMut::Device(tensor) => Updated::Device(tensor),
     }
 }
 
 fn read<'a>(
-    seen: Option<NumbersRef<'a>>,
-    master: Option<&'a [f32]>,
+    seen: Option<Part<'a>>,
+    master: Option<Part<'a>>,
     held: &Range<usize>,
     range: Range<usize>,
-) -> &'a [f32] {
+) -> Part<'a> {
     match (master, seen) {
-        (None, Some(NumbersRef::Fp32(values))) => &values[range],
-        (Some(master), _) => &master[range.start - held.start..range.end - held.start],
-        (None, _) => unreachable!("16 bits and shards have masters"),
+        (None, Some(seen)) => seen.range(range),
+        (Some(master), _) => master.range(range.start - held.start..range.end - held.start),
+        (None, None) => unreachable!("shards have masters"),
     }
 }
 
 fn write(
-    seen: Option<NumbersMut<'_>>,
-    master: Option<&mut [f32]>,
+    seen: Option<PartMut<'_>>,
+    master: Option<PartMut<'_>>,
     held: &Range<usize>,
     (start, values): (usize, &[f32]),
-) {
+) -> Result<(), TchError> {
     let end = start + values.len();
     if let Some(seen) = seen {
-        seen.range(start..end).copy_from(NumbersRef::Fp32(values));
+        seen.range(start..end).copy_from(Part::Host(NumbersRef::Fp32(values)))?;
     }
-    let Some(master) = master else { return };
+    let Some(master) = master else { return Ok(()) };
     let (first, last) = (start.max(held.start), end.min(held.end));
-    if first < last {
-        let values = &values[first - start..last - start];
-        master[first - held.start..last - held.start].copy_from_slice(values);
+    if first >= last {
+        return Ok(());
     }
+    let values = NumbersRef::Fp32(&values[first - start..last - start]);
+    master.range(first - held.start..last - held.start).copy_from(Part::Host(values))
 }
 
 fn copy_leaf(leaf: &Tensor, flat: &Flat, offset: usize) -> Result<(), tch::TchError> {

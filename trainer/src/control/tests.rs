@@ -296,7 +296,7 @@ fn only_a_departure_is_no_failure_of_a_rank_that_was_told_to_stop() {
     assert!(matches!(kind(Asked::Nothing, lost()), Kind::Failed(_)));
 }
 
-const SPEC: &str = r#"{
+pub(crate) const SPEC: &str = r#"{
     "job": {
         "name": "a", "seed": 1, "priority": 0, "output-dir": "/set-above",
         "collective-timeout": "60s"

@@ -11,7 +11,8 @@ fn look(copy: &StateCopy) -> Vec<(*const u8, Vec<f32>)> {
 }
 
 fn expected(zero: &Zero) -> Vec<Vec<f32>> {
-    owned(zero).map(|(kind, slice)| zero.read(kind, &slice, <[f32]>::to_vec)).collect()
+    let read = |(kind, slice)| zero.read(kind, &slice, <[f32]>::to_vec).unwrap();
+    owned(zero).map(read).collect()
 }
 
 /// Every element becomes another one.
@@ -20,7 +21,7 @@ fn change(zero: &mut Zero, by: f32) {
         for slice in zero.held(kind) {
             let value = |at: usize| by + index as f32 * 0.1 + (slice.offset + at) as f32 * 1e-3;
             let values: Vec<f32> = (0..slice.len).map(value).collect();
-            zero.write(kind, &slice, &values);
+            zero.write(kind, &slice, &values).unwrap();
         }
     }
 }

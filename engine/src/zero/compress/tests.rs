@@ -27,9 +27,9 @@ fn whole(
     communicator: &mut Communicator,
     values: Vec<f32>,
 ) -> Vec<f32> {
-    let input = (Numbers::Fp32(values), None);
+    let input = (Storage::Host(Numbers::Fp32(values)), None);
     let flight = compressor.sum(communicator, 0, input).unwrap();
-    let Numbers::Fp32(sum) = flight.input else { panic!() };
+    let Storage::Host(Numbers::Fp32(sum)) = flight.input else { panic!() };
     sum
 }
 
@@ -66,10 +66,11 @@ fn a_share_is_the_ranks_part_of_the_whole_sum() {
     let parts = with_ranks(2, |communicator| {
         let (rank, layout) = (communicator.rank() as usize, layout(2));
         let len = layout.buckets[0].len;
-        let output = Some(Numbers::zeros(common::spec::PrecisionKind::Fp32, len / 2));
-        let input = (Numbers::Fp32(gradient(rank, len)), output);
+        let output = Numbers::zeros(common::spec::PrecisionKind::Fp32, len / 2);
+        let input = Storage::Host(Numbers::Fp32(gradient(rank, len)));
+        let input = (input, Some(Storage::Host(output)));
         let flight = Compressor::new(&layout, rank).sum(communicator, 0, input).unwrap();
-        let Some(Numbers::Fp32(part)) = flight.output else { panic!() };
+        let Some(Storage::Host(Numbers::Fp32(part))) = flight.output else { panic!() };
         part
     });
     let (first, second) = (gradient(0, LEN), gradient(1, LEN));
