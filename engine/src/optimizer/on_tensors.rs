@@ -51,7 +51,8 @@ trait TensorPass {
 }
 
 impl Optimizer {
-    /// [`Optimizer::apply`] on tensors: of a layer-wise rule the states alone.
+    /// [`Optimizer::apply`] on tensors: of a layer-wise rule the states alone. A shard of another
+    /// shape or kind is refused untouched; after another error a part of it may be updated.
     pub(crate) fn apply_on_tensors(
         &self,
         update: Update,
