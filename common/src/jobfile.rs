@@ -11,7 +11,9 @@ use crate::report::Report;
 pub use crate::report::{Mistake, Mistakes};
 use crate::section::{Dialect, Section};
 use crate::slurm::request::Request;
-use crate::spec::{Hosts, JobSpec, Model, PrecisionKind, RecurrentKernel};
+use crate::spec::{
+    Device, GradientCompression, Hosts, JobSpec, Model, PrecisionKind, RecurrentKernel,
+};
 use crate::tree::{self, Place, Table, Value};
 use crate::{batch, hjson, length};
 
@@ -357,6 +359,24 @@ fn cross_check(spec: &JobSpec, context: &Context<'_>) {
         let message = "\"native\" computes in fp32 only; set it to \"auto\", or \
                        training.precision to \"fp32\"";
         context.missing("model.kernel", message);
+    }
+    if spec.resources.device == Device::Cuda {
+        check_for_gpus(context, spec, kernel);
+    }
+}
+
+/// What is the host's alone.
+fn check_for_gpus(context: &Context<'_>, spec: &JobSpec, kernel: RecurrentKernel) {
+    if kernel == RecurrentKernel::Native {
+        let message =
+            "\"native\" computes on CPUs only; set it to \"auto\", or resources.device to \"cpu\"";
+        context.missing("model.kernel", message);
+    }
+    let is_packed = spec.training.gradient_compression == GradientCompression::Int8;
+    if is_packed && spec.zero.offload_optimizer.is_none() {
+        let message = "\"int8\" packs gradients on the host, and on a GPU they stay there; set it to \
+                       \"none\" or \"bf16\", or offload_optimizer in the DeepSpeed configuration";
+        context.missing("training.gradient-compression", message);
     }
 }
 

@@ -7,7 +7,7 @@ use std::fmt;
 use serde::Serialize;
 
 use crate::batch::{self, BatchPlan};
-use crate::spec::{Cnn, DataSource, JobSpec, Model, PrecisionKind, Recurrent, UpdateRule};
+use crate::spec::{Cnn, DataSource, Device, JobSpec, Model, PrecisionKind, Recurrent, UpdateRule};
 
 mod activations;
 mod advice;
@@ -134,6 +134,18 @@ pub fn estimate(spec: &JobSpec, sizes: Sizes, plan: &BatchPlan) -> Estimate {
         buffers: traffic::bytes(spec, &buckets, plan)
             + activations::kernel_scratch(spec, sizes, samples),
         activations: activations::peak(spec, sizes, samples),
+    }
+}
+
+/// Whose memory it is, where that is not the host's: said behind the numbers.
+pub fn place(spec: &JobSpec) -> &'static str {
+    match (spec.resources.device, &spec.zero.offload_optimizer) {
+        (Device::Auto | Device::Cpu, _) => "",
+        (Device::Cuda, None) => ", all of it the GPU's memory",
+        (Device::Cuda, Some(_)) => {
+            ", parameters and activations in the GPU's memory, parameters once more and the rest in \
+             the host's"
+        }
     }
 }
 

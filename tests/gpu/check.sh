@@ -27,16 +27,50 @@ train() { # name, device, settings...
         --set resources.device="$device" --set job.output-dir="$work/$name" "$@" > "$work/$name.json"
     cp "$work/$name"/*/metrics/steps.csv "$work/$name.csv"
 }
+losses() { "$python" tests/gpu/compare.py losses "$work/$1.csv" "$work/$2.csv"; }
+noted() { # name, words that its notes must have
+    grep -qF "$2" "$work/$1.json" || { echo "FAIL  $1: no note says: $2"; exit 1; }
+    echo "ok    $1: $2"
+}
+offload=deepspeed.zero_optimization.offload_optimizer.device=cpu
 # Losses of the CPU are proven against PyTorch's in `make test`.
 for precision in fp32 bf16; do
     train "cpu-$precision" cpu --set training.precision="$precision"
     for stage in 0 1 2 3; do
-        train "cuda-$precision-$stage" cuda --set training.precision="$precision" \
-            --set deepspeed.zero_optimization.stage="$stage"
-        "$python" tests/gpu/compare.py losses "$work/cpu-$precision.csv" "$work/cuda-$precision-$stage.csv"
+        all=(--set training.precision="$precision" --set deepspeed.zero_optimization.stage="$stage")
+        # All on the GPU, sums by NCCL in a world of one: on a stream of its own, and in line.
+        train "cuda-$precision-$stage" cuda "${all[@]}"
+        noted "cuda-$precision-$stage" "sums over ranks are NCCL's"
+        losses "cpu-$precision" "cuda-$precision-$stage"
+        train "inline-$precision-$stage" cuda "${all[@]}" \
+            --set deepspeed.zero_optimization.overlap_comm=false
+        losses "cpu-$precision" "inline-$precision-$stage"
+        # The host keeps masters and optimizer states, and updates.
+        train "offload-$precision-$stage" cuda "${all[@]}" --set "$offload"
+        noted "offload-$precision-$stage" "updates and sums over ranks are the host's"
+        losses "cpu-$precision" "offload-$precision-$stage"
     done
 done
+train alone cuda --set resources.transport=tcp
+noted alone "a rank alone has nothing to sum"
+losses cpu-fp32 alone
+for rule in SGD Lamb Lion Adagrad; do
+    train "cpu-$rule" cpu --set deepspeed.optimizer.type="$rule" --set deepspeed.optimizer.params.lr=1e-3
+    train "cuda-$rule" cuda --set deepspeed.optimizer.type="$rule" --set deepspeed.optimizer.params.lr=1e-3
+    losses "cpu-$rule" "cuda-$rule"
+done
+# Half on the GPU, the other half on the CPU from its checkpoint, and the other way around.
+for pair in "cuda cpu" "cpu cuda"; do
+    read -r first second <<< "$pair"
+    train "half-$first" "$first" --set training.max-steps=20 --set checkpoint.dir="$work/root-$first"
+    train "from-$first" "$second" --set checkpoint.resume="$work/root-$first/step-00000020"
+    losses cpu-fp32 "from-$first"
+done
 for hidden in 128 512; do
-    train "speed-$hidden" cuda --set model.hidden-size="$hidden" --set training.max-steps=200
-    "$python" tests/gpu/compare.py speed "$work/speed-$hidden.csv" "$hidden"
+    for kind in "" "$offload"; do
+        name=speed-$hidden${kind:+-offloaded}
+        train "$name" cuda --set model.hidden-size="$hidden" --set training.max-steps=200 \
+            ${kind:+--set "$kind"}
+        "$python" tests/gpu/compare.py speed "$work/$name.csv" "$hidden" "${kind:+offloaded}"
+    done
 done

@@ -215,8 +215,9 @@ fn memory(spec: &JobSpec, as_json: bool) -> Outcome {
         render::data(table::render(&columns, rows))?;
         let (stage, run) = (spec.zero.stage, plan.largest_run());
         render::talk(format_args!(
-            "each of {world} ranks, ZeRO stage {stage}, at most {run} samples at once; libtorch and \
-             the data come on top"
+            "each of {world} ranks, ZeRO stage {stage}, at most {run} samples at once{}; libtorch and \
+             the data come on top",
+            memory::place(spec)
         ));
     }
     Ok(ExitCode::Done)

@@ -396,6 +396,14 @@ fn a_kernel_runs_what_it_was_written_for() {
     .check(&expect![[r#"
         job.toml: model.kernel: "native" computes in fp32 only; set it to "auto", or training.precision to "fp32"
     "#]]);
+    job(
+        "[resources]\ndevice = \"cuda\"\n[model]\nkernel = \"native\"\n[data]\nkind = \"sine\"\n\
+         [training]\ngradient-compression = \"int8\"\n",
+    )
+    .check(&expect![[r#"
+        job.toml: model.kernel: "native" computes on CPUs only; set it to "auto", or resources.device to "cpu"
+        job.toml: training.gradient-compression: "int8" packs gradients on the host, and on a GPU they stay there; set it to "none" or "bf16", or offload_optimizer in the DeepSpeed configuration
+    "#]]);
     job("[model]\nhidden-size = 8\nkernel = \"native\"\n[data]\nkind = \"digits\"\npath = \"x\"\n")
         .check(&expect![[r#"
             job.toml:3: model.kernel: kind = "cnn" has no such key; it belongs to lstm and gru
