@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use proto::v1::{
     CheckpointCommitted, JobNotes, JobProgress, Peer, PrepareFailed, Progress, RankPosition,
-    RunningTrainer, StartTrainers, TrainerPosition, WorkerMessage, worker_message::Kind,
+    RunningTrainer, StartTrainers, TrainerPosition, TrainerReady, TrainerRunning, WorkerMessage,
+    worker_message::Kind,
 };
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -122,9 +123,14 @@ impl LocalJob {
         })
     }
 
-    /// What a coordinator that knows nothing of this attempt needs to hear after the hello.
+    /// What a coordinator that knows nothing of this attempt needs to hear after the hello, and what
+    /// its living trainers may have come to since that was said. To hear it twice changes nothing.
     pub(crate) fn retold(&self) -> Vec<WorkerMessage> {
         let mut retold = Vec::new();
+        for (number, rank) in self.ranks.iter().filter(|(_, rank)| !rank.has_ended) {
+            retold.extend(rank.peer.is_some().then(|| self.ready_message(rank)));
+            retold.extend(rank.is_running.then(|| self.running_message(*number)));
+        }
         if let Phase::Refused(failure) = &self.phase {
             retold.push(Kind::PrepareFailed(failure.clone()));
         }
@@ -157,6 +163,17 @@ impl LocalJob {
         Kind::Checkpoint(committed)
     }
 
+    pub(crate) fn ready_message(&self, rank: &LocalRank) -> Kind {
+        let (job_id, generation) = self.key.clone();
+        let (peer, pid, libtorch) = (rank.peer.clone(), rank.pid, rank.libtorch.clone());
+        Kind::TrainerReady(TrainerReady { job_id, generation, peer, pid, libtorch })
+    }
+
+    pub(crate) fn running_message(&self, rank: u32) -> Kind {
+        let (job_id, generation) = self.key.clone();
+        Kind::TrainerRunning(TrainerRunning { job_id, generation, rank })
+    }
+
     fn progress_message(&self, progress: Progress) -> Kind {
         let (job_id, generation) = self.key.clone();
         Kind::Progress(JobProgress { job_id, generation, progress: Some(progress) })
@@ -165,5 +182,40 @@ impl LocalJob {
     fn notes_message(&self, notes: Vec<String>) -> Kind {
         let (job_id, generation) = self.key.clone();
         Kind::Notes(JobNotes { job_id, generation, notes })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proto::v1::start_trainers::RankSlots;
+
+    use super::*;
+
+    #[test]
+    fn how_far_living_trainers_have_come_is_told_after_each_welcome() {
+        let ranks = (0..3).map(|rank| RankSlots { rank, slots: vec![rank] }).collect();
+        let order =
+            StartTrainers { job_id: "a-1".to_owned(), generation: 4, ranks, ..Default::default() };
+        let mut job = LocalJob::preparing(&order);
+        assert_eq!(job.retold(), []);
+        for (number, is_running, has_ended) in
+            [(0, false, false), (1, true, false), (2, true, true)]
+        {
+            let peer = Some(Peer { rank: number, ..Default::default() });
+            let rank =
+                LocalRank { pid: 10 + number, peer, is_running, has_ended, ..Default::default() };
+            job.ranks.insert(number, rank);
+        }
+        let told: Vec<String> = job
+            .retold()
+            .into_iter()
+            .filter_map(|message| message.kind)
+            .map(|kind| match kind {
+                Kind::TrainerReady(ready) => format!("ready {} of {}", ready.pid, ready.generation),
+                Kind::TrainerRunning(running) => format!("running {}", running.rank),
+                other => panic!("{other:?}"),
+            })
+            .collect();
+        assert_eq!(told, ["ready 10 of 4", "ready 11 of 4", "running 1"]);
     }
 }

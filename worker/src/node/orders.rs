@@ -17,6 +17,7 @@ use crate::config::Device;
 use crate::local_job::{LocalJob, Phase};
 use crate::network::Door;
 use crate::prepare::{self, Prepared, Runs};
+use crate::spool::Key;
 use crate::trainer_process::{self, News, Order, Plan};
 use crate::uplink::LinkEvent;
 use crate::{files, local_job, probe};
@@ -109,6 +110,7 @@ impl Node {
         for kind in retold.into_iter().filter_map(|message| message.kind) {
             self.say(kind);
         }
+        self.retell_ends(|_| true);
         Duration::from_millis(welcome.heartbeat_ms).clamp(HEARTBEAT_MIN, HEARTBEAT_MAX)
     }
 
@@ -265,6 +267,18 @@ impl Node {
             job.order_all(|| Order::StopGracefully { grace });
         } else {
             job.order_all(|| Order::Abort { reason: stop.reason.clone() });
+        }
+        // Who orders it again has not heard of those that have ended.
+        let key = job.key.clone();
+        self.retell_ends(|ended| *ended == key);
+    }
+
+    /// Tells ends that are not acknowledged: one that came between a hello and its welcome is in
+    /// neither, and to hear one twice changes nothing.
+    fn retell_ends(&mut self, is_meant: impl Fn(&Key) -> bool) {
+        let meant = self.ends.iter().filter(|((key, _), _)| is_meant(key));
+        for end in meant.map(|(_, end)| end.clone()).collect::<Vec<_>>() {
+            self.say(Kind::TrainerEnded(end));
         }
     }
 

@@ -1,7 +1,7 @@
 //! What trainers tell, and what the coordinator hears of it.
 
 use proto::v1::worker_message::Kind;
-use proto::v1::{Peer, TrainerEnded, TrainerReady, TrainerRunning, TrainerStacks};
+use proto::v1::{Peer, TrainerEnded, TrainerStacks};
 use tokio::time::Instant;
 use tracing::debug;
 
@@ -17,7 +17,6 @@ impl Node {
             return;
         };
         let Some(local) = job.ranks.get_mut(&rank) else { return };
-        let (job_id, generation) = key.clone();
         let kind = match news {
             News::Started { pid } => {
                 local.pid = pid;
@@ -29,25 +28,18 @@ impl Node {
                 return;
             }
             News::Listening(listening) => {
-                let peer = Peer {
+                local.peer = Some(Peer {
                     rank,
                     address: listening.address,
                     unix_name: listening.unix_name,
                     worker: self.config.name.clone(),
                     nccl_id: listening.nccl_id,
-                };
-                local.peer = Some(peer.clone());
-                Kind::TrainerReady(TrainerReady {
-                    job_id,
-                    generation,
-                    peer: Some(peer),
-                    pid: local.pid,
-                    libtorch: local.libtorch.clone(),
-                })
+                });
+                job.ready_message(&job.ranks[&rank])
             }
             News::Running => {
                 local.is_running = true;
-                Kind::TrainerRunning(TrainerRunning { job_id, generation, rank })
+                job.running_message(rank)
             }
             News::Progress(progress) => job.on_progress(progress),
             News::Checkpoint(checkpoint) => job.on_checkpoint(checkpoint),
@@ -56,7 +48,10 @@ impl Node {
                 local.position = Some((position, Instant::now()));
                 return;
             }
-            News::Stacks(lines) => Kind::Stacks(TrainerStacks { job_id, generation, rank, lines }),
+            News::Stacks(lines) => {
+                let (job_id, generation) = key.clone();
+                Kind::Stacks(TrainerStacks { job_id, generation, rank, lines })
+            }
             News::Ended(ended) => {
                 local.has_ended = true;
                 local.orders = None;

@@ -119,6 +119,10 @@ impl Coordinator {
     }
 }
 
+pub(super) fn welcome() -> Welcome {
+    Welcome { coordinator_incarnation: 1, lease_ms: 5000, heartbeat_ms: 100 }
+}
+
 struct Server {
     shared: Arc<Shared>,
     events: mpsc::Sender<Heard>,
@@ -138,13 +142,12 @@ impl WorkerLink for Server {
     ) -> Result<Response<Self::ControlStream>, Status> {
         let mut messages = request.into_inner();
         let (sender, answers) = mpsc::channel(100);
-        let welcome = Welcome { coordinator_incarnation: 1, lease_ms: 5000, heartbeat_ms: 100 };
         let (events, shared) = (self.events.clone(), Arc::clone(&self.shared));
         tasks::spawn(tasks::Kind::Finish, "control", async move {
             while let Ok(Some(WorkerMessage { kind: Some(kind) })) = messages.message().await {
                 if matches!(kind, Heard::Hello(_)) {
                     let answer = shared.answer.lock().unwrap().take();
-                    let kind = Some(answer.unwrap_or(Say::Welcome(welcome)));
+                    let kind = Some(answer.unwrap_or(Say::Welcome(welcome())));
                     sender.try_send(Ok(CoordinatorMessage { kind })).unwrap();
                     *shared.outgoing.lock().unwrap() = Some(sender.clone());
                 }

@@ -1,10 +1,12 @@
 use common::exit::ExitCode;
-use proto::v1::Refused;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use proto::v1::coordinator_message::Kind as Say;
+use proto::v1::{Ping, Refused, StopJob};
 
-use super::coordinator::{Coordinator, eventually};
+use super::coordinator::{Coordinator, eventually, welcome};
 use super::script::Script;
-use super::setup::{Folders, Worker, acknowledge, meet};
+use super::setup::{Folders, JOB, Worker, acknowledge, meet};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_coordinators_restart_touches_no_trainer_and_the_new_one_hears_the_whole_truth() {
@@ -58,6 +60,34 @@ async fn an_end_is_told_again_until_it_is_acknowledged_also_by_the_next_life() {
 
     let worker = Worker::start(folders.config(&coordinator.address));
     assert_eq!(coordinator.hello().await.unacknowledged, []);
+    worker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_end_between_a_hello_and_its_welcome_is_told_and_again_to_who_orders_a_stop() {
+    let folders = Folders::new();
+    let mut coordinator = Coordinator::start().await;
+    let worker = Worker::start(folders.config(&coordinator.address));
+    coordinator.hello().await;
+    coordinator.say(Say::Start(folders.start(Script::Obey, 1, 1)));
+    let pids = meet(&mut coordinator, 1, 1).await;
+    let address = coordinator.die().await;
+
+    let mut coordinator = Coordinator::start_at(&address).await;
+    *coordinator.shared.answer.lock().unwrap() = Some(Say::Ping(Ping {}));
+    let hello = coordinator.hello().await;
+    assert_eq!((hello.running.len(), hello.unacknowledged.len()), (1, 0));
+    kill(Pid::from_raw(pids[&0].cast_signed()), Signal::SIGKILL).unwrap();
+    let outcomes = folders.path("state/outcomes");
+    eventually("a kept end", || fs_err::read_dir(&outcomes).unwrap().count() == 1).await;
+    coordinator.say(Say::Welcome(welcome()));
+    let end = coordinator.ended().await;
+    assert_eq!((end.generation, end.rank), (1, 0));
+    let reason = "this generation of the job is over".to_owned();
+    let stop = StopJob { job_id: JOB.to_owned(), generation: 1, reason, ..Default::default() };
+    coordinator.say(Say::Stop(stop));
+    assert_eq!(coordinator.ended().await, end);
+    acknowledge(&coordinator, &[end]);
     worker.stop().await;
 }
 
