@@ -1,6 +1,6 @@
 //! Who hangs, of ranks that stand still. Pure.
 //!
-//! The channel that somebody waits in decides: first the training's, then the checkpoints'. There,
+//! The channel that somebody waits in decides: the training's, the GPUs', the checkpoints'. There,
 //! the guilty are those who have not come to the operation that the others wait in; else those who
 //! are in another operation of the same number than the most; else those who do not tell any more.
 //! Where nobody waits, those are guilty that are least far.
@@ -18,8 +18,9 @@ use super::{SILENT, Seen};
 /// Guilty ranks that a message names.
 const NAMED: usize = 4;
 
-/// The training's channel, then the checkpoints'.
-const CHANNELS: [u32; 2] = [0, 1];
+/// The training's channel, the one between its GPUs (where a sum waits for the GPU, too, so it tells
+/// less), then the checkpoints'.
+const CHANNELS: [u32; 3] = [0, 2, 1];
 
 /// One rank of an attempt.
 #[derive(Debug)]

@@ -112,6 +112,18 @@ fn the_rank_that_the_others_wait_for_is_named_with_its_stack() {
 }
 
 #[test]
+fn a_sum_between_gpus_tells_who_did_not_come_to_it() {
+    let far = operating(5, (2, 7), true);
+    let stuck = Position { phase: Phase::Forward, ..operating(5, (2, 6), false) };
+    verdict(
+        &[far.clone(), stuck, far],
+        &expect![
+            "no progress for 30 s: rank 1 on worker `b` is at step 5 (forward), after operation 6, and 2 other ranks wait for it in operation 7 (all_reduce of 400 bytes) of channel 2"
+        ],
+    );
+}
+
+#[test]
 fn a_stack_that_does_not_come_holds_nobody_up() {
     let mut w = training(2);
     tell(&mut w, 36, &[inside(5, 10), after(5, 9)]);
