@@ -3,9 +3,9 @@
 //! own, and rank 0 commits.
 //!
 //! Promise: at most one save is in flight, the next waits for it, and the stall, which is a memcpy
-//! where nothing is in flight, is measured; what was not written, synced and hashed by every rank is never committed (A9). A periodic save that
-//! fails is told and counted, the run goes on; the last one fails the run. Refusal: decides not
-//! when to save.
+//! where nothing is in flight, is measured; what was not written, synced and hashed by every rank is
+//! never committed (A9). A periodic save that fails is told and counted, the run goes on; the last
+//! one fails the run. Refusal: decides not when to save.
 
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::thread::JoinHandle;
@@ -23,7 +23,7 @@ pub(crate) mod wire;
 
 pub(crate) use copy::StateCopy;
 
-pub(crate) use resume::resume;
+pub(crate) use resume::{Resumed, resume};
 pub(crate) use root::{Root, Start, open};
 pub(crate) use thread::{SaveError, SaveThread, Saved};
 

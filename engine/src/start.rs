@@ -15,7 +15,7 @@ use crate::model::{self, Model};
 use crate::monitor::{Position, ValidationColumns};
 use crate::precision::{self, Precision};
 use crate::report::{Report, peak_resident_bytes};
-use crate::save::{self, SaveThread, Saver, Start, StateCopy};
+use crate::save::{self, Resumed, SaveThread, Saver, Start, StateCopy};
 use crate::schedule::Schedule;
 use crate::summary::{Measured, summarise};
 use crate::train::{End, Measure, Pace, Plan, State, Trainer};
@@ -124,7 +124,9 @@ fn prepare(context: RankContext) -> Result<Prepared, Error> {
     let (mut host, device) = (context.communicator, context.device.of_job(&spec));
     let (rank, world, seed) = (context.rank.0, context.world, spec.job.seed);
     let mut report = Report::new(reporter.clone(), rank == 0, world);
-    (rank == 0).then(|| output::write_effective(&run_dir, &spec)).transpose()?;
+    if rank == 0 {
+        output::write_effective(&run_dir, &spec)?;
+    }
     let Planned { data, mut plan } = plan(&spec, world, device, &report)?;
     let mut model = model::build(&spec.model, data.input, data.output_features, seed)?;
     let measure = Measure::new(&spec.monitor.diagnostics, rank, &mut host, pulse);
@@ -143,31 +145,24 @@ fn prepare(context: RankContext) -> Result<Prepared, Error> {
     };
     let mut votes = context.save_communicator;
     let root = save::open(start, &mut votes)?;
-    let resumed = save::resume(&root, &spec.checkpoint.resume, &mut zero, &mut votes)?;
-    // Without a test part nobody comes back to them.
-    let best_weights = resumed.best_weights.filter(|_| data.test.is_some());
-    let mut state = resumed.state;
-    state.continue_with(spec.training.early_stopping);
-    let best_is_lost = data.test.is_some() && state.best.is_some() && best_weights.is_none();
-    let located = plan.locate(&mut state);
-    plan.continue_from(&state);
-    let resumed_at = (state.step > 0).then_some(state.step);
+    let mut resumed = save::resume(&root, &spec.checkpoint.resume, &mut zero, &mut votes)?;
+    continue_from(&mut resumed, &mut plan, &spec, &data);
+    let Resumed { state, best_weights, is_from_root, gone, notes } = resumed;
     let schedule = Schedule::new(&spec.training, plan.total_steps);
-    let notes = root.note().into_iter().chain(resumed.notes).chain(located);
-    let notes = notes.chain(best_is_lost.then(|| LOST_BEST.to_owned()));
-    let notes = notes.chain(resumed_at.and_then(|_| nothing_left(&plan, &state)));
-    let notes = notes.chain(zero.note(&spec)).chain(untold(&spec, &schedule, plan.total_steps));
+    let notes = root.note().into_iter().chain(notes).chain(zero.note(&spec));
+    let notes = notes.chain(untold(&spec, &schedule, plan.total_steps));
     let notes = notes.chain(about_device(device, &spec, &zero, rank)?);
     notes.for_each(|note| report.note(note));
     let from = Position { step: state.step, samples: state.samples };
     report.open_files(&run_dir, &spec.monitor, validation_columns(&data), from)?;
     let saver = Saver::start(
-        SaveThread::new(root, votes, resumed.gone, report.written()),
+        SaveThread::new(root, votes, gone, report.written()),
         copy_for(&spec.checkpoint, &zero),
         spec.checkpoint.asynchronous,
         spec.job.collective_timeout,
-        resumed.is_from_root.then_some(state.step),
+        is_from_root.then_some(state.step),
     )?;
+    let resumed_at = (state.step > 0).then_some(state.step);
     let trainer = Trainer {
         rank,
         world,
@@ -190,6 +185,23 @@ fn prepare(context: RankContext) -> Result<Prepared, Error> {
     };
     trainer.report.progress(trainer.live());
     Ok(Prepared { trainer, run_dir })
+}
+
+/// Brings what was saved and what this job plans together.
+fn continue_from(resumed: &mut Resumed, plan: &mut Plan, spec: &JobSpec, data: &Dataset) {
+    let Resumed { state, best_weights, notes, .. } = resumed;
+    state.continue_with(spec.training.early_stopping);
+    notes.extend(plan.locate(state));
+    plan.continue_from(state);
+    if data.test.is_none() {
+        // Nobody comes back to them.
+        *best_weights = None;
+    } else if state.best.is_some() && best_weights.is_none() {
+        notes.push(LOST_BEST.to_owned());
+    }
+    if state.step > 0 {
+        notes.extend(nothing_left(plan, state));
+    }
 }
 
 /// Only saves in the background are worth room that is made ahead.
