@@ -180,6 +180,29 @@ fn units_that_are_recomputed_and_batch_norm_train_as_on_the_host() {
     check("a CNN", || cnn::job().max_steps(6), &[1, 2], 1e-4);
 }
 
+/// The layout of buckets knows of them, and the update passes over them.
+#[test]
+fn parameters_that_are_frozen_stay_so_on_the_device() {
+    let names = ["*.weight_hh*", "fc.weight"];
+    for stage in 0..=3 {
+        let freeze = |spec: &mut JobSpec| spec.training.freeze = names.map(str::to_owned).to_vec();
+        check(&format!("frozen, stage {stage}"), || job(stage).with(freeze), &[1, 2], TOLERANCE);
+    }
+}
+
+/// On a GPU that is a stream of its own; where there is none it changes nothing.
+#[test]
+fn sums_that_overlap_with_backward_have_the_same_bits() {
+    for stage in 0..=3 {
+        for sums in [Sums::Direct, Sums::Staged] {
+            let losses = |overlap| {
+                run(job(stage).with(|spec| spec.zero.overlap_comm = overlap).build(), 2, sums)
+            };
+            assert_eq!(losses(true), losses(false), "stage {stage}, {sums:?}");
+        }
+    }
+}
+
 /// What one kind of memory has saved another one loads, and saves again to the bit; and goes on with the
 /// same loss, which is of the weights before the update.
 #[test]
