@@ -103,10 +103,10 @@ pub(crate) fn sync_folder(folder: &Path) -> Result<(), Error> {
     File::open(folder).and_then(|open| open.sync_all()).map_err(failed("sync", folder))
 }
 
-/// Creates a folder where it is missing; true if it was. A link in its place is refused.
-pub(crate) fn ensure_folder(folder: &Path) -> Result<bool, Error> {
+/// Creates a folder where it is missing. A link in its place is refused.
+pub(crate) fn ensure_folder(folder: &Path) -> Result<(), Error> {
     match DirBuilder::new().create(folder) {
-        Ok(()) => return Ok(true),
+        Ok(()) => return Ok(()),
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
         Err(error) => return Err(failed("create folder", folder)(error)),
     }
@@ -117,7 +117,7 @@ pub(crate) fn ensure_folder(folder: &Path) -> Result<bool, Error> {
     if !found.is_dir() {
         return Err(failed("create folder", folder)(Errno::ENOTDIR.into()));
     }
-    Ok(false)
+    Ok(())
 }
 
 /// Removes a file; true if it was there.
@@ -164,6 +164,8 @@ pub(crate) struct Staged {
     hasher: blake3::Hasher,
     written: u64,
     needed: u64,
+    /// Nothing was written since: another sync would have the disk flush its cache for nothing.
+    is_synced: bool,
 }
 
 impl Staged {
@@ -181,7 +183,7 @@ impl Staged {
         let target = folder.join(name);
         let (file, temporary) = create_temporary(folder, name)?;
         let hasher = blake3::Hasher::new();
-        Ok(Self { file, temporary, target, hasher, written: 0, needed })
+        Ok(Self { file, temporary, target, hasher, written: 0, needed, is_synced: false })
     }
 
     pub(crate) fn reserve(&self) -> Result<(), Error> {
@@ -195,6 +197,7 @@ impl Staged {
 
     /// Appends, hashing on the way.
     pub(crate) fn write(&mut self, bytes: &[u8]) -> Result<(), Error> {
+        self.is_synced = false;
         for chunk in bytes.chunks(CHUNK) {
             self.hasher.update(chunk);
             self.file.write_all(chunk).map_err(|error| self.write_error(error))?;
@@ -216,7 +219,8 @@ impl Staged {
     }
 
     /// Gives back what was reserved beyond the bytes written, where `needed` was an upper bound.
-    pub(crate) fn cut(&self) -> Result<(), Error> {
+    pub(crate) fn cut(&mut self) -> Result<(), Error> {
+        self.is_synced = false;
         self.file.set_len(self.written).map_err(|error| self.write_error(error))
     }
 
@@ -229,13 +233,17 @@ impl Staged {
     }
 
     /// Syncs the bytes ahead of [`Staged::publish`], for who holds a lock while he publishes.
-    pub(crate) fn sync(&self) -> Result<(), Error> {
-        self.file.sync_all().map_err(|error| self.write_error(error))
+    pub(crate) fn sync(&mut self) -> Result<(), Error> {
+        if !self.is_synced {
+            self.file.sync_all().map_err(|error| self.write_error(error))?;
+            self.is_synced = true;
+        }
+        Ok(())
     }
 
     /// Syncs the bytes and gives the file its name. The folder's own sync is the caller's, who may
     /// have more files to name.
-    pub(crate) fn publish(self, existing: Existing) -> Result<(), Error> {
+    pub(crate) fn publish(mut self, existing: Existing) -> Result<(), Error> {
         self.sync()?;
         let renamed = match existing {
             Existing::Replace => rename(&self.temporary, &self.target),

@@ -26,8 +26,9 @@ const LOCK_FILE: &str = ".lock";
 /// The lock is held for one rename and two syncs; a disk that needs longer is not well.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(15);
 
-/// Between two looks at a lock that is taken.
-const LOCK_POLL: Duration = Duration::from_millis(5);
+/// Between two looks at a lock that is taken: at first it is a neighbour's, who makes a file or renames
+/// one, then whoever waits for the disk.
+const LOCK_POLL: [Duration; 2] = [Duration::from_micros(100), Duration::from_millis(5)];
 
 /// A fence is one short line; more is not ours.
 const MAX_FENCE: u64 = 4096;
@@ -68,6 +69,7 @@ impl<'a> Locked<'a> {
             .open(&path)
             .map_err(failed("open lock", &path))?;
         let start = Instant::now();
+        let [mut pause, longest] = LOCK_POLL;
         loop {
             match file.try_lock() {
                 Ok(()) => return Ok(Self { root, excludes_others: true, _file: file }),
@@ -78,7 +80,10 @@ impl<'a> Locked<'a> {
                 Err(TryLockError::WouldBlock) if start.elapsed() > LOCK_TIMEOUT => {
                     return Err(Error::Busy { path, waited: LOCK_TIMEOUT });
                 }
-                Err(TryLockError::WouldBlock) => thread::sleep(LOCK_POLL),
+                Err(TryLockError::WouldBlock) => {
+                    thread::sleep(pause);
+                    pause = longest.min(2 * pause);
+                }
             }
         }
     }

@@ -216,18 +216,16 @@ fn stage(folder: &Path, name: ShardName, bytes: u64, fence: &Fence) -> Result<St
     let root = folder.parent().unwrap_or(folder);
     let locked = Locked::take(root)?;
     locked.check(fence)?;
-    let is_new = disk::ensure_folder(folder)?;
+    // The commit makes the folder's own name durable; before it nobody needs what is in there.
+    disk::ensure_folder(folder)?;
     refuse_committed(folder)?;
     let staged = Staged::empty(folder, &name.to_string(), bytes)?;
     drop(locked);
-    if is_new {
-        disk::sync_folder(root)?;
-    }
     staged.reserve()?;
     Ok(staged)
 }
 
-fn finish(staged: Staged, folder: &Path, fence: &Fence) -> Result<(), Error> {
+fn finish(mut staged: Staged, folder: &Path, fence: &Fence) -> Result<(), Error> {
     staged.sync()?;
     // Generations count within a job: another one that took the root over may have written, and
     // voted for, the same names since `stage`, or even have committed them. A commit and a raise
