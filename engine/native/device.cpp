@@ -3,19 +3,37 @@
 
 #include <cstdint>
 #include <cstdlib>
+#include <string>
+#include <unordered_set>
 
 #include <ATen/core/Tensor.h>
 #include <c10/core/AutogradState.h>
 #include <c10/core/CachingDeviceAllocator.h>
 #include <c10/core/impl/DeviceGuardImplInterface.h>
 #include <c10/core/impl/VirtualGuardImpl.h>
+#include <c10/util/Exception.h>
 
 #include "guarded.h"
+
+namespace {
+
+// libtorch warns in every pass of a recurrent layer whose weights are parts of a larger buffer, as
+// ours are: cuDNN wants a copy of them. Once is enough for a log.
+struct OnceEach final : c10::WarningHandler {
+  void process(const c10::Warning& warning) override {
+    if (told.insert(warning.msg()).second) {
+      c10::WarningHandler::process(warning);
+    }
+  }
+  std::unordered_set<std::string> told;
+};
+
+}  // namespace
 
 extern "C" {
 
 // What this thread makes from now on is on this GPU, and its backward passes run on this thread
-// and not on one of autograd's: tensors and hooks stay where they are.
+// and not on one of autograd's: tensors and hooks stay where they are. The same warning is told once.
 char* rustspeed_enter_cuda(int8_t index) {
   return guarded([&] {
     TORCH_CHECK(c10::impl::hasDeviceGuardImpl(c10::DeviceType::CUDA),
@@ -26,6 +44,9 @@ char* rustspeed_enter_cuda(int8_t index) {
                 count);
     guard.setDevice(c10::Device(c10::DeviceType::CUDA, index));
     c10::AutogradState::get_tls_state().set_multithreading_enabled(false);
+    // Lives as long as the thread's warnings may come: for good.
+    thread_local auto* once = new OnceEach;
+    c10::WarningUtils::set_warning_handler(once);
   });
 }
 

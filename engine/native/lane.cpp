@@ -64,9 +64,13 @@ char* rustspeed_await_mark(const Lane* lane, const c10::Event* event) {
   return guarded([&] { event->block(lane->current()); });
 }
 
-// From any thread.
+// From any thread. That is on the event's GPU from now on: who drops an event comes back to the
+// thread's own GPU, which would else be the first one and get a context of this process.
 char* rustspeed_is_mark_passed(const c10::Event* event, uint8_t* is_passed) {
-  return guarded([&] { *is_passed = event->query() ? 1 : 0; });
+  return guarded([&] {
+    c10::impl::VirtualGuardImpl(c10::DeviceType::CUDA).setDevice(event->device());
+    *is_passed = event->query() ? 1 : 0;
+  });
 }
 
 void rustspeed_drop_mark(c10::Event* event) { delete event; }

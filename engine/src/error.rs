@@ -15,7 +15,7 @@ pub enum Error {
     /// What no worker does, and what must not train on the CPU instead.
     #[error("resources.device = \"cuda\", and this rank was given no GPU")]
     NoGpu,
-    #[error("{what} works on the host's memory, and on a GPU gradients stay there; {instead}")]
+    #[error("{what} works on the host's memory, and this job trains on a GPU; {instead}")]
     NotOnGpu { what: &'static str, instead: &'static str },
     #[error(transparent)]
     Freeze(#[from] crate::freeze::Error),
@@ -189,11 +189,18 @@ impl Error {
     }
 }
 
-/// libtorch tells the CPU allocator's refusal only in words.
+/// libtorch tells a refusal of memory only in words: its allocators', the driver's, or those of a library that
+/// asks the driver itself.
 pub(crate) fn is_out_of_memory(error: &Error) -> bool {
+    const WORDS: [&str; 5] = [
+        "DefaultCPUAllocator: can't allocate memory",
+        "CUDA out of memory",
+        "CUDA error: out of memory",
+        "CUBLAS_STATUS_ALLOC_FAILED",
+        "CUDNN_STATUS_ALLOC_FAILED",
+    ];
     let text = chain(error);
-    text.contains("DefaultCPUAllocator: can't allocate memory")
-        || text.contains("CUDA out of memory")
+    WORDS.iter().any(|words| text.contains(words))
 }
 
 /// The error and its sources, joined by `: `; of libtorch's messages without the C++ stack.

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use common::memory::Sizes;
 use common::position::Phase;
-use common::spec::{self, Checkpoint, JobSpec, Validate};
+use common::spec::{self, Checkpoint, JobSpec, RecurrentKernel, Validate};
 use common::status::{RankMemory, Summary};
 use tch::Kind;
 
@@ -30,6 +30,11 @@ const LOST_BEST: &str = "the checkpoint does not hold the weights of its best va
 const UNPROVEN: &str = "which has not been proven on one yet: compare the losses with a run on CPUs \
                         (docs/gpu.md)";
 
+const NATIVE_ON_A_GPU: Error = Error::NotOnGpu {
+    what: "model.kernel = \"native\"",
+    instead: "set it to \"auto\" or \"libtorch\"",
+};
+
 /// Trains one rank.
 pub(crate) fn run(context: RankContext) -> Result<Outcome, Error> {
     // The thread that called owns every tensor (A8), so its setting is the rank's.
@@ -40,7 +45,19 @@ pub(crate) fn run(context: RankContext) -> Result<Outcome, Error> {
     if spec.resources.device == spec::Device::Cuda && !context.device.is_gpu() {
         return Err(Error::NoGpu);
     }
+    if context.device != Device::CPU && asks_for_native(&spec.model) {
+        return Err(NATIVE_ON_A_GPU);
+    }
     run_prepared(context).map_err(|error| memory::explain(error, &spec, world))
+}
+
+fn asks_for_native(model: &spec::Model) -> bool {
+    match model {
+        spec::Model::Lstm(layers) | spec::Model::Gru(layers) => {
+            layers.kernel == RecurrentKernel::Native
+        }
+        spec::Model::Cnn(_) => false,
+    }
 }
 
 fn run_prepared(context: RankContext) -> Result<Outcome, Error> {

@@ -12,6 +12,10 @@ if ! ls /proc/driver/nvidia/gpus/* /dev/nvidia[0-9]* >/dev/null 2>&1; then
     printf '\n*** no GPU: NOTHING WAS CHECKED ***\n' >&2
     exit 77
 fi
+if [ ! -e "$torch/lib/libtorch_cuda.so" ]; then # A PyTorch that is installed here does as well.
+    python=python3
+    torch=$(python3 -c 'import torch; print(torch.__path__[0])' 2>/dev/null) || true
+fi
 [ -e "$torch/lib/libtorch_cuda.so" ] || { echo "run: make setup DEVICE=cuda" >&2; exit 1; }
 
 cargo build --release -q -p engine --example check_gpu
@@ -33,7 +37,9 @@ noted() { # name, words that its notes must have
     echo "ok    $1: $2"
 }
 offload=deepspeed.zero_optimization.offload_optimizer.device=cpu
-# Losses of the CPU are proven against PyTorch's in `make test`.
+# Losses of the CPU are proven against PyTorch's in `make test`. Compared with it fp32 must be fp32: cuDNN
+# and cuBLAS would else round what they multiply to TF32, as PyTorch's defaults let them.
+export NVIDIA_TF32_OVERRIDE=0
 for precision in fp32 bf16; do
     train "cpu-$precision" cpu --set training.precision="$precision"
     for stage in 0 1 2 3; do
@@ -66,6 +72,7 @@ for pair in "cuda cpu" "cpu cuda"; do
     train "from-$first" "$second" --set checkpoint.resume="$work/root-$first/step-00000020"
     losses cpu-fp32 "from-$first"
 done
+unset NVIDIA_TF32_OVERRIDE # Both have PyTorch's defaults.
 for hidden in 128 512; do
     for kind in "" "$offload"; do
         name=speed-$hidden${kind:+-offloaded}

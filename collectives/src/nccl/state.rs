@@ -24,6 +24,10 @@ use crate::{
 /// How often a call that goes on by itself is asked whether it is over.
 const POLL: Duration = Duration::from_micros(200);
 
+/// So long it is asked without a pause: NCCL hands most calls to a thread of its own, which has made them
+/// within microseconds, and a timer cannot wait for so little.
+const SPIN: Duration = Duration::from_millis(1);
+
 /// How often the watcher looks at what is under way; an abort wakes it at once.
 const LOOK: Duration = Duration::from_millis(20);
 
@@ -100,12 +104,12 @@ impl Shared {
         (op, sequence): (OpKind, u64),
         body: impl FnOnce(Comm) -> c_int,
     ) -> Result<(), Error> {
-        let until = Instant::now() + self.timeout;
+        let began = Instant::now();
         let mut inner = self.lock();
         let comm = self.live(&inner).map_err(|fault| self.error(&fault, op, sequence))?;
         let mut result = body(comm);
-        while result == IN_PROGRESS && Instant::now() < until {
-            inner = self.pause(inner, POLL);
+        while result == IN_PROGRESS && began.elapsed() < self.timeout {
+            inner = self.let_others(inner, began);
             let comm = self.live(&inner).map_err(|fault| self.error(&fault, op, sequence))?;
             result = self.async_result(comm);
         }
@@ -157,35 +161,40 @@ impl Shared {
     /// Looks at what is under way until the communicator ends. For a thread of its own: the owner's
     /// may wait for the device meanwhile.
     pub(super) fn run_watcher(&self) {
-        loop {
-            let mut inner = self.lock();
-            if inner.is_leaving || inner.fault.is_some() {
-                return;
-            }
-            let fault = self.look(&mut inner);
-            if let Some(fault) = fault {
-                drop(inner);
+        while !self.lock().is_over() {
+            if let Some(fault) = self.look() {
                 self.trip(fault);
                 return;
             }
-            drop(self.pause(inner, LOOK));
+            let inner = self.lock();
+            if !inner.is_over() {
+                drop(self.pause(inner, LOOK));
+            }
         }
     }
 
-    fn look(&self, inner: &mut Inner) -> Option<Fault> {
-        while let Some(Watched { op, sequence, started, is_done }) = inner.watched.front() {
+    /// Asks the device without the lock: a driver that is busy may let it wait, and who aborts must not.
+    /// Nobody else takes from the front meanwhile.
+    fn look(&self) -> Option<Fault> {
+        loop {
+            let Some(watched) = self.lock().watched.pop_front() else { break };
+            let Watched { op, sequence, started, ref is_done } = watched;
             match is_done() {
                 Ok(true) => {
-                    inner.watched.pop_front();
+                    let inner = self.lock();
                     if inner.watched.is_empty() {
                         self.whereabouts.leave();
                     }
                 }
-                Ok(false) if started.elapsed() < self.timeout => break,
-                Ok(false) => return Some(Fault::Timeout { op: *op, sequence: *sequence }),
+                Ok(false) if started.elapsed() < self.timeout => {
+                    self.lock().watched.push_front(watched);
+                    break;
+                }
+                Ok(false) => return Some(Fault::Timeout { op, sequence }),
                 Err(reason) => return Some(Fault::Failed { reason }),
             }
         }
+        let inner = self.lock();
         let Life::Alive(Handle(comm)) = inner.life else { return None };
         match self.async_result(comm) {
             SUCCESS | IN_PROGRESS => None,
@@ -254,8 +263,28 @@ impl Shared {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn let_others<'a>(
+        &'a self,
+        inner: MutexGuard<'a, Inner>,
+        began: Instant,
+    ) -> MutexGuard<'a, Inner> {
+        if began.elapsed() >= SPIN {
+            return self.pause(inner, POLL);
+        }
+        drop(inner);
+        std::thread::yield_now();
+        self.lock()
+    }
+
     fn pause<'a>(&self, inner: MutexGuard<'a, Inner>, time: Duration) -> MutexGuard<'a, Inner> {
         self.changed.wait_timeout(inner, time).unwrap_or_else(PoisonError::into_inner).0
+    }
+}
+
+impl Inner {
+    /// Nothing is to be watched any more.
+    fn is_over(&self) -> bool {
+        self.is_leaving || self.fault.is_some()
     }
 }
 

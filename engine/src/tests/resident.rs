@@ -9,7 +9,8 @@ use std::path::Path;
 
 use common::spec::{
     DataSource, GradientCompression, JobSpec, LossScale, Missing, Normalization, Offload,
-    OffloadDevice, OnOverflow, Precision, PrecisionKind, Resume, UpdateRule, Validate,
+    OffloadDevice, OnOverflow, Precision, PrecisionKind, RecurrentKernel, Resume, UpdateRule,
+    Validate,
 };
 use common::status::FailureKind;
 
@@ -323,8 +324,14 @@ fn an_offloaded_optimizer_is_the_hosts_to_the_bit() {
 }
 
 #[test]
-fn gradients_of_8_bits_are_refused_by_name() {
-    let job = job(0).with(|spec| spec.training.gradient_compression = GradientCompression::Int8);
+fn what_is_for_cpus_alone_is_refused_by_name() {
+    let int8 = |spec: &mut JobSpec| spec.training.gradient_compression = GradientCompression::Int8;
+    let native = |spec: &mut JobSpec| spec::recurrent(spec).kernel = RecurrentKernel::Native;
+    refused(job(0).with(int8), ["training.gradient-compression = \"int8\"", "offload_optimizer"]);
+    refused(job(0).with(native), ["model.kernel = \"native\"", "\"libtorch\""]);
+}
+
+fn refused(job: spec::Builder, words: [&str; 2]) {
     let dir = tempfile::tempdir().unwrap();
     let mut attempt = Attempt::new(job.build(), 2, dir.path());
     attempt.device = Device::RESIDENT;
@@ -332,7 +339,7 @@ fn gradients_of_8_bits_are_refused_by_name() {
         let failure = outcome.unwrap_err().failure();
         assert_eq!(failure.kind, FailureKind::Configuration);
         let said = failure.message;
-        assert!(said.contains("\"int8\"") && said.contains("offload_optimizer"), "{said}");
+        assert!(words.iter().all(|word| said.contains(word)), "{said}");
     }
 }
 

@@ -99,7 +99,8 @@ impl Identity {
             id,
             rank: self.rank.0,
             world: self.world,
-            connect_timeout: CONNECT_TIMEOUT,
+            // It looks at the fabric first, which takes long where there is much of it.
+            connect_timeout: CONNECT_TIMEOUT.max(self.spec.job.collective_timeout),
             collective_timeout: self.spec.job.collective_timeout,
             channel: CHANNEL,
             called_off: &|| mesh.fault(),

@@ -16,6 +16,10 @@ const ALLOCATOR: [(&str, &str); 3] = [
     ("MALLOC_TOP_PAD_", "268435456"),
 ];
 
+/// CUDA counts the fastest GPU first otherwise, while NVML, the driver's files and `rsctl workers` count by
+/// the bus: a slot must be the GPU that was told.
+const GPU_ORDER: (&str, &str) = ("CUDA_DEVICE_ORDER", "PCI_BUS_ID");
+
 /// What other launchers leave behind would be misread inside a trainer.
 const LAUNCHER_LEFTOVERS: [&str; 8] = [
     "RANK",
@@ -49,7 +53,7 @@ pub(super) fn of_trainers(
     let ours = [("OMP_NUM_THREADS", threads.as_str()), ("MKL_NUM_THREADS", &threads)];
     env.extend(ours.map(|(key, value)| (key.into(), value.into())));
     // A choice that the user made for the worker is the user's choice for its trainers.
-    let unset = ALLOCATOR.iter().chain(&[("RUST_BACKTRACE", "1")]);
+    let unset = ALLOCATOR.iter().chain(&[("RUST_BACKTRACE", "1"), GPU_ORDER]);
     for (key, value) in unset {
         env.entry(key.into()).or_insert_with(|| value.into());
     }

@@ -25,7 +25,10 @@ fn trainers_inherit_the_users_world_but_not_another_launchers() {
     assert_eq!(env["PATH"], "/bin");
     assert_eq!(env["OMP_NUM_THREADS"], "3");
     assert_eq!(env["MALLOC_TOP_PAD_"], "268435456");
-    assert_eq!(env["RUST_BACKTRACE"], "1");
+    assert_eq!(
+        (env["RUST_BACKTRACE"].as_str(), env["CUDA_DEVICE_ORDER"].as_str()),
+        ("1", "PCI_BUS_ID")
+    );
     assert_eq!((env["CUDA_VISIBLE_DEVICES"].as_str(), env["NCCL_IB_DISABLE"].as_str()), ("1", "1"));
     assert_eq!(env["RUSTSPEED_NCCL_LIB"], "/n/libnccl.so.2");
     assert!(!env.contains_key("RANK") && !env.contains_key("RUSTSPEED_MASTER"));
@@ -33,11 +36,13 @@ fn trainers_inherit_the_users_world_but_not_another_launchers() {
 
 #[test]
 fn what_the_user_set_wins_over_ours_and_what_the_job_set_over_both() {
-    let inherited = [("MALLOC_TOP_PAD_", "1"), ("NCCL_DEBUG", "WARN")];
+    let order = ("CUDA_DEVICE_ORDER", "FASTEST_FIRST");
+    let inherited = [("MALLOC_TOP_PAD_", "1"), ("NCCL_DEBUG", "WARN"), order];
     let job = [("NCCL_DEBUG", "INFO"), ("OMP_NUM_THREADS", "1"), ("MALLOC_TRIM_THRESHOLD_", "2")];
     let env = environment_of(&inherited, &job);
     assert_eq!(env["MALLOC_TOP_PAD_"], "1");
     assert_eq!(env["NCCL_DEBUG"], "INFO");
+    assert_eq!(env["CUDA_DEVICE_ORDER"], "FASTEST_FIRST");
     assert_eq!(env["OMP_NUM_THREADS"], "1");
     assert_eq!(env["MALLOC_TRIM_THRESHOLD_"], "2");
 }
