@@ -8,6 +8,7 @@ use std::{
     sync::{
         Arc, Mutex,
         atomic::{AtomicI32, Ordering},
+        mpsc,
     },
     thread,
     time::{Duration, Instant},
@@ -323,6 +324,30 @@ fn what_a_probe_or_the_library_says_of_a_fault_is_told() {
         assert!(matches!(error, Error::Device { .. }), "{error}");
     });
     assert_eq!(at_once, "wrong: it said so");
+}
+
+/// A driver may let who asks it wait until the communicator is aborted.
+#[test]
+fn a_probe_that_waits_for_the_abort_does_not_hold_it_up() {
+    let library = Library::new();
+    let mut communicator = library.connect(LONG);
+    let (is_asked, asked) = mpsc::channel();
+    let (goes_on, go_on) = mpsc::channel::<()>();
+    let issued = barrier(&mut communicator).unwrap();
+    let waits = move || {
+        is_asked.send(()).unwrap();
+        let _ = go_on.recv_timeout(LONG);
+        Ok(false)
+    };
+    communicator.watch(issued, Box::new(waits));
+    asked.recv_timeout(LONG).unwrap();
+    let started = Instant::now();
+    communicator.abort_handle().abort("enough");
+    assert!(started.elapsed() < LONG / 2, "{:?}", started.elapsed());
+    assert_eq!(library.count("abort"), 1);
+    drop(goes_on);
+    drop(communicator);
+    assert_eq!(library.calls(), ["reduce", "abort", "free"]);
 }
 
 #[test]
