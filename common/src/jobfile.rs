@@ -313,8 +313,8 @@ fn sections(root: &Section<'_>, context: &Context<'_>) -> Option<JobSpec> {
     // their mistakes are told together with the missing kind.
     let data = data::read(root, context);
     let model = model::read(root, context, data.as_ref().map(|(kind, _)| *kind));
-    let mut training =
-        training::read(root, context, data.as_ref().map(|(kind, data)| (*kind, data)));
+    let of_data = data.as_ref().map(|(kind, data)| (*kind, data));
+    let mut training = training::read(root, context, of_data, resources.device);
     if resources.is_elastic() {
         match batch::pin(&training.batch, resources.max_ranks) {
             Ok(pinned) => training.batch = pinned,

@@ -40,8 +40,8 @@ offload=deepspeed.zero_optimization.offload_optimizer.device=cpu
 # Losses of the CPU are proven against PyTorch's in `make test`. Compared with it fp32 must be fp32: cuDNN
 # and cuBLAS would else round what they multiply to TF32, as PyTorch's defaults let them.
 export NVIDIA_TF32_OVERRIDE=0
-for precision in fp32 bf16; do
-    train "cpu-$precision" cpu --set training.precision="$precision"
+for precision in fp32 bf16 fp16; do
+    train "cpu-$precision" cpu --set training.precision="$precision" --set training.cpu-fp16=native
     for stage in 0 1 2 3; do
         all=(--set training.precision="$precision" --set deepspeed.zero_optimization.stage="$stage")
         # All on the GPU, sums by NCCL in a world of one: on a stream of its own, and in line.

@@ -5,7 +5,7 @@ use serde::Serialize;
 
 use crate::section::{Found, Section, toml_text};
 use crate::spec::{
-    DynamicLossScale, LossScale, OnOverflow, Precision, PrecisionKind,
+    Device, DynamicLossScale, LossScale, OnOverflow, Precision, PrecisionKind,
     PrecisionKind::{Bf16, Fp16, Fp32},
 };
 
@@ -23,14 +23,14 @@ enum CpuFp16 {
     Native,
 }
 
-pub(super) fn read(section: &Section<'_>, context: &Context<'_>) -> Precision {
+pub(super) fn read(section: &Section<'_>, context: &Context<'_>, device: Device) -> Precision {
     let blocks = &context.deepspeed.precision;
     let words = &[("fp32", Fp32), ("bf16", Bf16), ("fp16", Fp16)];
     let ours = section.choice("precision", words, &["fp8", "int8", "fp64", "tf32"]);
     let found = joined(section, "precision", ours, blocks.kind.clone());
     let origin = found.as_ref().map_or(DEFAULT.to_owned(), |found| found.origin.clone());
     let asked = section.settle("precision", found, (Fp32, DEFAULT));
-    let effective = effective(section, asked, &origin);
+    let effective = effective(section, (asked, &origin), device);
     if blocks.is_autocast && asked != Fp32 {
         section.report().note(format!(
             "torch_autocast ({origin}) is read as the `{}` block: parameters are in {} with fp32 \
@@ -72,17 +72,27 @@ fn settle<T: Serialize>(
     section.settle(&format!("precision.{key}"), found, default)
 }
 
-/// A CPU has no arithmetic of its own for fp16: it would be slower than fp32 and less exact.
-fn effective(section: &Section<'_>, asked: PrecisionKind, origin: &str) -> PrecisionKind {
+/// A CPU has no arithmetic of its own for fp16: it would be slower than fp32 and less exact. A job that
+/// takes what it gets may get one, and its attempts must not differ in precision.
+fn effective(
+    section: &Section<'_>,
+    (asked, origin): (PrecisionKind, &str),
+    device: Device,
+) -> PrecisionKind {
     let words = &[("fp32", CpuFp16::Fp32), ("native", CpuFp16::Native)];
     let cpu_fp16 = section.choice("cpu-fp16", words, &[]);
     let cpu_fp16 = section.settle("cpu-fp16", cpu_fp16, (CpuFp16::Fp32, DEFAULT));
-    if asked != Fp16 || cpu_fp16 == CpuFp16::Native {
+    if asked != Fp16 || cpu_fp16 == CpuFp16::Native || device == Device::Cuda {
         return asked;
     }
+    let on_gpus = match device {
+        Device::Auto => "; on GPUs resources.device = \"cuda\" does",
+        Device::Cpu | Device::Cuda => "",
+    };
     section.report().note(format!(
         "precision: fp16 is asked for ({origin}), trained in fp32, without a loss scale: a CPU has \
-         no fp16 arithmetic of its own; training.cpu-fp16 = \"native\" trains in fp16 all the same"
+         no fp16 arithmetic of its own; training.cpu-fp16 = \"native\" trains in fp16 all the same\
+         {on_gpus}"
     ));
     let why = "a CPU has no fp16 arithmetic of its own (training.cpu-fp16)".to_owned();
     section.record("effective-precision", &"\"fp32\"", why);

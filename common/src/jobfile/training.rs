@@ -3,8 +3,8 @@
 use crate::deepspeed::OffloadBlock;
 use crate::section::{FloatRange, Found, IntegerRange, Section, toml_text};
 use crate::spec::{
-    Batch, BatchMismatch, Data, DataSource, EarlyStopping, GradientCompression, Offload, Sourced,
-    Stage3, Training, Validate, Zero,
+    Batch, BatchMismatch, Data, DataSource, Device, EarlyStopping, GradientCompression, Offload,
+    Sourced, Stage3, Training, Validate, Zero,
 };
 use crate::tree::{Node, Value};
 
@@ -22,6 +22,7 @@ pub(super) fn read(
     root: &Section<'_>,
     context: &Context<'_>,
     data: Option<(Kind, &Data)>,
+    device: Device,
 ) -> Training {
     let section = root.sub("training");
     let kind = data.map_or(Kind::Csv, |(kind, _)| kind);
@@ -45,7 +46,7 @@ pub(super) fn read(
     let batch = batch(&section, context, kind);
     let (optimizer, schedule) = optimizer::read(&section, context);
     let gradient_clipping = gradient_clipping(&section, context);
-    let precision = precision::read(&section, context);
+    let precision = precision::read(&section, context, device);
     let gradient_compression = compression(&section);
     let freeze = freeze(&section);
     let recomputes = section.boolean("activation-checkpointing");

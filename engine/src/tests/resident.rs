@@ -22,6 +22,8 @@ use crate::{Device, fixture};
 const TOLERANCE: f64 = 1e-5;
 /// The same in bf16: a weight that a last bit rounds to its neighbour moves by 1/256.
 const BF16_TOLERANCE: f64 = 2e-2;
+/// In fp16 by 1/2048.
+const FP16_TOLERANCE: f64 = 3e-3;
 
 const SGD: UpdateRule = UpdateRule::Sgd { momentum: 0.9, dampening: 0.0, nesterov: false };
 const ADAM: UpdateRule = UpdateRule::Adam {
@@ -127,6 +129,19 @@ fn every_stage_trains_in_bf16_as_on_the_host() {
             let builder = || job(stage).with(in_precision(PrecisionKind::Bf16, sums));
             check(&what, builder, &[1, 2], BF16_TOLERANCE);
         }
+    }
+}
+
+#[test]
+fn every_stage_trains_in_fp16_with_a_loss_scale_as_on_the_host() {
+    for stage in 0..=3 {
+        let builder = || {
+            job(stage).with(in_precision(PrecisionKind::Fp16, PrecisionKind::Fp16)).with(|spec| {
+                spec.training.precision.loss_scale = Some(LossScale::Static { value: 128.0 });
+                spec.training.precision.on_overflow = OnOverflow::Skip;
+            })
+        };
+        check(&format!("fp16, stage {stage}"), builder, &[1, 2], FP16_TOLERANCE);
     }
 }
 

@@ -108,7 +108,7 @@ pub(super) const BLOCKS: &[Block] = &[
         key("last_epoch", Integer, "the same of torch's schedulers, -1", Ignored(Is(&["-1"]), "a checkpoint holds the position")),
     ] },
     Block { path: "fp16", rule: Validated, keys: &[
-        key("enabled", Bool, "train in fp16 with fp32 masters and a loss scale; on a CPU in fp32, unless `training.cpu-fp16` says `native`", Implemented("training.precision")),
+        key("enabled", Bool, "train in fp16 with fp32 masters and a loss scale; on a CPU (`resources.device` is not `cuda`) in fp32, unless `training.cpu-fp16` says `native`", Implemented("training.precision")),
         key("auto_cast", Bool, "cast inputs to fp16", Ignored(Any, "inputs are always converted")),
         key("loss_scale", Number, "0: dynamic; above 0: constant", Implemented("training.precision.loss-scale.kind")),
         key("initial_scale_power", Integer, "the dynamic scale starts at 2 to this, 16", Implemented("training.precision.loss-scale.initial-scale-power")),

@@ -86,6 +86,24 @@ fn fp16_can_be_trained_in_fp16_with_deepspeeds_loss_scale() {
 }
 
 #[test]
+fn on_gpus_fp16_is_fp16() {
+    let of = |device: &str| {
+        let job = with_deepspeed("{fp16: {enabled: true}}");
+        job.set(&format!("resources.device={device}")).spec()
+    };
+    let cuda = of("cuda");
+    assert_eq!(cuda.training.precision.effective, PrecisionKind::Fp16);
+    assert!(cuda.training.precision.loss_scale.is_some());
+    assert!(!cuda.notes.iter().any(|note| note.contains("fp32")), "{:?}", cuda.notes);
+    for (device, tells) in [("auto", true), ("cpu", false)] {
+        let spec = of(device);
+        assert_eq!(spec.training.precision.effective, PrecisionKind::Fp32, "{device}");
+        let note = spec.notes.iter().find(|note| note.contains("trained in fp32")).unwrap();
+        assert_eq!(note.contains("resources.device"), tells, "{note}");
+    }
+}
+
+#[test]
 fn a_loss_scale_is_explained_and_survives_toml_and_json() {
     let job =
         with_deepspeed("{fp16: {enabled: true, hysteresis: 3}}").set("training.cpu-fp16=native");

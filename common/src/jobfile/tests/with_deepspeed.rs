@@ -330,7 +330,7 @@ fn strict_makes_every_doubt_a_mistake() {
     with_deepspeed(fp16).strict().check(&expect![[r#"
         ok
         note: gradient_clipping is not given: 1.0 holds, DeepSpeed's default since 0.19.3 (0, off, before)
-        note: precision: fp16 is asked for (ds.json:1 fp16.enabled), trained in fp32, without a loss scale: a CPU has no fp16 arithmetic of its own; training.cpu-fp16 = "native" trains in fp16 all the same
+        note: precision: fp16 is asked for (ds.json:1 fp16.enabled), trained in fp32, without a loss scale: a CPU has no fp16 arithmetic of its own; training.cpu-fp16 = "native" trains in fp16 all the same; on GPUs resources.device = "cuda" does
     "#]]);
     with_deepspeed(json).strict().check(&expect![[r#"
         ds.json:3: gradient_cliping: unknown key; did you mean `gradient_clipping`? (ignored)
