@@ -263,6 +263,7 @@ impl Shared {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Gives the lock away for a moment, in a call that began then.
     fn let_others<'a>(
         &'a self,
         inner: MutexGuard<'a, Inner>,
