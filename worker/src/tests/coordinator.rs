@@ -1,5 +1,6 @@
 //! A coordinator that says what a test tells it to say and keeps what it hears.
 
+use std::collections::VecDeque;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -26,6 +27,8 @@ pub(super) struct Coordinator {
     heard: mpsc::Receiver<Heard>,
     /// Everything waited for and passed over.
     pub(super) history: Vec<Heard>,
+    /// Ends heard while the start of the other ranks was waited for: a short rank may be over first.
+    pub(super) early_ends: VecDeque<TrainerEnded>,
     pub(super) shared: Arc<Shared>,
     stop: oneshot::Sender<()>,
     serving: tokio::task::JoinHandle<()>,
@@ -59,7 +62,8 @@ impl Coordinator {
             let stopped = async { drop(stopped.await) };
             transport::serve(listener, router, stopped).await.unwrap();
         });
-        Self { address, heard, history: Vec::new(), shared, stop, serving }
+        let (history, early_ends) = (Vec::new(), VecDeque::new());
+        Self { address, heard, history, early_ends, shared, stop, serving }
     }
 
     /// As a coordinator's death looks from outside: every connection ends, the port is free.
@@ -106,6 +110,9 @@ impl Coordinator {
     }
 
     pub(super) async fn ended(&mut self) -> TrainerEnded {
+        if let Some(end) = self.early_ends.pop_front() {
+            return end;
+        }
         self.wait("an end", |heard| match heard {
             Heard::TrainerEnded(end) => Some(end),
             _ => None,

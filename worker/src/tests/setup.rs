@@ -131,10 +131,19 @@ pub(super) async fn meet(
     world: u32,
 ) -> BTreeMap<u32, u32> {
     let pids = hand_out_table(coordinator, generation, world).await;
-    for _ in 0..world {
-        coordinator
-            .wait("running", |heard| matches!(heard, Heard::TrainerRunning(_)).then_some(()))
+    let mut running = 0;
+    while running < world {
+        let end = coordinator
+            .wait("running", |heard| match heard {
+                Heard::TrainerRunning(_) => Some(None),
+                Heard::TrainerEnded(end) => Some(Some(end)),
+                _ => None,
+            })
             .await;
+        match end {
+            Some(end) => coordinator.early_ends.push_back(end),
+            None => running += 1,
+        }
     }
     pids
 }
