@@ -8,6 +8,9 @@
 
 use crate::simd::{Kernel, LANES, Simd};
 
+/// Depths that one turn of the innermost loop takes.
+const UNROLL: usize = 4;
+
 /// `left * right`, summed over `segments` runs of `depth` each: a depth that is not evenly
 /// spaced in memory, such as the steps of a batch, is cut into segments that are.
 #[derive(Debug, Clone, Copy)]
@@ -95,6 +98,12 @@ impl Multiply<'_> {
     ) {
         let corner = panel * self.target.panel + row * self.target.row;
         let place = |m: usize, n: usize| corner + n * self.target.panel + m * self.target.row;
+        // Long sums leave the caches between two passes, and are needed only at the end of this one.
+        for m in 0..M {
+            for n in 0..N {
+                simd.prefetch(self.target.values.as_ptr().wrapping_add(place(m, n)));
+            }
+        }
         let mut sums = [[simd.splat(0.0); N]; M];
         if let Start::Bias(bias) = self.start {
             for sums in &mut sums {
@@ -198,29 +207,99 @@ unsafe fn load<S: Simd>(simd: S, values: &[f32], at: usize) -> S::Vector {
 unsafe fn accumulate<S: Simd, const M: usize, const N: usize>(
     simd: S,
     product: &Product<'_>,
+    corner: (usize, usize),
+    sums: &mut [[S::Vector; N]; M],
+) {
+    // A step that the compiler knows is an offset in the instruction, not an addition of its own.
+    // SAFETY: the caller's promise.
+    unsafe {
+        match product.left.step {
+            1 => accumulate_by(simd, product, 1, corner, sums),
+            step => accumulate_by(simd, product, step, corner, sums),
+        }
+    }
+}
+
+/// # Safety
+/// As `accumulate`; `step` is that of the left operand.
+#[inline(always)]
+unsafe fn accumulate_by<S: Simd, const M: usize, const N: usize>(
+    simd: S,
+    product: &Product<'_>,
+    step: usize,
     (row, panel): (usize, usize),
     sums: &mut [[S::Vector; N]; M],
 ) {
     let Product { left, right, segments, depth } = product;
+    let strides = (left.row, right.panel);
+    // The panel after these comes while they are computed: each tile fetches its share of it, all
+    // of it where `UNROLL` tiles or more make a panel.
+    let share = row.div_ceil(S::ROWS) * (depth / UNROLL);
     for segment in 0..*segments {
-        let mut left_at = row * left.row + segment * left.segment;
-        let mut right_at = panel * right.panel + segment * right.segment;
-        for _ in 0..*depth {
-            let mut columns = [simd.splat(0.0); N];
-            for (n, column) in columns.iter_mut().enumerate() {
+        let left = left.values.as_ptr().wrapping_add(row * left.row + segment * left.segment);
+        let panels = right.values.as_ptr().wrapping_add(segment * right.segment);
+        let mut at = Cursor::new(left, panels.wrapping_add(panel * right.panel), strides);
+        let mut ahead = panels.wrapping_add((panel + N) * right.panel + share.min(*depth) * LANES);
+        for _ in 0..depth / UNROLL {
+            simd.prefetch(ahead);
+            ahead = ahead.wrapping_add(LANES);
+            for _ in 0..UNROLL {
                 // SAFETY: `check` has measured both operands for all rows, panels and depths.
-                *column = unsafe { load(simd, right.values, right_at + n * right.panel) };
+                unsafe { at.multiply_add(simd, sums) };
+                at.advance(step);
             }
-            for (m, sums) in sums.iter_mut().enumerate() {
-                // SAFETY: as above.
-                let factor = unsafe { *left.values.get_unchecked(left_at + m * left.row) };
-                let factor = simd.splat(factor);
-                for n in 0..N {
-                    sums[n] = simd.mul_add(factor, columns[n], sums[n]);
-                }
+        }
+        for _ in 0..depth % UNROLL {
+            // SAFETY: as above.
+            unsafe { at.multiply_add(simd, sums) };
+            at.advance(step);
+        }
+    }
+}
+
+/// Where a tile reads its operands at one depth.
+struct Cursor {
+    /// Of the first row, and of the fourth: the two rows after each are addresses that a load
+    /// computes by itself. Of what the core decodes, half is another thread's where two share it, and
+    /// a loop that does more than load and multiply then waits for that.
+    left: [*const f32; 2],
+    right: *const f32,
+    /// From a row to the next, from a panel to the next.
+    strides: (usize, usize),
+}
+
+impl Cursor {
+    #[inline(always)]
+    fn new(left: *const f32, right: *const f32, strides: (usize, usize)) -> Self {
+        Self { left: [left, left.wrapping_add(3 * strides.0)], right, strides }
+    }
+
+    #[inline(always)]
+    fn advance(&mut self, step: usize) {
+        self.left = [self.left[0].wrapping_add(step), self.left[1].wrapping_add(step)];
+        self.right = self.right.wrapping_add(LANES);
+    }
+
+    /// # Safety
+    /// `M` rows and `N` panels lie within the operands.
+    #[inline(always)]
+    unsafe fn multiply_add<S: Simd, const M: usize, const N: usize>(
+        &self,
+        simd: S,
+        sums: &mut [[S::Vector; N]; M],
+    ) {
+        let (row, panel) = self.strides;
+        let mut columns = [simd.splat(0.0); N];
+        for (n, column) in columns.iter_mut().enumerate() {
+            // SAFETY: the caller's promise.
+            *column = simd.load(unsafe { &*self.right.add(n * panel).cast() });
+        }
+        for (m, sums) in sums.iter_mut().enumerate() {
+            // SAFETY: the caller's promise.
+            let factor = simd.splat(unsafe { *self.left[m / 3].add(m % 3 * row) });
+            for n in 0..N {
+                sums[n] = simd.mul_add(factor, columns[n], sums[n]);
             }
-            left_at += left.step;
-            right_at += LANES;
         }
     }
 }

@@ -80,6 +80,8 @@ pub(crate) trait Simd: Copy {
     /// Runs the kernel with the instruction set enabled.
     fn launch<K: Kernel>(self, kernel: K);
 
+    /// Asks for the cache line at this address, which need not be a valid one.
+    fn prefetch(self, at: *const f32);
     fn splat(self, value: f32) -> Self::Vector;
     fn load(self, from: &[f32; LANES]) -> Self::Vector;
     fn store(self, to: &mut [f32; LANES], value: Self::Vector);

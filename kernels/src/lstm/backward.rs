@@ -15,11 +15,10 @@ pub(super) struct Backward<'a> {
     pub(super) gradients: Gradients<'a>,
 }
 
-/// Rows (steps times batch) whose gate gradients are kept at once.
+/// Rows (steps times batch) whose gate gradients are kept at once, and which one pass over the
+/// weights' gradients sums: a panel of them and the columns that they meet share the innermost
+/// cache.
 const CHUNK_ROWS: usize = 256;
-/// Rows that one pass over the weights' gradients sums: a panel of them and the columns that they
-/// meet share the innermost cache.
-const WEIGHT_ROWS: usize = 128;
 /// Runs of sixteen gate gradients that one pass over the hidden state's gradient sums: their
 /// panel of weights takes half of the innermost cache.
 const HIDDEN_SEGMENTS: usize = 16;
@@ -234,35 +233,30 @@ impl Pass<'_, '_> {
     fn weight_gradients<S: Simd>(&mut self, simd: S, chunk: Chunk) {
         let layer = self.layer;
         let (batch, stride) = (layer.shape.batch, layer.output_stride());
-        let steps = (WEIGHT_ROWS / batch).max(1);
-        for first in (chunk.first..chunk.first + chunk.count).step_by(steps) {
-            let count = steps.min(chunk.first + chunk.count - first);
-            let slot = first - chunk.first;
-            let x = self.taped.x;
-            let columns = Left {
-                values: &x.values[first * batch * x.stride..],
-                row: 1,
-                segment: batch * x.stride,
-                step: x.stride,
-            };
-            let (gates, sums) = (&*self.work.gates, &mut *self.work.input_weights);
-            add_outer(simd, layer, (columns, layer.shape.inputs), (gates, slot, count), sums);
+        let Chunk { first, count } = chunk;
+        let x = self.taped.x;
+        let columns = Left {
+            values: &x.values[first * batch * x.stride..],
+            row: 1,
+            segment: batch * x.stride,
+            step: x.stride,
+        };
+        let (gates, sums) = (&*self.work.gates, &mut *self.work.input_weights);
+        add_outer(simd, layer, (columns, layer.shape.inputs), (gates, 0, count), sums);
 
-            // Outputs meet the gates of the step that read them; the first step computed read
-            // none.
-            let readers = (first..first + count).filter(|t| layer.time_before(*t).is_some());
-            let Some(reader) = readers.clone().next() else { continue };
-            let read = layer.time_before(reader).expect("readers are those that have one");
-            let columns = Left {
-                values: &self.taped.output[read * batch * stride..],
-                row: 1,
-                segment: batch * stride,
-                step: stride,
-            };
-            let slots = (gates, reader - chunk.first, readers.count());
-            let sums = &mut *self.work.hidden_weights;
-            add_outer(simd, layer, (columns, layer.shape.hidden), slots, sums);
-        }
+        // Outputs meet the gates of the step that read them; the first step computed read none.
+        let readers = (first..first + count).filter(|t| layer.time_before(*t).is_some());
+        let Some(reader) = readers.clone().next() else { return };
+        let read = layer.time_before(reader).expect("readers are those that have one");
+        let columns = Left {
+            values: &self.taped.output[read * batch * stride..],
+            row: 1,
+            segment: batch * stride,
+            step: stride,
+        };
+        let slots = (gates, reader - first, readers.count());
+        let sums = &mut *self.work.hidden_weights;
+        add_outer(simd, layer, (columns, layer.shape.hidden), slots, sums);
     }
 }
 

@@ -28,6 +28,9 @@ impl Simd for Portable {
     }
 
     #[inline(always)]
+    fn prefetch(self, _: *const f32) {}
+
+    #[inline(always)]
     fn splat(self, value: f32) -> Self::Vector {
         [value; LANES]
     }
