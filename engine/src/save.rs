@@ -1,9 +1,10 @@
 //! Checkpoints while training goes on: the training thread copies this rank's part of the state at
-//! a step boundary; a save thread writes it, votes with the other ranks on a communicator of its
-//! own, and rank 0 commits.
+//! a step boundary, the optimizer's states left out where they are in the host's memory: those a save
+//! thread copies, and the next update waits for that. The save thread writes the copy, votes with the
+//! other ranks on a communicator of its own, and rank 0 commits.
 //!
 //! Promise: at most one save is in flight, the next waits for it, and the stall, which is a memcpy
-//! where nothing is in flight, is measured; what was not written, synced and hashed by every rank is
+//! and that wait where nothing is in flight, is measured; what was not written, synced and hashed by every rank is
 //! never committed (A9). A periodic save that fails is told and counted, the run goes on; the last
 //! one fails the run. Refusal: decides not when to save.
 
@@ -63,7 +64,7 @@ pub(crate) struct Saver {
 pub(crate) struct Request {
     copy: StateCopy,
     state: State,
-    /// How long training stood still until it was copied.
+    /// How long training stood still until it was copied or lent.
     stall: Duration,
 }
 
@@ -105,7 +106,7 @@ impl Saver {
     /// are not the present ones.
     pub(crate) fn save(
         &mut self,
-        zero: &Zero,
+        zero: &mut Zero,
         state: &State,
         best: Option<&Snapshot>,
         urgency: Urgency,
@@ -118,7 +119,7 @@ impl Saver {
 
     fn save_now_or_later(
         &mut self,
-        (zero, best): (&Zero, Option<&Snapshot>),
+        (zero, best): (&mut Zero, Option<&Snapshot>),
         state: &State,
         urgency: Urgency,
         started: Instant,
@@ -191,6 +192,11 @@ impl Saver {
     /// How long the longest save took, all of it.
     pub(crate) fn slowest(&self) -> Duration {
         self.slowest
+    }
+
+    /// Training stood still for what a save had borrowed.
+    pub(crate) fn waited(&mut self, waited: Duration) {
+        self.stall += waited;
     }
 
     /// How long training stood still for saving.

@@ -234,7 +234,7 @@ impl Trainer {
             .as_ref()
             .filter(|_| state.best.is_some_and(|best| best.step != state.step));
         let saving = self.saver.stall();
-        self.saver.save(&self.zero, &state, best, urgency)?;
+        self.saver.save(&mut self.zero, &state, best, urgency)?;
         self.pulse().end_save(self.saver.slowest());
         let stalled = self.saver.stall().saturating_sub(saving).as_secs_f64();
         self.measure.breakdown.add(Phase::Save, stalled);

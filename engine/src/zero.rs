@@ -15,6 +15,7 @@
 
 use std::cell::RefCell;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use common::spec::{GradientCompression, JobSpec, PrecisionKind};
 use common::status::RankMemory;
@@ -47,6 +48,7 @@ mod itinerary;
 mod layer_wise;
 pub(crate) mod layout;
 mod link;
+mod loan;
 mod reducer;
 mod state;
 mod states;
@@ -56,6 +58,7 @@ mod weights;
 
 pub(crate) use failure::Failure;
 pub(crate) use link::Communicators;
+pub(crate) use loan::{Desk, Loan, Place};
 pub(crate) use reducer::MicroStep;
 pub(crate) use state::{Snapshot, StateKind};
 
@@ -75,6 +78,8 @@ pub(crate) struct Zero {
     weights: Rc<RefCell<Weights>>,
     /// By bucket that is trained: whole at stage 0, this rank's shard else.
     states: Vec<States>,
+    /// Where the last loan of states comes back to.
+    loan: Option<Arc<Desk>>,
     buffers: Buffers,
 }
 
@@ -161,6 +166,7 @@ impl Zero {
             trained,
             weights,
             states,
+            loan: None,
             buffers,
             layout,
         })

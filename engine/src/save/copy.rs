@@ -1,15 +1,20 @@
-//! This rank's part of the state, copied at a step boundary, so that training can go on.
+//! This rank's part of the state as it was at a step boundary, so that training can go on.
 //!
 //! Promise: after the first copy, or where room was made ahead, a copy is a memcpy into memory that
-//! is mapped already: no allocation, no page fault. Its price is this rank's part of the state once
-//! more, for as long as the run lasts.
+//! is mapped already: no allocation, no page fault. What the next forward and backward leave alone,
+//! the optimizer's states in the host's memory, is only borrowed at the boundary and copied by who
+//! saves ([`StateCopy::complete`]). The price is this rank's part of the state once more, for as long
+//! as the run lasts.
+
+use std::sync::Arc;
+use std::time::Duration;
 
 use checkpoint::{DataType, SliceMeta, TensorKind};
 
 use crate::error::Error;
 use crate::optimizer::StateName;
 use crate::zero::layout::Slice;
-use crate::zero::{Snapshot, StateKind, Zero};
+use crate::zero::{Desk, Loan, Place, Snapshot, StateKind, Zero};
 
 /// Slices with their bytes, kept from save to save.
 #[derive(Debug, Default)]
@@ -18,13 +23,24 @@ pub(crate) struct StateCopy {
     slices: Vec<(SliceMeta, Vec<u8>)>,
     /// How many of them are of the state that was copied last.
     used: usize,
+    /// What is still to be copied.
+    borrowed: Option<Borrowed>,
+    /// Where the last loan came from.
+    desk: Option<Arc<Desk>>,
+}
+
+#[derive(Debug)]
+struct Borrowed {
+    loan: Loan,
+    /// The slices whose elements it has, and where.
+    places: Vec<(usize, Place)>,
 }
 
 impl StateCopy {
     /// Of the state of `zero`, still without room.
     pub(crate) fn plan(zero: &Zero) -> Self {
         let slice = |(kind, slice)| (meta(zero, tensor_kind(kind), &slice), Vec::new());
-        Self { slices: owned(zero).map(slice).collect(), used: 0 }
+        Self { slices: owned(zero).map(slice).collect(), ..Self::default() }
     }
 
     /// Allocates what was planned and writes to it, so that the first copy finds it mapped.
@@ -38,14 +54,20 @@ impl StateCopy {
 
     /// Every rank copies what it owns; all ranks together copy everything once. `best` are the
     /// weights of the best validation, where they are not the present ones. A copy is always of the
-    /// same `zero`.
-    pub(super) fn fill(&mut self, zero: &Zero, best: Option<&Snapshot>) -> Result<(), Error> {
+    /// same `zero`. It is whole after [`StateCopy::complete`].
+    pub(super) fn fill(&mut self, zero: &mut Zero, best: Option<&Snapshot>) -> Result<(), Error> {
+        let loan = zero.lend();
+        let (zero, mut places) = (&*zero, Vec::new());
         self.used = 0;
         for (kind, slice) in owned(zero) {
-            zero.read(kind, &slice, |values| {
-                self.put(values, || meta(zero, tensor_kind(kind), &slice));
-            })?;
+            let meta = || meta(zero, tensor_kind(kind), &slice);
+            match zero.lent(kind, &slice).filter(|_| loan.is_some()) {
+                Some(place) => places.push((self.next(meta), place)),
+                None => zero.read(kind, &slice, |values| self.put(values, meta))?,
+            }
         }
+        self.desk = loan.as_ref().map(Loan::desk);
+        self.borrowed = loan.map(|loan| Borrowed { loan, places });
         // Every rank has the same buffers by now: one copy is all of them.
         if zero.is_first_rank() {
             self.put_buffers(zero, TensorKind::Buffer, &zero.buffers().snapshot()?);
@@ -62,14 +84,36 @@ impl StateCopy {
         Ok(())
     }
 
+    /// Copies what was borrowed, and gives it back. On the thread that saves.
+    pub(super) fn complete(&mut self) {
+        let Some(Borrowed { loan, places }) = self.borrowed.take() else { return };
+        for (index, place) in places {
+            self.set(index, loan.read(&place));
+        }
+    }
+
+    /// How long training waited for what was borrowed; final once the copy is complete.
+    pub(super) fn waited(&self) -> Duration {
+        self.desk.as_ref().map_or(Duration::ZERO, |desk| desk.waited())
+    }
+
     /// The next slice. It is the same one in every copy, so what it is is written down once.
-    fn put<T: bytemuck::NoUninit>(&mut self, values: &[T], meta: impl FnOnce() -> SliceMeta) {
-        let bytes: &[u8] = bytemuck::cast_slice(values);
+    fn next(&mut self, meta: impl FnOnce() -> SliceMeta) -> usize {
         if self.used == self.slices.len() {
             self.slices.push((meta(), Vec::new()));
         }
-        let (_, room) = &mut self.slices[self.used];
         self.used += 1;
+        self.used - 1
+    }
+
+    fn put<T: bytemuck::NoUninit>(&mut self, values: &[T], meta: impl FnOnce() -> SliceMeta) {
+        let index = self.next(meta);
+        self.set(index, values);
+    }
+
+    fn set<T: bytemuck::NoUninit>(&mut self, index: usize, values: &[T]) {
+        let bytes: &[u8] = bytemuck::cast_slice(values);
+        let (_, room) = &mut self.slices[index];
         room.resize(bytes.len(), 0);
         room.copy_from_slice(bytes);
     }
@@ -86,7 +130,9 @@ impl StateCopy {
         }
     }
 
+    /// Of a complete copy.
     pub(super) fn as_bytes(&self) -> Vec<(SliceMeta, &[u8])> {
+        assert!(self.borrowed.is_none(), "a copy is completed before it is read");
         let used = self.slices[..self.used].iter();
         used.map(|(meta, bytes)| (meta.clone(), bytes.as_slice())).collect()
     }

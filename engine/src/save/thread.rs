@@ -106,8 +106,9 @@ impl SaveThread {
         if spare.send(copy).is_err() {
             return;
         }
-        for request in requests {
+        for mut request in requests {
             let (mut notes, started) = (Vec::new(), Instant::now());
+            request.copy.complete();
             let result = self.save(&request, &mut notes);
             let Request { copy, state, .. } = request;
             let saved = Saved { step: state.step, result, notes, took: started.elapsed() };
@@ -275,7 +276,7 @@ impl SaveThread {
                 tracing::info!(
                     step = found.step,
                     bytes = found.bytes,
-                    stall_seconds = request.stall.as_secs_f64(),
+                    stall_seconds = (request.stall + request.copy.waited()).as_secs_f64(),
                     save_seconds = started.elapsed().as_secs_f64(),
                     "committed checkpoint"
                 );

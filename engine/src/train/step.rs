@@ -79,6 +79,10 @@ impl Trainer {
             gradient_scale: clip_coefficient(clipping, agreed.grad_norm) / factor as f32,
             betas: self.schedule.betas(self.state.updates()),
         };
+        // A save may still be copying what changes now.
+        let waited = self.zero.recall();
+        self.saver.waited(waited);
+        self.measure.breakdown.add(Phase::Save, waited.as_secs_f64());
         self.measure
             .breakdown
             .time(Phase::Optimizer, || self.zero.update(update))

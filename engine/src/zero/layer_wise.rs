@@ -11,7 +11,7 @@ use crate::optimizer::{Lamb, Shard, TensorShard, Update};
 use crate::zero::Zero;
 use crate::zero::failure::Failure;
 use crate::zero::layout::Slice;
-use crate::zero::states::States;
+use crate::zero::states::{States, ours};
 use crate::zero::weights::Updated;
 
 /// What this rank updates of a bucket; gradients are behind it.
@@ -83,6 +83,7 @@ impl Zero {
                 let there;
                 let mut moved = match (parameters, states) {
                     (Updated::Host(parameters), States::Host(states)) => {
+                        let states = ours(states);
                         Moved::Host(Shard { parameters, gradients: &[], states })
                     }
                     (Updated::Device(parameters), States::Device(states)) => {

@@ -3,9 +3,14 @@
 //! Promise: all ranks together own every element of every kind once, whatever the stage; what is
 //! written to the held slices of all kinds is the whole state. Refusal: no files.
 
+use std::sync::Arc;
+use std::time::Duration;
+
 use crate::error::Error;
 use crate::optimizer::StateName;
 use crate::zero::layout::Slice;
+use crate::zero::loan::{Loan, Place};
+use crate::zero::states::States;
 use crate::zero::{buffers, weights};
 
 use super::Zero;
@@ -82,13 +87,45 @@ impl Zero {
                 self.weights.borrow().read(slice.bucket, start..start + slice.len, take)
             }
             StateKind::State(name) => {
-                let base = if self.stage == 0 { shard.start } else { 0 };
-                let start = base + slice.shard_offset;
-                let range = start..start + slice.len;
-                self.states[slice.bucket].read(self.slot(name), range, take)
+                let Place { bucket, state, range } = self.place(name, slice);
+                self.states[bucket].read(state, range, take)
             }
         };
         taken.map_err(Error::torch("read the state of training"))
+    }
+
+    /// Where a slice of [`Zero::owned`] lies in the optimizer's states.
+    fn place(&self, name: StateName, slice: &Slice) -> Place {
+        let shard = self.layout.buckets[slice.bucket].shard(self.layout.world, self.rank);
+        let base = if self.stage == 0 { shard.start } else { 0 };
+        let start = base + slice.shard_offset;
+        Place { bucket: slice.bucket, state: self.slot(name), range: start..start + slice.len }
+    }
+
+    /// Lends the optimizer's states, where they are in the host's memory, and waits for an earlier
+    /// loan to come back. The next update waits for this one: see [`Zero::recall`].
+    pub(crate) fn lend(&mut self) -> Option<Loan> {
+        self.recall();
+        let host = |states: &States| match states {
+            States::Host(states) => Some(Arc::clone(states)),
+            States::Device(_) => None,
+        };
+        let loan = Loan::new(self.states.iter().map(host).collect::<Option<_>>()?);
+        self.loan = Some(loan.desk());
+        Some(loan)
+    }
+
+    /// Where a slice of [`Zero::owned`] is found in a loan. None: of this kind nothing is lent.
+    pub(crate) fn lent(&self, kind: StateKind, slice: &Slice) -> Option<Place> {
+        match kind {
+            StateKind::Parameter => None,
+            StateKind::State(name) => Some(self.place(name, slice)),
+        }
+    }
+
+    /// Waits until nothing is lent: what comes next changes it. Returns how long that took.
+    pub(crate) fn recall(&mut self) -> Duration {
+        self.loan.take().map_or(Duration::ZERO, |desk| desk.wait())
     }
 
     /// Shows the elements of a slice of [`Zero::owned`] in a snapshot.
@@ -112,6 +149,7 @@ impl Zero {
         slice: &Slice,
         values: &[f32],
     ) -> Result<(), Error> {
+        self.recall();
         let written = match kind {
             StateKind::Parameter => {
                 let start = self.parameter_start(slice);

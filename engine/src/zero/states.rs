@@ -1,6 +1,7 @@
 //! What the optimizer keeps of a bucket, beside the parameters that it updates.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use tch::{Kind, TchError, Tensor};
 
@@ -8,11 +9,13 @@ use crate::device::Device;
 use crate::numbers::NumbersRef;
 use crate::optimizer::{Optimizer, StateName};
 use crate::storage::{Part, PartMut};
+use crate::zero::loan::HostStates;
 
 /// In the order of [`Optimizer::states`]; equally long, in fp32.
 #[derive(Debug)]
 pub(crate) enum States {
-    Host(Vec<Vec<f32>>),
+    /// Another thread may read them while they are lent.
+    Host(Arc<HostStates>),
     /// Flat.
     Device(Vec<Tensor>),
 }
@@ -27,7 +30,7 @@ impl States {
         let names = optimizer.states().iter();
         if !device.is_resident() {
             let state = |name: &StateName| vec![optimizer.initial(*name); len];
-            return Ok(Self::Host(names.map(state).collect()));
+            return Ok(Self::Host(Arc::new(names.map(state).collect())));
         }
         let options = (Kind::Float, device.tensors());
         let state = |name: &StateName| {
@@ -70,7 +73,7 @@ impl States {
         let range = start..start + values.len();
         match self {
             Self::Host(states) => {
-                states[index][range].copy_from_slice(values);
+                ours(states)[index][range].copy_from_slice(values);
                 Ok(())
             }
             Self::Device(states) => {
@@ -79,4 +82,9 @@ impl States {
             }
         }
     }
+}
+
+/// To change them.
+pub(super) fn ours(states: &mut Arc<HostStates>) -> &mut HostStates {
+    Arc::get_mut(states).expect("`Zero::recall` comes before a change")
 }

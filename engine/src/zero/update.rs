@@ -7,7 +7,7 @@ use crate::optimizer::{Shard, TensorShard, Update};
 use crate::storage::{Part, Squares};
 use crate::zero::Zero;
 use crate::zero::failure::Failure;
-use crate::zero::states::States;
+use crate::zero::states::{States, ours};
 use crate::zero::weights::Updated;
 
 impl Zero {
@@ -41,7 +41,7 @@ impl Zero {
     }
 
     /// Updates the parameters from the summed gradients; from stage 1 on each rank its shard, then
-    /// all gather what is whole on every rank. Collective.
+    /// all gather what is whole on every rank. What was lent is back: see [`Zero::recall`]. Collective.
     pub(crate) fn update(&mut self, update: Update) -> Result<(), Failure> {
         let layer_wise = self.optimizer.layer_wise();
         let mut reducer = self.reducer.borrow_mut();
@@ -52,6 +52,7 @@ impl Zero {
             weights.update(bucket, |parameters| match (parameters, sums, states) {
                 (Updated::Host(parameters), Part::Host(sums), States::Host(states)) => {
                     let gradients = sums.widened(&mut scratch);
+                    let states = ours(states);
                     self.optimizer.apply(update, &mut Shard { parameters, gradients, states });
                     Ok(())
                 }

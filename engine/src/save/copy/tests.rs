@@ -40,18 +40,48 @@ fn a_copy_stays_where_it_is_and_holds_the_newest_state() {
                 copy.slices.iter().map(|(_, room)| room.as_ptr()).collect();
             for number in [1.0, 2.0, 3.0] {
                 change(&mut zero, number);
-                copy.fill(&zero, None).unwrap();
+                copy.fill(&mut zero, None).unwrap();
+                copy.complete();
                 let (at, values): (Vec<_>, Vec<_>) = look(&copy).into_iter().unzip();
                 assert_eq!((at, values), (places.clone(), expected(&zero)), "stage {stage}");
             }
             let best = zero.snapshot().unwrap();
             let weights = zero.owned().len();
-            copy.fill(&zero, Some(&best)).unwrap();
+            copy.fill(&mut zero, Some(&best)).unwrap();
+            copy.complete();
             let with_best = look(&copy);
             assert_eq!(with_best.len(), places.len() + weights);
             assert!(with_best.iter().zip(&places).all(|((at, _), place)| at == place));
-            copy.fill(&zero, None).unwrap();
+            copy.fill(&mut zero, None).unwrap();
+            copy.complete();
             assert_eq!(look(&copy), with_best[..places.len()]);
+        });
+    }
+}
+
+#[test]
+fn what_changes_after_the_boundary_does_not_reach_a_copy_that_is_completed_later() {
+    for stage in [0, 2, 3] {
+        with_meshes(2, |mesh| {
+            let spec = spec::job().stage(stage).build();
+            let mut model = model::build(&spec.model, 2, 1, 3).unwrap();
+            let mut zero = Zero::new(&mut model, &spec, mesh.communicator(0).unwrap()).unwrap();
+            let mut copy = StateCopy::plan(&zero);
+            change(&mut zero, 1.0);
+            let before = expected(&zero);
+            copy.fill(&mut zero, None).unwrap();
+            assert!(!copy.borrowed.as_ref().unwrap().places.is_empty(), "Adam has states");
+            let saving = std::thread::spawn(move || {
+                std::thread::sleep(std::time::Duration::from_millis(30));
+                copy.complete();
+                copy
+            });
+            change(&mut zero, 2.0);
+            let copy = saving.join().unwrap();
+            let (_, values): (Vec<_>, Vec<_>) = look(&copy).into_iter().unzip();
+            assert_eq!(values, before, "stage {stage}");
+            assert_ne!(expected(&zero), before);
+            assert!(!copy.waited().is_zero(), "the change waited");
         });
     }
 }
