@@ -135,6 +135,8 @@ impl Machine {
         chance: &mut dyn Chance,
     ) -> Vec<Effect> {
         self.live.unix = now.unix;
+        // Before any event: after it, nobody knows any more when this one was due.
+        self.forgive_own_sleep(now);
         for event in events {
             self.apply(event, now);
         }
@@ -144,7 +146,7 @@ impl Machine {
             self.schedule(now, chance);
             self.settle_ended(now);
         }
-        self.live.wake_at = self.live.next_deadline();
+        self.live.wake_at = self.wake_at(now);
         self.drain()
     }
 

@@ -104,6 +104,7 @@ impl Machine {
             last_heard_unix: now.unix,
             lease: self.config.lease,
             deadline,
+            is_forgiven: false,
             pinged_at: None,
             stragglers: Default::default(),
             awaited_by: Default::default(),

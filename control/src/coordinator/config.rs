@@ -60,6 +60,11 @@ impl Config {
         self.lease.max(Duration::from_secs(heartbeats.into()) / self.max_heartbeat_rate.max(1))
     }
 
+    /// Between two heartbeats of a worker that has the usual lease.
+    pub(super) fn heartbeat(&self) -> Duration {
+        self.lease / HEARTBEATS_PER_LEASE
+    }
+
     /// How long a stop may take before trainers are killed.
     pub fn grace(&self, stop: &StopDecision) -> Duration {
         stop.grace.unwrap_or(match stop.mode {

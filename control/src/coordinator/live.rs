@@ -52,7 +52,7 @@ pub(super) struct Live {
     pub(super) trusted_at: Option<Duration>,
     /// The time of the newest events.
     pub(super) unix: UnixMillis,
-    /// When the shell was to come back: a tick much later than this means that the process slept.
+    /// When the shell was to come back: a call much later than this means that the process slept.
     pub(super) wake_at: Option<Duration>,
 }
 
@@ -88,6 +88,8 @@ pub(super) struct LiveWorker {
     pub(super) lease: Duration,
     /// End of the lease; of a lost or departed worker: when it is forgotten.
     pub(super) deadline: Duration,
+    /// Since it was last heard this process slept, and gave it another lease for that.
+    pub(super) is_forgiven: bool,
     /// Another worker wants this name: when this one was asked for a sign of life.
     pub(super) pinged_at: Option<Duration>,
     /// Trainers that must die and are not confirmed dead. While there are any, their slots are not

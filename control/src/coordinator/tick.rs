@@ -13,13 +13,13 @@ use crate::coordinator::guilt;
 use crate::coordinator::live::{Phase, Standing};
 use crate::coordinator::record::StopDecision;
 
-/// A tick that comes this much too late means that this process was stopped, not that the workers
+/// A call that comes this much later than was asked for, or later by a heartbeat's interval where
+/// that is shorter, means that this process stood still, or its whole machine, not that the workers
 /// were silent: what they said meanwhile has not been read yet.
 const SLEPT: Duration = Duration::from_secs(1);
 
 impl Machine {
     pub(super) fn on_tick(&mut self, now: Now) {
-        self.forgive_own_sleep(now);
         self.tick_workers(now);
         self.tick_resting(now);
         self.tick_exclusions(now);
@@ -31,13 +31,26 @@ impl Machine {
         }
     }
 
-    fn forgive_own_sleep(&mut self, now: Now) {
+    /// When the shell is to come back: at the next deadline, and while there are leases once in a
+    /// heartbeat's interval. By that a sleep is seen for what it is also where it ends just after a
+    /// lease.
+    pub(super) fn wake_at(&self, now: Now) -> Option<Duration> {
+        let next = self.live.next_deadline()?;
+        let has_leases = self.live.workers.values().any(|w| w.standing == Standing::Ready);
+        Some(if has_leases { next.min(now.uptime + self.config.heartbeat()) } else { next })
+    }
+
+    /// Workers get a whole lease again, once until they are heard: a process that is late all the
+    /// time finds the dead, too, one lease later.
+    pub(super) fn forgive_own_sleep(&mut self, now: Now) {
         let Some(due) = self.live.wake_at else { return };
         let slept = now.uptime.saturating_sub(due);
-        if slept > SLEPT {
-            for worker in self.live.workers.values_mut() {
-                worker.deadline = worker.deadline.max(now.uptime + worker.lease);
-            }
+        if slept <= SLEPT.min(self.config.heartbeat()) {
+            return;
+        }
+        for worker in self.live.workers.values_mut().filter(|w| !w.is_forgiven) {
+            worker.deadline = worker.deadline.max(now.uptime + worker.lease);
+            worker.is_forgiven = true;
         }
     }
 

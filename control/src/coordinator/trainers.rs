@@ -224,6 +224,7 @@ impl Machine {
             worker.last_heard = now.uptime;
             worker.last_heard_unix = now.unix;
             worker.deadline = now.uptime + worker.lease;
+            worker.is_forgiven = false;
         }
     }
 }
