@@ -19,8 +19,8 @@ use crate::rpc::{
 };
 
 /// Logs and metrics travel apart from states: after the end the last of them may still be under
-/// way for this long.
-const LATE_DATA: Duration = Duration::from_secs(1);
+/// way for this long, a slow disk's sync included.
+const LATE_DATA: Duration = Duration::from_secs(3);
 
 /// Waits until there may be something new.
 pub(super) struct Follow {

@@ -22,7 +22,10 @@ use crate::daemon::{Coordinator, Error};
 use crate::settings::Settings;
 
 /// Far above what anything here takes; a wait that ends in it is a failure.
-pub(super) const DEADLINE: Duration = Duration::from_secs(10);
+pub(super) const DEADLINE: Duration = Duration::from_secs(30);
+
+/// Many in each lease that tests give.
+const HEARTBEAT: Duration = Duration::from_millis(200);
 
 pub(super) async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
     tokio::time::timeout(DEADLINE, future).await.unwrap_or_else(|_| panic!("timed out: {what}"))
@@ -89,13 +92,16 @@ impl Cluster {
         WorkerLinkClient::new(self.channel().await)
     }
 
-    /// Joins a worker and waits for its welcome.
+    /// Joins a worker and waits for its welcome. It lives until it is dropped, however long a disk
+    /// takes meanwhile.
     pub(super) async fn join(&self, name: &str, slots: u32) -> Peer {
         let mut peer = self.say_hello(hello(name, slots)).await;
         match peer.next().await {
-            Order::Welcome(_) => peer,
+            Order::Welcome(_) => {}
             other => panic!("no welcome: {other:?}"),
         }
+        peer.beat();
+        peer
     }
 
     pub(super) async fn say_hello(&self, hello: v1::WorkerHello) -> Peer {
@@ -224,13 +230,17 @@ impl Peer {
         self.outgoing.send(message(kind)).await.unwrap();
     }
 
-    /// Sends heartbeats for as long as the stream lives.
-    pub(super) fn beat_every(&self, interval: Duration) {
-        let outgoing = self.outgoing.clone();
+    /// Sends heartbeats for as long as the peer and its stream live.
+    fn beat(&self) {
+        // Our stream ends when the last sender is dropped, and that is the peer's to do.
+        let outgoing = self.outgoing.downgrade();
         service::tasks::spawn(service::tasks::Kind::Finish, "heartbeats", async move {
             let heartbeat = || message(Kind::Heartbeat(v1::Heartbeat::default()));
-            while outgoing.send(heartbeat()).await.is_ok() {
-                tokio::time::sleep(interval).await;
+            while let Some(sender) = outgoing.upgrade()
+                && sender.send(heartbeat()).await.is_ok()
+            {
+                drop(sender);
+                tokio::time::sleep(HEARTBEAT).await;
             }
         });
     }

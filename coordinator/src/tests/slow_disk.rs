@@ -13,7 +13,6 @@ use crate::store::{Error, EventLog, Place, Written};
 /// Each commit takes longer than a lease.
 const COMMIT: Duration = Duration::from_millis(2500);
 const LEASE: Duration = Duration::from_secs(2);
-const HEARTBEAT: Duration = Duration::from_millis(200);
 
 struct SlowDisk(Box<dyn EventLog>);
 
@@ -51,7 +50,6 @@ async fn answers_wait_for_a_slow_disk_and_no_worker_is_lost_for_it() {
     let slow = |log| Box::new(SlowDisk(log)) as Box<dyn EventLog>;
     let cluster = Cluster::run(folder, Coordinator::build_on(&settings, slow).await.unwrap());
     let mut a = cluster.join("a", 1).await;
-    a.beat_every(HEARTBEAT);
     let asked = Instant::now();
     let job_id = cluster.submit("job", 1).await;
     assert!(asked.elapsed() >= COMMIT, "A14: {:?} is before it is durable", asked.elapsed());
