@@ -41,9 +41,20 @@ pub(crate) const LEAVE_DEADLINE: Duration = Duration::from_secs(2);
 /// A trainer that does not show its stacks by then is looked at from outside.
 const STACKS_DEADLINE: Duration = Duration::from_millis(4500);
 
-/// After the process is gone, what it had said and written is taken in for so long. Small, so
-/// that the coordinator knows of the end within 250 ms even when a grandchild holds a pipe open.
-const DRAIN_DEADLINE: Duration = Duration::from_millis(100);
+/// After the process is gone, what it had said and written is taken in in turns of this length: a
+/// machine that stands still meanwhile uses up one of them, and not what there still is to read.
+const TURN: Duration = Duration::from_millis(10);
+
+/// The link ends with the process, as nothing that it starts inherits it: the last word is read up
+/// to that, and only a fault of ours makes an end wait for a second.
+const LAST_WORD_TURNS: u32 = 100;
+
+/// For what need not end: a pipe that a grandchild holds open, the link of who never said hello.
+/// Few, so that the coordinator knows of the end within 250 ms even then.
+const DRAIN_TURNS: u32 = 10;
+
+/// For the rest of the log to reach the disk; small for the same reason.
+const CLOSE_DEADLINE: Duration = Duration::from_millis(100);
 
 /// Lines that go with the report of an end.
 pub(crate) const REPORTED_LINES: usize = 50;
@@ -288,7 +299,7 @@ impl Trainer {
         };
         self.drain(streams, messages_open, news).await;
         self.serving.abort();
-        self.output.close(DRAIN_DEADLINE).await;
+        self.output.close(CLOSE_DEADLINE).await;
         self.ended(status)
     }
 
@@ -420,14 +431,24 @@ impl Trainer {
     /// Takes in what the dead process had said and written.
     async fn drain(&mut self, streams: Streams, messages_open: bool, news: &Teller) {
         let Streams { mut lines, mut messages, .. } = streams;
-        let until = Instant::now() + DRAIN_DEADLINE;
-        if messages_open && self.said_hello {
-            while let Ok(Some(message)) = tokio::time::timeout_at(until, messages.recv()).await {
-                self.on_message(message, news).await;
+        // The hello itself may be among what is still to be read.
+        let patience = |said_hello| if said_hello { LAST_WORD_TURNS } else { DRAIN_TURNS };
+        let mut turns = 0;
+        while messages_open && turns < patience(self.said_hello) {
+            match tokio::time::timeout(TURN, messages.recv()).await {
+                Ok(Some(message)) => self.on_message(message, news).await,
+                Ok(None) => break,
+                Err(_) => turns += 1,
             }
         }
-        while let Ok(Some(line)) = tokio::time::timeout_at(until, lines.recv()).await {
-            self.output.take(line);
+        for _ in 0..DRAIN_TURNS {
+            let until = Instant::now() + TURN;
+            while let Ok(line) = tokio::time::timeout_at(until, lines.recv()).await {
+                match line {
+                    Some(line) => self.output.take(line),
+                    None => return,
+                }
+            }
         }
     }
 
