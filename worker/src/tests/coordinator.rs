@@ -1,6 +1,7 @@
 //! A coordinator that says what a test tells it to say and keeps what it hears.
 
 use std::collections::VecDeque;
+use std::net::{Ipv4Addr, TcpListener};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -19,7 +20,11 @@ use tokio_stream::{Stream, StreamExt as _};
 use tonic::{Request, Response, Status, Streaming};
 
 /// No wait of a test takes longer, unless something is broken.
-const DEADLINE: Duration = Duration::from_secs(20);
+const DEADLINE: Duration = Duration::from_secs(60);
+
+/// Below those that the kernel hands out for port 0: nobody gets one of them by chance between two
+/// who listen there.
+const PORTS: &str = "10000-31999";
 
 /// The test's side.
 pub(super) struct Coordinator {
@@ -41,19 +46,26 @@ pub(super) struct Shared {
     pub(super) bulk: Mutex<Vec<BulkBatch>>,
     pub(super) files: Mutex<Vec<PutFilesChunk>>,
     pub(super) blob: Mutex<Vec<u8>>,
-    /// Said to the next hello; None: welcome.
-    pub(super) answer: Mutex<Option<Say>>,
+    /// Said to the next hellos, one each; then welcome.
+    pub(super) answers: Mutex<VecDeque<Say>>,
 }
 
 impl Coordinator {
     pub(super) async fn start() -> Self {
-        Self::start_at("127.0.0.1:0").await
+        let listener = listener();
+        listener.set_nonblocking(true).unwrap();
+        Self::serve(tokio::net::TcpListener::from_std(listener).unwrap(), [])
     }
 
-    pub(super) async fn start_at(address: &str) -> Self {
-        let listener = transport::bind(address).await.unwrap();
+    /// Where another one was, with these answers to the first hellos.
+    pub(super) async fn start_at(address: &str, answers: impl IntoIterator<Item = Say>) -> Self {
+        Self::serve(transport::bind(address).await.unwrap(), answers)
+    }
+
+    fn serve(listener: tokio::net::TcpListener, answers: impl IntoIterator<Item = Say>) -> Self {
         let address = listener.local_addr().unwrap().to_string();
-        let shared = Arc::new(Shared::default());
+        let answers = Mutex::new(answers.into_iter().collect());
+        let shared = Arc::new(Shared { answers, ..Shared::default() });
         let (events, heard) = mpsc::channel(1000);
         let (stop, stopped) = oneshot::channel::<()>();
         let server = Server { shared: Arc::clone(&shared), events };
@@ -126,6 +138,12 @@ impl Coordinator {
     }
 }
 
+/// On a port that is free to listen on again when it is closed.
+pub(super) fn listener() -> TcpListener {
+    let ports = Some(PORTS.parse().unwrap());
+    common::ports::listen(Ipv4Addr::LOCALHOST.into(), ports, rand::random()).unwrap()
+}
+
 pub(super) fn welcome() -> Welcome {
     Welcome { coordinator_incarnation: 1, lease_ms: 5000, heartbeat_ms: 100 }
 }
@@ -153,7 +171,7 @@ impl WorkerLink for Server {
         tasks::spawn(tasks::Kind::Finish, "control", async move {
             while let Ok(Some(WorkerMessage { kind: Some(kind) })) = messages.message().await {
                 if matches!(kind, Heard::Hello(_)) {
-                    let answer = shared.answer.lock().unwrap().take();
+                    let answer = shared.answers.lock().unwrap().pop_front();
                     let kind = Some(answer.unwrap_or(Say::Welcome(welcome())));
                     sender.try_send(Ok(CoordinatorMessage { kind })).unwrap();
                     *shared.outgoing.lock().unwrap() = Some(sender.clone());

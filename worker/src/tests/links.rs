@@ -18,7 +18,7 @@ async fn a_coordinators_restart_touches_no_trainer_and_the_new_one_hears_the_who
     let pids = meet(&mut coordinator, 3, 2).await;
     let address = coordinator.die().await;
 
-    let mut coordinator = Coordinator::start_at(&address).await;
+    let mut coordinator = Coordinator::start_at(&address, []).await;
     let hello = coordinator.hello().await;
     assert_eq!(hello.running.len(), 2);
     for trainer in &hello.running {
@@ -43,7 +43,7 @@ async fn an_end_is_told_again_until_it_is_acknowledged_also_by_the_next_life() {
     meet(&mut coordinator, 1, 1).await;
     let end = coordinator.ended().await;
     let address = coordinator.die().await;
-    let mut coordinator = Coordinator::start_at(&address).await;
+    let mut coordinator = Coordinator::start_at(&address, []).await;
     assert_eq!(coordinator.hello().await.unacknowledged, std::slice::from_ref(&end));
     worker.stop().await;
     coordinator.rest();
@@ -73,8 +73,8 @@ async fn an_end_between_a_hello_and_its_welcome_is_told_and_again_to_who_orders_
     let pids = meet(&mut coordinator, 1, 1).await;
     let address = coordinator.die().await;
 
-    let mut coordinator = Coordinator::start_at(&address).await;
-    *coordinator.shared.answer.lock().unwrap() = Some(Say::Ping(Ping {}));
+    let answers = [Say::Ping(Ping {})];
+    let mut coordinator = Coordinator::start_at(&address, answers).await;
     let hello = coordinator.hello().await;
     assert_eq!((hello.running.len(), hello.unacknowledged.len()), (1, 0));
     kill(Pid::from_raw(pids[&0].cast_signed()), Signal::SIGKILL).unwrap();
@@ -97,12 +97,11 @@ async fn a_worker_that_is_not_wanted_says_why_and_one_that_must_wait_comes_back(
     let mut coordinator = Coordinator::start().await;
     let refused = |is_retryable| {
         let reason = "the name `node-1` is taken".to_owned();
-        Some(Say::Refused(Refused { reason, is_retryable }))
+        Say::Refused(Refused { reason, is_retryable })
     };
-    *coordinator.shared.answer.lock().unwrap() = refused(true);
+    coordinator.shared.answers.lock().unwrap().extend([refused(true), refused(false)]);
     let worker = Worker::start(folders.config(&coordinator.address));
     coordinator.hello().await;
-    *coordinator.shared.answer.lock().unwrap() = refused(false);
     coordinator.hello().await;
     let failure = worker.end().await.unwrap_err();
     assert_eq!(failure.code, ExitCode::Failed);
