@@ -6,11 +6,8 @@ use std::{
     time::Duration,
 };
 
-use super::world::{World, run_all, timed};
+use super::world::{SOON, World, run_all, timed};
 use crate::{Communicator, DataType, Error, Mesh, OpKind, ReduceOp};
-
-/// What an abort may take by contract is 100 ms; the rest is for a machine with other work.
-const SOON: Duration = Duration::from_secs(2);
 
 fn reduce_much(communicator: &mut Communicator) -> Result<(), Error> {
     communicator.all_reduce(&mut vec![0; 8 << 20], DataType::F32, ReduceOp::Sum)

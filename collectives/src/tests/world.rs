@@ -11,7 +11,10 @@ use crate::{ConnectError, Listener, Mesh, MeshConfig, PeerAddress, Transport};
 pub(super) const LOOPBACK: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
 /// No healthy operation here takes a hundredth of it.
-pub(super) const PATIENCE: Duration = Duration::from_secs(10);
+pub(super) const PATIENCE: Duration = Duration::from_secs(60);
+
+/// What need not wait for [`PATIENCE`] to end is over by then, on a machine with other work, too.
+pub(super) const SOON: Duration = Duration::from_secs(20);
 
 /// A world to be.
 #[derive(Clone)]
