@@ -278,6 +278,19 @@ fn start_script(started: &Started, line: &str, variables: &Variables) -> String 
     })
 }
 
+/// Waits until what was started has said this, and nothing else.
+async fn logged(dir: &Path, expected: &str) {
+    let path = dir.join("state/worker.log");
+    let read = || fs_err::read_to_string(&path).unwrap_or_default();
+    let waiting = async {
+        while read() != expected {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    let in_time = tokio::time::timeout(WITHIN, waiting).await.is_ok();
+    assert!(in_time, "{:?} is not {expected:?}", read());
+}
+
 #[tokio::test]
 async fn what_was_started_goes_on_and_is_stopped_by_its_pid_alone() {
     let dir = tempfile::tempdir().unwrap();
@@ -287,8 +300,8 @@ async fn what_was_started_goes_on_and_is_stopped_by_its_pid_alone() {
     let line = "echo \"$SECRET\"; trap 'exit 0' TERM; while :; do sleep 0.05; done";
     let reply = here(&start_script(&started, line, &variables)).await;
     let process = Process::read(reply.get("process").unwrap()).unwrap();
-    let log = fs_err::read_to_string(dir.path().join("state/worker.log")).unwrap();
-    assert_eq!(log, "it's; $(id) `id` \"\\\n", "as it is, whatever it holds");
+    // As it is, whatever it holds.
+    logged(dir.path(), "it's; $(id) `id` \"\\\n").await;
     let command = fs_err::read_to_string(format!("/proc/{}/cmdline", process.pid)).unwrap();
     assert!(!command.contains("it's"), "{command}");
 
@@ -319,8 +332,7 @@ async fn variables_are_the_programs_alone() {
     let line = "echo $PATH $boot $pid $start $dir $log $program $apart; exec /bin/sleep 60";
     let reply = here(&start_script(&started, line, &variables)).await;
     let process = Process::read(reply.get("process").unwrap()).unwrap();
-    let log = fs_err::read_to_string(dir.path().join("state/worker.log")).unwrap();
-    assert_eq!(log, "/nowhere a 1 b /c /d /e /f\n");
+    logged(dir.path(), "/nowhere a 1 b /c /d /e /f\n").await;
     let known = Started { process: Some(process), ..started.clone() };
     assert!(here(&script::stop(known.known(), WITHIN)).await.get("stopped").is_some());
     assert!(!dir.path().join("state/process").exists());
@@ -375,8 +387,9 @@ async fn what_is_being_started_is_waited_for_and_stopped() {
 async fn who_does_not_heed_sigterm_is_killed_and_remembered_without_a_record() {
     let dir = tempfile::tempdir().unwrap();
     let started = started(dir.path(), None);
-    let line = "trap '' TERM; while :; do sleep 0.05; done";
+    let line = "trap '' TERM; echo deaf; while :; do sleep 0.05; done";
     here(&start_script(&started, line, &Variables::default())).await;
+    logged(dir.path(), "deaf\n").await;
     // The record did not come to know of it: the folder on the host does.
     let reply = here(&script::stop(started.known(), Duration::from_millis(300))).await;
     assert!(reply.get("killed").is_some(), "{reply:?}");
@@ -387,9 +400,14 @@ async fn who_does_not_heed_sigterm_is_killed_and_remembered_without_a_record() {
 async fn a_program_that_ends_at_once_is_told_with_its_words() {
     let dir = tempfile::tempdir().unwrap();
     let started = started(dir.path(), None);
-    let reply =
-        here(&start_script(&started, "echo one; echo two >&2; exit 78", &Variables::default()))
-            .await;
+    let start = start_script(&started, "echo one; echo two >&2; exit 78", &Variables::default());
+    let mut reply = here(&start).await;
+    // It has half a second to end, and this machine may have other work: one of a few.
+    for _ in 0..4 {
+        if reply.get("code").is_none() {
+            reply = here(&start).await;
+        }
+    }
     assert_eq!(reply.get("code"), Some("78"));
     assert_eq!(reply.text("log"), "one\ntwo");
 }
