@@ -5,6 +5,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use crate::binaries::binary;
+use crate::ports;
 use crate::process::Running;
 use crate::rsctl::Rsctl;
 use crate::wait::wait_for;
@@ -46,6 +47,8 @@ impl Cluster {
 
     /// As [`Cluster::start`], with a coordinator that is not like every other.
     pub fn start_as(serving: Serving, slots: &[u32]) -> Self {
+        // It may be started again there.
+        let serving = Serving { listen: ports::settled(&serving.listen), ..serving };
         let folder =
             tempfile::Builder::new().prefix("rustspeed-it-").tempdir().expect("temp folder");
         let (coordinator, master) = start_coordinator(folder.path(), &serving);
@@ -95,8 +98,8 @@ impl Cluster {
 
     fn wait_for_workers(&self, count: usize, states: &[&str]) {
         let what = format!("{count} workers {}", states.join(" or "));
-        wait_for(&what, Duration::from_secs(15), || {
-            let rows = self.rsctl().call(&["workers", "--json"]).expect_code(0).json();
+        wait_for(&what, Duration::from_secs(30), || {
+            let rows = self.rsctl().read(&["workers", "--json"]);
             let counts = |row: &&serde_json::Value| {
                 row["state"].as_str().is_some_and(|state| states.contains(&state))
             };
@@ -131,7 +134,7 @@ impl Cluster {
     }
 
     pub fn status(&self, job_id: &str) -> serde_json::Value {
-        self.rsctl().call(&["status", "--json", job_id]).expect_code(0).json()
+        self.rsctl().read(&["status", "--json", job_id])
     }
 
     /// Waits until `jobs` shows the state; gives the status.

@@ -1,8 +1,15 @@
 //! What a run leaves that must not depend on what happened to it (A12).
 
+use std::time::Duration;
+
 use serde_json::{Value, json};
 
 use crate::cluster::Cluster;
+use crate::wait::wait_for;
+
+/// A worker holds an end back for its last metrics, and not for long: those that a slow disk holds up
+/// come after it.
+const LAST_METRICS_WITHIN: Duration = Duration::from_secs(20);
 
 /// Every row of steps.csv without its times, and the last loss.
 #[derive(Debug, Clone, PartialEq)]
@@ -34,12 +41,15 @@ impl History {
     }
 }
 
-/// The losses that `rsctl metrics` tells, with their steps.
+/// The losses that `rsctl metrics` tells, with their steps, once they are told up to the job's last
+/// step.
 pub fn told_losses(cluster: &Cluster, status: &Value) -> Vec<Value> {
     let id = status["job_id"].as_str().expect("job_id is text");
-    let told =
-        cluster.rsctl().call(&["metrics", "--json", "--tag", "train/loss", id]).expect_code(0);
-    let points = told.json();
-    let points = points.as_array().expect("a list of points");
-    points.iter().map(|point| json!([point["step"], point["value"]])).collect()
+    wait_for("the loss of the last step", LAST_METRICS_WITHIN, || {
+        let points = cluster.rsctl().read(&["metrics", "--json", "--tag", "train/loss", id]);
+        let points = points.as_array().expect("a list of points");
+        let is_whole = points.last()?["step"] == status["step"];
+        let loss = |point: &Value| json!([point["step"], point["value"]]);
+        is_whole.then(|| points.iter().map(loss).collect())
+    })
 }

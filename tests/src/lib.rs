@@ -7,6 +7,7 @@ pub mod history;
 pub mod job;
 pub mod mount;
 pub mod network;
+pub mod ports;
 pub mod process;
 pub mod rsctl;
 pub mod slurm;

@@ -4,10 +4,15 @@ use std::path::PathBuf;
 use std::process::{Command, Output};
 use std::time::Duration;
 
+use common::exit::ExitCode;
 use serde_json::Value;
 
 use crate::binaries::binary;
 use crate::wait::wait_for;
+
+/// A coordinator that does not answer for so long, on a machine that stands still now and then, does
+/// not answer any more.
+const ANSWERS_WITHIN: Duration = Duration::from_secs(30);
 
 /// One finished call of `rsctl`.
 #[derive(Debug)]
@@ -59,6 +64,17 @@ impl Rsctl {
     /// Runs to the end; panics after `deadline`, so that a hang is a failure.
     pub fn call_within(&self, deadline: Duration, arguments: &[&str]) -> Answer {
         run_to_end(self.command(arguments), deadline)
+    }
+
+    /// The JSON that a question is answered with. One that does not reach the coordinator in time is
+    /// asked again.
+    pub fn read(&self, arguments: &[&str]) -> Value {
+        let what = format!("an answer to `rsctl {}`", arguments.join(" "));
+        wait_for(&what, ANSWERS_WITHIN, || {
+            let answer = self.call(arguments);
+            let is_reached = answer.code != ExitCode::CoordinatorUnreachable as i32;
+            is_reached.then(|| answer.expect_code(0).json())
+        })
     }
 
     /// Runs to the end within a minute.

@@ -1,12 +1,14 @@
 //! Workers on hosts where ssh is all there is: a real sshd on loopback, whose hosts `n1` and `n2` are
 //! this machine. The commands of `docs/hostfiles.md` are executed as they stand.
 
+use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use serde_json::Value;
 use tests::binaries::workspace_root;
 use tests::job::TinyJob;
+use tests::ports::free_port;
 use tests::process::{Running, is_alive};
 use tests::ssh::Sshd;
 use tests::wait::wait_for;
@@ -263,7 +265,9 @@ fn pids(shown: &Value) -> Vec<u64> {
 #[test]
 fn a_host_that_is_away_is_remembered_until_it_is_back_or_to_be_forgotten() {
     let Some(sshd) = sshd("n1 slots=1\nn2 slots=1\n", &TinyJob::default()) else { return };
-    let up = call(&sshd, UP, &["--port", "0", "--json"]).expect_code(0).json();
+    // Where a coordinator will listen again.
+    let port = free_port(Ipv4Addr::LOCALHOST.into()).to_string();
+    let up = call(&sshd, UP, &["--port", &port, "--json"]).expect_code(0).json();
     sshd.switch_n2(false);
     let down = call(&sshd, DOWN, &["--json"]).expect_code(1);
     assert_eq!(states(&down.json()), ["stopped", "failed"]);
