@@ -92,11 +92,11 @@ fn images_train_a_job_as_their_user_on_a_root_that_cannot_be_written() {
     );
     with_network(0, |_| {
         let mut engine = Command::new("timeout");
-        engine.args(["50", "unshare", "-m", "bash", "-c", &script, "bash"]);
+        engine.args(["170", "unshare", "-m", "bash", "-c", &script, "bash"]);
         engine.arg(&root).arg(installed.prefix()).arg(libtorch.parent().unwrap());
         engine.arg(workspace_root());
         let mut running = Running::start(&mut engine, &installed.folder().join("log"));
-        let status = running.wait(Duration::from_secs(60));
+        let status = running.wait(Duration::from_secs(180));
         let said = running.output();
         assert!(status.success() && said.contains("\nstopped\n"), "{status}:\n{said}");
         assert!(said.contains("\n10001 "), "results are another user's:\n{said}");

@@ -129,7 +129,7 @@ fn the_units_start_a_cluster_that_trains_and_stops() {
     let rsctl = Rsctl { folder: root.to_owned(), master: Some(master) };
     wait_for("the worker", Duration::from_secs(15), || {
         assert!(joined.is_running(), "the worker ended: {}", joined.output());
-        let rows = rsctl.call(&["workers", "--json"]).expect_code(0).json();
+        let rows = rsctl.read(&["workers", "--json"]);
         (rows[0]["name"] == NODE && rows[0]["state"] == "ready").then_some(())
     });
     fs_err::write(root.join("job.toml"), TinyJob::default().toml()).unwrap();

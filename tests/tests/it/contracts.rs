@@ -1,11 +1,13 @@
 //! The contracts that scripts rely on: exit codes, JSON keys, first lines.
 
 use std::process::Command;
+use std::time::Duration;
 
 use tests::binaries::binary;
 use tests::cluster::Cluster;
 use tests::job::TinyJob;
 use tests::rsctl::Rsctl;
+use tests::wait::wait_for;
 
 fn has_keys(value: &serde_json::Value, keys: &[&str]) {
     for key in keys {
@@ -35,9 +37,11 @@ fn json_has_the_keys_that_scripts_read() {
     let status = cluster.status(&id);
     has_keys(&status, &row);
     has_keys(&status, &["attempts", "ranks", "goodput"]);
-    let metrics =
-        rsctl.call(&["metrics", "--json", &id, "--tag", "val/loss"]).expect_code(0).json();
-    has_keys(&metrics[0], &["step", "samples", "value", "time"]);
+    // They may come after the job's end.
+    let point = wait_for("a validation loss", Duration::from_secs(20), || {
+        rsctl.read(&["metrics", "--json", &id, "--tag", "val/loss"]).as_array()?.first().cloned()
+    });
+    has_keys(&point, &["step", "samples", "value", "time"]);
     let checkpoints = rsctl.call(&["checkpoints", "list", "--json", &id]).expect_code(0).json();
     has_keys(
         &checkpoints[0],

@@ -51,9 +51,16 @@ fn this_machine_can_train_and_an_output_folder_that_cannot_be_written_fails() {
 fn workers_reach_each_other_until_one_stands_still() {
     let cluster = Cluster::start(&[1, 1]);
     let rsctl = cluster.rsctl();
-    let answer = rsctl.call(&["doctor", "--json"]);
-    is_well_formed(&answer);
-    let checks = answer.json();
+    let look = || {
+        let answer = rsctl.call(&["doctor", "--json"]);
+        is_well_formed(&answer);
+        answer.json()
+    };
+    let mut checks = look();
+    // Each worker has 3 s to reach the other: once more, where the machine had other work.
+    if check(&checks, "peers")["status"] != "ok" {
+        checks = look();
+    }
     for id in ["coordinator", "clock", "worker:w0", "worker:w1", "peers"] {
         assert_eq!(check(&checks, id)["status"], "ok", "{checks:#}");
     }
@@ -61,7 +68,7 @@ fn workers_reach_each_other_until_one_stands_still() {
 
     cluster.workers[1].signal(Signal::SIGSTOP);
     wait_for("a lost worker", Duration::from_secs(20), || {
-        let rows = rsctl.call(&["workers", "--json"]).expect_code(0).json();
+        let rows = rsctl.read(&["workers", "--json"]);
         rows.as_array()?
             .iter()
             .any(|row| row["name"] == "w1" && row["state"] != "ready")

@@ -21,10 +21,11 @@ fn running_job(cluster: &Cluster) -> String {
     id
 }
 
-/// With saves on the way, at which it can be held. Gives the job file and where its checkpoints go.
+/// With saves on the way, at which it can be held; all of them stay, for whoever looks late. Gives
+/// the job file and where its checkpoints go.
 fn long_job(cluster: &Cluster, name: &str) -> (String, PathBuf) {
     let root = cluster.path().join(name);
-    let checkpoint = format!("every-steps = 20\ndir = {root:?}");
+    let checkpoint = format!("every-steps = 20\nkeep-last = 100\ndir = {root:?}");
     let job = TinyJob { max_steps: 600, checkpoint, ..TinyJob::default() };
     (cluster.write(&format!("{name}.toml"), &job.toml()), root)
 }

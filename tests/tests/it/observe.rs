@@ -26,13 +26,19 @@ print(json.dumps({"ready": ready, "text": read("*/*", text),
     "openmetrics": read("application/openmetrics-text; version=1.0.0", openmetrics)}))
 "#;
 
+const POINTS: &str = "rustspeed_metric_points_received_total{}";
+
 #[test]
 fn prometheus_reads_what_a_cluster_did() {
     let cluster = Cluster::start(&[2]);
     let id = cluster.submit(&cluster.write("job.toml", &TinyJob::default().toml()));
     cluster.wait_for_state(&id, "succeeded");
-    let scraped: serde_json::Value =
-        serde_json::from_str(&run_python(SCRAPE, &[&cluster.master])).unwrap();
+    // The last ones may come after the job's end.
+    let scraped = wait_for("the points of all steps", Duration::from_secs(30), || {
+        let scraped = run_python(SCRAPE, &[&cluster.master]);
+        let scraped: serde_json::Value = serde_json::from_str(&scraped).unwrap();
+        (scraped["text"][POINTS].as_f64()? > 20.0).then_some(scraped)
+    });
     assert_eq!(scraped["ready"], 200);
     for format in ["text", "openmetrics"] {
         let value = |name: &str| scraped[format][name].as_f64().unwrap_or_else(|| panic!("{name}"));
@@ -40,7 +46,7 @@ fn prometheus_reads_what_a_cluster_did() {
         assert_eq!(value(r#"rustspeed_slots{"state": "free"}"#), 2.0);
         assert_eq!(value(r#"rustspeed_trainers_ended_total{"end": "finished"}"#), 2.0);
         assert!(value("rustspeed_store_commit_seconds_count{}") >= 4.0);
-        assert!(value("rustspeed_metric_points_received_total{}") > 20.0);
+        assert!(value(POINTS) > 20.0);
         assert!(value("process_resident_memory_bytes{}") > 1e6);
     }
 }

@@ -127,7 +127,7 @@ fn kill_9_of_rsctl_leaves_nothing_within_seconds() {
     }
     running.signal(Signal::SIGKILL);
     let all: Vec<u32> = daemons.into_iter().chain(trainers).collect();
-    wait_for("the end of daemons and trainers", Duration::from_secs(5), || {
+    wait_for("the end of daemons and trainers", Duration::from_secs(20), || {
         all.iter().all(|pid| !is_alive(*pid)).then_some(())
     });
     drop(running);
@@ -136,7 +136,7 @@ fn kill_9_of_rsctl_leaves_nothing_within_seconds() {
 
 /// No process mentions the test's own folder in its command line or environment.
 fn nothing_is_left_of(folder: &str) {
-    wait_for("no process of this test", Duration::from_secs(5), || {
+    wait_for("no process of this test", Duration::from_secs(20), || {
         processes_with(folder).is_empty().then_some(())
     });
 }

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use tests::wait::wait_for;
+use tests::wait::{report, wait_for};
 
 use crate::slurm::{DRY_RUN, SUBMIT, command, tiny};
 use crate::slurm_site::{Site, allocations_of};
@@ -42,7 +42,8 @@ fn a_cancel_from_outside_is_noticed_and_the_job_goes_on_with_other_nodes() {
     site.slurm.succeed("scancel $job", &[("job", number)]);
     let began = Instant::now();
     site.wait_for("that its nodes go", &job, |status| status["attempts"][0]["ended_at"].is_u64());
-    assert!(began.elapsed() < Duration::from_secs(15), "{:?}", began.elapsed());
+    assert!(began.elapsed() < Duration::from_secs(60), "{:?}", began.elapsed());
+    report(&format!("noticed after {:.1?}", began.elapsed()));
     let again = site.wait_until_it_goes_on(&job);
     assert_ne!(allocations_of(&again), first, "{again:#}");
     assert!(again["attempts"][1]["resumed_at_step"].as_u64().unwrap_or(0) >= 20, "{again:#}");

@@ -7,6 +7,18 @@ use tests::job::TinyJob;
 use tests::process::Running;
 use tests::wait::wait_for;
 
+/// The steps of which `rsctl metrics` tells the loss, once it tells that of the last one: it may come
+/// after the job's end.
+fn told_steps(cluster: &Cluster, id: &str, last: u64) -> Vec<u64> {
+    wait_for("the loss of the last step", Duration::from_secs(20), || {
+        let ask = ["metrics", id, "--tag", "train/loss", "--format", "json"];
+        let losses = cluster.rsctl().read(&ask);
+        let steps = losses.as_array().unwrap().iter().map(|point| point["step"].as_u64().unwrap());
+        let steps: Vec<u64> = steps.collect();
+        (steps.last() == Some(&last)).then_some(steps)
+    })
+}
+
 #[test]
 fn a_job_runs_across_two_workers_and_watch_shows_it_to_the_end() {
     let cluster = Cluster::start(&[1, 1]);
@@ -22,12 +34,7 @@ fn a_job_runs_across_two_workers_and_watch_shows_it_to_the_end() {
     let rows = cluster.rsctl().call(&["jobs", "--json"]).expect_code(0).json();
     assert_eq!(rows.as_array().unwrap().len(), 1);
     let id = rows[0]["job_id"].as_str().unwrap();
-    let losses = cluster
-        .rsctl()
-        .call(&["metrics", id, "--tag", "train/loss", "--format", "json"])
-        .expect_code(0)
-        .json();
-    assert_eq!(losses.as_array().unwrap().len(), 20, "{losses}");
+    assert_eq!(told_steps(&cluster, id, 20).len(), 20);
     let logs = cluster.rsctl().call(&["logs", id]).expect_code(0);
     assert!(!logs.stdout.is_empty() || !logs.stderr.is_empty());
 }
@@ -109,15 +116,8 @@ fn a_coordinator_restart_stops_no_step_and_watch_reattaches() {
     });
     assert_eq!(done["attempt"], 1, "A11: the coordinator's death stops no running step");
     assert_eq!(watch.wait(Duration::from_secs(20)).code(), Some(0), "{}", watch.output());
-    let losses = cluster
-        .rsctl()
-        .call(&["metrics", &id, "--tag", "train/loss", "--format", "json"])
-        .expect_code(0)
-        .json();
-    let steps: Vec<u64> =
-        losses.as_array().unwrap().iter().map(|p| p["step"].as_u64().unwrap()).collect();
+    let steps = told_steps(&cluster, &id, 3000);
     assert!(steps.windows(2).all(|pair| pair[0] < pair[1]), "no doubles, in order");
-    assert_eq!(steps.last(), Some(&3000));
 }
 
 #[test]
