@@ -18,7 +18,7 @@ pub(crate) const CHUNK: usize = 512 * 1024;
 
 /// After so many bytes the kernel is asked to start writing back, so that the disk works while we
 /// still hash, and the last sync has little left to do.
-const WRITE_BACK_EVERY: u64 = 16 * 1024 * 1024;
+const WRITE_BACK_EVERY: u64 = 1024 * 1024;
 
 /// The disk, a quota or a limit on file sizes leaves no room.
 const FULL: [Errno; 3] = [Errno::ENOSPC, Errno::EDQUOT, Errno::EFBIG];
