@@ -124,7 +124,7 @@ impl Saver {
         urgency: Urgency,
         started: Instant,
     ) -> Result<(), Error> {
-        let patience = self.collective_timeout.saturating_mul(PATIENCE);
+        let patience = self.patience();
         let earlier = self.wait(patience)?;
         self.take(earlier, Urgency::Periodic)?;
         if self.saved_step == Some(state.step) {
@@ -192,6 +192,11 @@ impl Saver {
     /// How long the longest save took, all of it.
     pub(crate) fn slowest(&self) -> Duration {
         self.slowest
+    }
+
+    /// How long anybody waits for a save that does not get on.
+    pub(crate) fn patience(&self) -> Duration {
+        self.collective_timeout.saturating_mul(PATIENCE)
     }
 
     /// Training stood still for what a save had borrowed.

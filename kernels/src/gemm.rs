@@ -21,6 +21,17 @@ pub(crate) struct Product<'a> {
     pub(crate) depth: usize,
 }
 
+impl Product<'_> {
+    /// Whether both operands have all depths of this row, panel and segment.
+    fn reaches(&self, (row, panel): (usize, usize), segment: usize) -> bool {
+        let Self { left, right, depth, .. } = self;
+        let first = row * left.row + segment * left.segment;
+        let panel = panel * right.panel + segment * right.segment;
+        first + (depth - 1) * left.step < left.values.len()
+            && panel + depth * LANES <= right.values.len()
+    }
+}
+
 /// Element (row, segment, k) lies at `row * self.row + segment * self.segment + k * self.step`.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Left<'a> {
@@ -232,10 +243,11 @@ unsafe fn accumulate_by<S: Simd, const M: usize, const N: usize>(
 ) {
     let Product { left, right, segments, depth } = product;
     let strides = (left.row, right.panel);
-    // The panel after these comes while they are computed: each tile fetches its share of it, all
-    // of it where `UNROLL` tiles or more make a panel.
+    // The panel after these comes while they are computed: each tile fetches its share of it, so
+    // that `UNROLL` tiles or more fetch it all but for the rest of the depth.
     let share = row.div_ceil(S::ROWS) * (depth / UNROLL);
     for segment in 0..*segments {
+        debug_assert!(product.reaches((row + M - 1, panel + N - 1), segment));
         let left = left.values.as_ptr().wrapping_add(row * left.row + segment * left.segment);
         let panels = right.values.as_ptr().wrapping_add(segment * right.segment);
         let mut at = Cursor::new(left, panels.wrapping_add(panel * right.panel), strides);

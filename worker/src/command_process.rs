@@ -36,8 +36,11 @@ use end::Evidence;
 use place::{Attempt, Place};
 
 /// Once the process and its group are gone, their pipes have ended, unless something that left the
-/// group holds one.
-const DRAIN_DEADLINE: Duration = Duration::from_secs(1);
+/// group holds one: a second.
+const DRAIN_TURNS: u32 = 100;
+
+/// For the rest of the log to reach the disk.
+const CLOSE_DEADLINE: Duration = Duration::from_secs(1);
 
 /// The last lines go before the end, so that who sees the job end has all of them. A coordinator that
 /// is away must not hold up the end.
@@ -262,11 +265,8 @@ impl Running {
             }
         };
         self.hear_out(status, orders).await;
-        let until = Instant::now() + DRAIN_DEADLINE;
-        while let Ok(Some(line)) = tokio::time::timeout_at(until, streams.lines.recv()).await {
-            self.output.take(line);
-        }
-        self.output.close(DRAIN_DEADLINE).await;
+        self.output.drain(&mut streams.lines, DRAIN_TURNS).await;
+        self.output.close(CLOSE_DEADLINE).await;
         self.ended(status)
     }
 

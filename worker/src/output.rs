@@ -8,7 +8,7 @@ use proto::v1::LogLine;
 use service::tasks;
 use tokio::net::unix::pipe;
 use tokio::sync::mpsc;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout, timeout_at};
 use tracing::warn;
 
 use crate::capture::{self, Line};
@@ -18,6 +18,10 @@ use crate::trainer_process::Tools;
 
 /// Lines that were read and not taken yet; then the process waits.
 const LINES: usize = 64;
+
+/// What a dead process had said and written is taken in in turns of this length: a machine that
+/// stands still meanwhile uses up one of them, and not what there still is to read.
+pub(crate) const TURN: Duration = Duration::from_millis(10);
 
 #[derive(Debug)]
 pub(crate) struct Output {
@@ -59,6 +63,22 @@ impl Output {
             let text = format!("[{} lines are missing: slow disk]", self.lines_missing_in_file);
             if self.logs.write(&self.log_path, &text) {
                 self.lines_missing_in_file = 0;
+            }
+        }
+    }
+
+    /// Takes what the process had written before it died. Where something that it left behind writes
+    /// on, so many turns of it.
+    pub(crate) async fn drain(&mut self, lines: &mut mpsc::Receiver<Line>, turns: u32) {
+        for _ in 0..turns {
+            let until = Instant::now() + TURN;
+            // The clock is looked at here, too: a line that is there is given out whatever the time.
+            while Instant::now() < until {
+                match timeout_at(until, lines.recv()).await {
+                    Ok(Some(line)) => self.take(line),
+                    Ok(None) => return,
+                    Err(_) => break,
+                }
             }
         }
     }

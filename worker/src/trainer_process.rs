@@ -24,7 +24,7 @@ use tracing::{info, warn};
 use crate::capture::Line;
 use crate::cores::Claim;
 use crate::memory::Memory;
-use crate::output::{self, Output};
+use crate::output::{self, Output, TURN};
 use crate::rank_log::LogWriter;
 use crate::spawner::{Launch, Process, Spawned, Spawner};
 use crate::spool::{Key, Spool};
@@ -41,12 +41,8 @@ pub(crate) const LEAVE_DEADLINE: Duration = Duration::from_secs(2);
 /// A trainer that does not show its stacks by then is looked at from outside.
 const STACKS_DEADLINE: Duration = Duration::from_millis(4500);
 
-/// After the process is gone, what it had said and written is taken in in turns of this length: a
-/// machine that stands still meanwhile uses up one of them, and not what there still is to read.
-const TURN: Duration = Duration::from_millis(10);
-
 /// The link ends with the process, as nothing that it starts inherits it: the last word is read up
-/// to that, and only a fault of ours makes an end wait for a second.
+/// to that, and only a fault of ours makes an end wait for a second. In turns of [`TURN`].
 const LAST_WORD_TURNS: u32 = 100;
 
 /// For what need not end: a pipe that a grandchild holds open, the link of who never said hello.
@@ -441,15 +437,9 @@ impl Trainer {
                 Err(_) => turns += 1,
             }
         }
-        for _ in 0..DRAIN_TURNS {
-            let until = Instant::now() + TURN;
-            while let Ok(line) = tokio::time::timeout_at(until, lines.recv()).await {
-                match line {
-                    Some(line) => self.output.take(line),
-                    None => return,
-                }
-            }
-        }
+        // Who waited for a hello that never came has waited for lines as well.
+        let waited = if self.said_hello { 0 } else { turns };
+        self.output.drain(&mut lines, DRAIN_TURNS.saturating_sub(waited).max(1)).await;
     }
 
     fn ended(&mut self, status: Option<ExitStatus>) -> Ended {

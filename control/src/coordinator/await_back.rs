@@ -104,7 +104,6 @@ impl Machine {
             last_heard_unix: now.unix,
             lease: self.config.lease,
             deadline,
-            is_forgiven: false,
             pinged_at: None,
             stragglers: Default::default(),
             awaited_by: Default::default(),

@@ -88,8 +88,6 @@ pub(super) struct LiveWorker {
     pub(super) lease: Duration,
     /// End of the lease; of a lost or departed worker: when it is forgotten.
     pub(super) deadline: Duration,
-    /// Since it was last heard this process slept, and gave it another lease for that.
-    pub(super) is_forgiven: bool,
     /// Another worker wants this name: when this one was asked for a sign of life.
     pub(super) pinged_at: Option<Duration>,
     /// Trainers that must die and are not confirmed dead. While there are any, their slots are not

@@ -211,7 +211,6 @@ impl Machine {
             last_heard_unix: now.unix,
             lease,
             deadline: now.uptime + lease,
-            is_forgiven: false,
             pinged_at: None,
             stragglers: Default::default(),
             awaited_by: Default::default(),

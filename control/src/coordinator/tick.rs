@@ -40,17 +40,16 @@ impl Machine {
         Some(if has_leases { next.min(now.uptime + self.config.heartbeat()) } else { next })
     }
 
-    /// Workers get a whole lease again, once until they are heard: a process that is late all the
-    /// time finds the dead, too, one lease later.
+    /// Of a lease only the time counts in which this process was awake, and could hear. One that is
+    /// late all the time finds the dead, too, only later.
     pub(super) fn forgive_own_sleep(&mut self, now: Now) {
         let Some(due) = self.live.wake_at else { return };
         let slept = now.uptime.saturating_sub(due);
         if slept <= SLEPT.min(self.config.heartbeat()) {
             return;
         }
-        for worker in self.live.workers.values_mut().filter(|w| !w.is_forgiven) {
-            worker.deadline = worker.deadline.max(now.uptime + worker.lease);
-            worker.is_forgiven = true;
+        for worker in self.live.workers.values_mut() {
+            worker.deadline += slept;
         }
     }
 

@@ -224,7 +224,6 @@ impl Machine {
             worker.last_heard = now.uptime;
             worker.last_heard_unix = now.unix;
             worker.deadline = now.uptime + worker.lease;
-            worker.is_forgiven = false;
         }
     }
 }

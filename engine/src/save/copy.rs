@@ -56,6 +56,8 @@ impl StateCopy {
     /// weights of the best validation, where they are not the present ones. A copy is always of the
     /// same `zero`. It is whole after [`StateCopy::complete`].
     pub(super) fn fill(&mut self, zero: &mut Zero, best: Option<&Snapshot>) -> Result<(), Error> {
+        // What it still had of an earlier state is of no use any more.
+        self.borrowed = None;
         let loan = zero.lend();
         let (zero, mut places) = (&*zero, Vec::new());
         self.used = 0;

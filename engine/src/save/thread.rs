@@ -1,7 +1,8 @@
 //! The save thread: writes this rank's shard, or streams it to rank 0, votes, and on rank 0
 //! commits.
 //!
-//! Promise: every rank learns the same outcome of a save. Refusal: sees copies, never the state.
+//! Promise: every rank learns the same outcome of a save. Refusal: sees of the state what was lent
+//! for the copy, and before anything else.
 
 use std::sync::mpsc::{Receiver, SyncSender};
 use std::time::{Duration, Instant};

@@ -1,7 +1,7 @@
 //! One optimizer step.
 
 use std::sync::atomic::Ordering;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tch::Tensor;
 
@@ -62,13 +62,28 @@ impl Trainer {
         self.measure.end_counting(counting);
         let agreed = self.agree(loss, factor)?;
         let rate = self.schedule.rate(self.state.updates());
+        let mut saving = Duration::ZERO;
         if agreed.is_finite() {
+            saving = self.recall()?;
             self.update(agreed, rate, factor)?;
         } else {
             self.skip(agreed)?;
         }
-        self.tell_step(batch, Told { agreed, rate, loss_scale, started });
+        // Saves are no part of a step.
+        self.tell_step(batch, Told { agreed, rate, loss_scale, started: started + saving });
         Ok(agreed.stop_asked)
+    }
+
+    /// Waits for a save that still copies what the update changes. Returns how long.
+    fn recall(&mut self) -> Result<Duration, Error> {
+        if !self.zero.has_lent() {
+            return Ok(Duration::ZERO);
+        }
+        let (started, patience) = (Instant::now(), self.saver.patience());
+        self.measure.breakdown.time(Phase::Save, || self.zero.recall(patience))?;
+        let waited = started.elapsed();
+        self.saver.waited(waited);
+        Ok(waited)
     }
 
     fn update(&mut self, agreed: Agreement, rate: f64, factor: f64) -> Result<(), Error> {
@@ -79,10 +94,6 @@ impl Trainer {
             gradient_scale: clip_coefficient(clipping, agreed.grad_norm) / factor as f32,
             betas: self.schedule.betas(self.state.updates()),
         };
-        // A save may still be copying what changes now.
-        let waited = self.zero.recall();
-        self.saver.waited(waited);
-        self.measure.breakdown.add(Phase::Save, waited.as_secs_f64());
         self.measure
             .breakdown
             .time(Phase::Optimizer, || self.zero.update(update))

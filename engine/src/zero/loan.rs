@@ -2,7 +2,7 @@
 //! update, so the copy has a forward and a backward to be made in.
 //!
 //! Promise: what is lent stays as it is until it is given back; who is about to change it waits for
-//! that, and how long is counted. Refusal: copies nothing.
+//! that, not for ever, and how long is counted. Refusal: copies nothing.
 
 use std::ops::Range;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -76,16 +76,21 @@ impl Desk {
         self.given_back.notify_all();
     }
 
-    /// Waits until the loan is back. Returns how long that took.
-    pub(super) fn wait(&self) -> Duration {
+    /// Waits until the loan is back; false: it was not, for as long as `patience`.
+    pub(super) fn wait(&self, patience: Duration) -> bool {
         let mut ledger = self.ledger();
         if !ledger.is_back {
             ledger.waiting_since = Some(Instant::now());
         }
-        while !ledger.is_back {
-            ledger = self.given_back.wait(ledger).unwrap_or_else(PoisonError::into_inner);
-        }
-        ledger.waited
+        let is_out = |ledger: &mut Ledger| !ledger.is_back;
+        let waited = self.given_back.wait_timeout_while(ledger, patience, is_out);
+        let (ledger, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        ledger.is_back
+    }
+
+    #[cfg(test)]
+    pub(crate) fn is_waited_for(&self) -> bool {
+        self.ledger().waiting_since.is_some()
     }
 
     /// How long the loan was waited for; final once it is back.
@@ -98,24 +103,30 @@ impl Desk {
 mod tests {
     use super::*;
 
+    /// Far above what anything here takes.
+    const PATIENCE: Duration = Duration::from_secs(30);
+
     #[test]
     fn who_changes_what_is_lent_waits_for_it_and_the_wait_is_counted() {
         let mut states = Arc::new(vec![vec![1.0, 2.0, 3.0]]);
         let loan = Loan::new(vec![states.clone()]);
         let desk = loan.desk();
         let place = Place { bucket: 0, state: 0, range: 1..3 };
-        let held = Duration::from_millis(50);
+        assert!(Arc::get_mut(&mut states).is_none());
+        assert!(!desk.wait(Duration::from_millis(1)), "nobody gives it back");
         let borrower = std::thread::spawn(move || {
-            std::thread::sleep(held);
+            while !loan.desk().is_waited_for() {
+                std::thread::yield_now();
+            }
             assert_eq!(loan.read(&place), [2.0, 3.0]);
         });
-        assert!(Arc::get_mut(&mut states).is_none());
-        let waited = desk.wait();
+        assert!(desk.wait(PATIENCE));
         assert!(Arc::get_mut(&mut states).is_some(), "it is ours alone again");
         borrower.join().unwrap();
-        // The borrower may have slept a part of it before the wait began.
-        assert!(waited <= desk.waited() && !waited.is_zero(), "{waited:?}");
-        assert_eq!(desk.wait(), waited, "what is back is not waited for");
+        assert!(!desk.waited().is_zero());
+        let waited = desk.waited();
+        assert!(desk.wait(PATIENCE), "what is back is not waited for");
+        assert_eq!(desk.waited(), waited);
     }
 
     #[test]
@@ -126,7 +137,7 @@ mod tests {
             let _held = loan;
             panic!("as a save thread might");
         });
-        desk.wait();
+        assert!(desk.wait(PATIENCE));
         assert!(borrower.join().is_err());
     }
 }

@@ -102,10 +102,9 @@ impl Zero {
         Place { bucket: slice.bucket, state: self.slot(name), range: start..start + slice.len }
     }
 
-    /// Lends the optimizer's states, where they are in the host's memory, and waits for an earlier
-    /// loan to come back. The next update waits for this one: see [`Zero::recall`].
+    /// Lends the optimizer's states, where they are in the host's memory. An earlier loan is back.
+    /// Before they change next, this one must be: see [`Zero::recall`].
     pub(crate) fn lend(&mut self) -> Option<Loan> {
-        self.recall();
         let host = |states: &States| match states {
             States::Host(states) => Some(Arc::clone(states)),
             States::Device(_) => None,
@@ -123,9 +122,19 @@ impl Zero {
         }
     }
 
-    /// Waits until nothing is lent: what comes next changes it. Returns how long that took.
-    pub(crate) fn recall(&mut self) -> Duration {
-        self.loan.take().map_or(Duration::ZERO, |desk| desk.wait())
+    /// Whether something was lent since the last [`Zero::recall`].
+    pub(crate) fn has_lent(&self) -> bool {
+        self.loan.is_some()
+    }
+
+    /// Waits until nothing is lent: what comes next changes it.
+    pub(crate) fn recall(&mut self, patience: Duration) -> Result<(), Error> {
+        let is_back = self.loan.as_ref().is_none_or(|desk| desk.wait(patience));
+        if !is_back {
+            return Err(Error::SaveHangs { after: patience });
+        }
+        self.loan = None;
+        Ok(())
     }
 
     /// Shows the elements of a slice of [`Zero::owned`] in a snapshot.
@@ -142,14 +151,13 @@ impl Zero {
         taken.map_err(Error::torch("read the best weights"))
     }
 
-    /// Sets the elements of a slice of [`Zero::held`].
+    /// Sets the elements of a slice of [`Zero::held`], of which nothing is lent.
     pub(crate) fn write(
         &mut self,
         kind: StateKind,
         slice: &Slice,
         values: &[f32],
     ) -> Result<(), Error> {
-        self.recall();
         let written = match kind {
             StateKind::Parameter => {
                 let start = self.parameter_start(slice);

@@ -16,8 +16,7 @@ pub(super) struct Backward<'a> {
 }
 
 /// Rows (steps times batch) whose gate gradients are kept at once, and which one pass over the
-/// weights' gradients sums: a panel of them and the columns that they meet share the innermost
-/// cache.
+/// weights' gradients sums: fewer would have those sums come and go more often.
 const CHUNK_ROWS: usize = 256;
 /// Runs of sixteen gate gradients that one pass over the hidden state's gradient sums: their
 /// panel of weights takes half of the innermost cache.

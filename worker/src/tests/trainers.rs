@@ -7,7 +7,7 @@ use proto::v1::worker_message::Kind as Heard;
 use proto::v1::{Empty, FetchOrder, StopJob, TrainerEnd, trainer_end};
 
 use super::coordinator::{Coordinator, eventually};
-use super::script::{LIBTORCH, Script};
+use super::script::{LIBTORCH, OBEYED, Script};
 use super::setup::{Folders, JOB, SLOTS, Worker, acknowledge, csv, hand_out_table, meet, start};
 use crate::config::Config;
 use crate::libtorch::Libtorch;
@@ -147,8 +147,11 @@ async fn a_stop_is_obeyed_or_enforced() {
         let asked_at = Instant::now();
         coordinator.say(stop(0, false, 0));
         coordinator.say(order);
-        assert_eq!(kind(coordinator.ended().await.end), stopped);
+        let end = coordinator.ended().await;
         let took = asked_at.elapsed();
+        // One that had to be killed says nothing.
+        assert_eq!(end.summary_json, if script == Script::Obey { OBEYED } else { "" });
+        assert_eq!(kind(end.end), stopped);
         let least = Duration::from_millis(at_least_ms);
         // Far less than the first one's grace.
         assert!(took >= least && took < least + Duration::from_secs(8), "{script:?}: {took:?}");

@@ -71,11 +71,15 @@ fn what_changes_after_the_boundary_does_not_reach_a_copy_that_is_completed_later
             let before = expected(&zero);
             copy.fill(&mut zero, None).unwrap();
             assert!(!copy.borrowed.as_ref().unwrap().places.is_empty(), "Adam has states");
+            let desk = copy.desk.clone().unwrap();
             let saving = std::thread::spawn(move || {
-                std::thread::sleep(std::time::Duration::from_millis(30));
+                while !desk.is_waited_for() {
+                    std::thread::yield_now();
+                }
                 copy.complete();
                 copy
             });
+            zero.recall(std::time::Duration::from_secs(30)).unwrap();
             change(&mut zero, 2.0);
             let copy = saving.join().unwrap();
             let (_, values): (Vec<_>, Vec<_>) = look(&copy).into_iter().unzip();
