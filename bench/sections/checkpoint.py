@@ -1,4 +1,5 @@
-"""Checkpoints: how long training stands still for one, and how fast it is written.
+"""Checkpoints: how long training stands still for one, what it loses in all (copy, hash and write
+take their share of the cores while it goes on), and how fast it is written.
 
 Ours are the saves of a real run of 2 ranks, which goes on training meanwhile; the peer is
 `torch.save` of the same state with nothing else to do, and `dd conv=fsync` of as many bytes. All
@@ -7,8 +8,10 @@ example `bandwidth` of the room `checkpoint`, against a plain write and fsync.
 """
 
 import re
+import statistics
 
-from .common import Failed, environment, finish, json_lines, output, run_job, table, temporary_folder
+from .common import (Failed, csv_rows, environment, finish, json_lines, output, run_job, table,
+                     temporary_folder)
 
 # 9 MB and 151 MB of fp32 parameters and two moments.
 HIDDEN = [256, 1024]
@@ -53,7 +56,18 @@ def ours(context, folder, hidden):
              for found in COMMITTED.finditer(log)]
     if len(saves) != SAVES + 1:
         raise Failed(f"{len(saves)} checkpoints in the log of {status['job_id']}, not {SAVES + 1}")
+    steps = [float(row["step_seconds"]) for row in csv_rows(status, "steps")]
+    for save, slower in zip(saves, slowdowns(steps, every)):
+        save["lost_s"] = save["stall_s"] + slower
     return saves
+
+
+def slowdowns(steps, every):
+    """How much longer the steps after each save took, but the last's, than those long after it."""
+    windows = [steps[at:at + every] for at in range(every, len(steps), every)]
+    half = every // 2
+    usual = statistics.median(step for window in windows for step in window[half:])
+    return [sum(window[:half]) - half * usual for window in windows]
 
 
 def torch_save(context, folder, hidden):
@@ -89,7 +103,7 @@ def measure(context):
         rows.append(row)
         lines.append(line)
     table(["training stands still", "first save ms", "later ms", "worst ms", "torch.save ms", "later/torch.save",
-           "torch.save + fsync ms"], rows)
+           "torch.save + fsync ms", "lost in all ms", "in all/(torch.save + fsync)"], rows)
     table(["written while 2 ranks train", "save ms", "MB/s", "dd fsync MB/s", "save/dd"], lines)
     results["alone"] = alone(context)
     return results
@@ -104,8 +118,10 @@ def summarise(median, rounds):
     peer = median(seconds for found in rounds for seconds in found["peer"]["save_s"])
     durable = median(a + b for found in rounds for a, b in zip(found["peer"]["save_s"], found["peer"]["fsync_s"]))
     worst = max(save["stall_s"] for save in later)
+    lost = median(save["lost_s"] for save in later if "lost_s" in save)
     row = [name, f"{first * 1e3:.2f}", f"{stall * 1e3:.2f}", f"{worst * 1e3:.2f}", f"{peer * 1e3:.1f}",
-           f"{stall / peer:.3f} (wanted {LIMITS['stall']})", f"{durable * 1e3:.1f}"]
+           f"{stall / peer:.3f} (wanted {LIMITS['stall']})", f"{durable * 1e3:.1f}", f"{lost * 1e3:.0f}",
+           f"{lost / durable:.2f}"]
     save = median(save["save_s"] for save in later)
     limit = median(found["peer"]["bytes"] / seconds for found in rounds for seconds in found["dd_s"])
     line = [name, f"{save * 1e3:.0f}", f"{size / save / 1e6:.0f}", f"{limit / 1e6:.0f}",
