@@ -46,9 +46,14 @@ test-peers: build
 # SOAK_MINUTES at the latest, and the order of its cases is that of RUSTSPEED_SOAK_SEED, if given.
 SOAK ?= soak_
 SOAK_MINUTES ?= 60
+# The same three builds as `make test`: after it nothing is built again.
+soak: export RUSTSPEED_SOAK = 1
+soak: export RUSTSPEED_SOAK_MINUTES = $(SOAK_MINUTES)
+soak: LONG_FORMS = --nocapture --test-threads 1 $(SOAK)
 soak: build
-	RUSTSPEED_SOAK=1 RUSTSPEED_SOAK_MINUTES=$(SOAK_MINUTES) $(CARGO) test --workspace --lib --bins --tests -- \
-		--nocapture --test-threads 1 $(SOAK)
+	$(CARGO) test -q -- $(LONG_FORMS)
+	$(CARGO) test -q -p engine -p trainer -- $(LONG_FORMS)
+	$(CARGO) test -q -p tests -- $(LONG_FORMS)
 
 bench: setup
 	$(CARGO) build --release -p coordinator -p worker -p trainer -p rsctl $(BINARIES)
