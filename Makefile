@@ -61,6 +61,7 @@ bench: setup
 	python3 bench/run.py --bin-dir $(CARGO_TARGET_DIR)/release $(BENCH_ARGS)
 
 # What goes elsewhere finds libtorch beside itself only (trainer/build.rs).
+portable: export WITHOUT_TESTS = 1
 portable: setup
 	RUSTSPEED_PORTABLE=1 $(CARGO) build --release --locked -p coordinator -p worker -p trainer -p rsctl $(BINARIES)
 

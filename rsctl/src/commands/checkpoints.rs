@@ -111,7 +111,7 @@ struct PruneArgs {
     /// Keep the newest N
     #[arg(long, value_name = "N", default_value_t = KEEP.last)]
     keep_last: u32,
-    /// Keep the best N by validation loss
+    /// Keep the best N by validation loss, where there is none by training loss
     #[arg(long, value_name = "N", default_value_t = KEEP.best)]
     keep_best: u32,
     /// Also remove what a resume from an older checkpoint set aside (`aside-step-...`)

@@ -20,7 +20,7 @@ use crate::{clock, job, render};
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Of a job that failed, the rank that failed first comes first. Kept are the last 1 MiB of each rank
-of the running attempt and the last 64 KiB of each rank of earlier ones; the whole is in the job's
+of the running attempt and the last 64 KiB of each rank of earlier ones; more is in the job's
 logs folder (rsctl fetch JOB logs).
 
 Examples:

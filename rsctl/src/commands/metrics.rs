@@ -36,8 +36,9 @@ Examples:
   rsctl metrics co2 --tag train/loss --json | jq '.[-1].value'
   rsctl metrics co2 --tag val/loss -f                 as they come, one JSON object a line
 
-Tags: train/loss val/loss train/lr train/grad-norm train/samples-per-second
-      train/step-seconds train/loss-scale system/rss-bytes")]
+Tags: train/loss val/loss val/accuracy train/lr train/grad-norm train/samples-per-second
+      train/step-seconds train/loss-scale system/rss-bytes rank/compute-seconds
+      rank/wait-seconds; docs/operations.md has all")]
 pub(crate) struct Args {
     /// The job's id or a unique prefix of it
     job: String,

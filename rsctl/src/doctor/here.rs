@@ -194,8 +194,8 @@ fn nccl(node: &NodeFacts) -> Check {
         (Some(version), _) => Check::ok("nccl", format!("{version} ({})", node.nccl.place)),
         (None, false) => Check::ok("nccl", "none, and ranks on cores do not use it"),
         (None, true) => {
-            let hint = "make setup DEVICE=cuda, or RUSTSPEED_NCCL_LIB=/path/to/libnccl.so.2; no \
-                        job uses it yet";
+            let hint = "make setup DEVICE=cuda, or RUSTSPEED_NCCL_LIB=/path/to/libnccl.so.2; jobs \
+                        of several ranks on GPUs need it";
             Check::warn("nccl", format!("none: {}", node.nccl.place), hint)
         }
     }
