@@ -7,7 +7,9 @@
 use std::cell::RefCell;
 use std::ffi::{CStr, c_char, c_void};
 use std::rc::Rc;
+use std::sync::OnceLock;
 
+use kernels::InstructionSet;
 use tch::Tensor;
 
 use crate::device::Device;
@@ -156,6 +158,23 @@ pub(crate) fn cpu_capability() -> Result<String, Error> {
     let capability = unsafe { rustspeed_cpu_capability(&raw mut message) };
     check("ask for the CPU capability", message)?;
     Ok(take(capability).unwrap_or_default())
+}
+
+/// What our kernels compute with: the best of this CPU that libtorch uses, too. So libtorch's variable
+/// `ATEN_CPU_CAPABILITY=avx2` makes a node with AVX-512 give the bits of one without (A12).
+pub(crate) fn kernel_instructions() -> InstructionSet {
+    static FOUND: OnceLock<InstructionSet> = OnceLock::new();
+    *FOUND.get_or_init(|| {
+        // A libtorch that cannot say it has been refused before ([`libtorch`]).
+        let too_wide: &[&str] = match cpu_capability().unwrap_or_default().as_str() {
+            "DEFAULT" => &["avx2", "avx512"],
+            "AVX2" => &["avx512"],
+            _ => &[],
+        };
+        let mut sets = InstructionSet::available();
+        sets.retain(|set| !too_wide.contains(&set.name()));
+        sets.pop().unwrap_or_else(InstructionSet::best)
+    })
 }
 
 /// The libtorch that this was built with and its kernels here, such as `2.11.0, AVX512`.

@@ -8,6 +8,11 @@
 
 use crate::simd::{Kernel, LANES, Simd};
 
+/// Of the tallest tile.
+const MOST_ROWS: usize = 8;
+/// Rows that are reached from one address: a load adds none, one or two strides to it.
+const ROWS_OF_ADDRESS: usize = 3;
+
 /// Depths that one turn of the innermost loop takes.
 const UNROLL: usize = 4;
 
@@ -164,7 +169,9 @@ impl Multiply<'_> {
                     3 => self.tile::<S, 3, 1>(simd, row, panel),
                     4 => self.tile::<S, 4, 1>(simd, row, panel),
                     5 => self.tile::<S, 5, 1>(simd, row, panel),
-                    _ => self.tile::<S, 6, 1>(simd, row, panel),
+                    6 => self.tile::<S, 6, 1>(simd, row, panel),
+                    7 => self.tile::<S, 7, 1>(simd, row, panel),
+                    _ => self.tile::<S, 8, 1>(simd, row, panel),
                 }
             }
             row += count;
@@ -175,7 +182,7 @@ impl Multiply<'_> {
 impl Kernel for Multiply<'_> {
     #[inline(always)]
     fn run<S: Simd>(mut self, simd: S) {
-        const { assert!(S::ROWS <= 6, "`panel` has tiles of up to six rows") };
+        const { assert!(S::ROWS <= MOST_ROWS, "`panel` has no taller tiles") };
         self.check();
         let panels = self.target.panels;
         // SAFETY: `check` has passed; each call stays within the rows and panels it measured.
@@ -271,10 +278,10 @@ unsafe fn accumulate_by<S: Simd, const M: usize, const N: usize>(
 
 /// Where a tile reads its operands at one depth.
 struct Cursor {
-    /// Of the first row, and of the fourth: the two rows after each are addresses that a load
-    /// computes by itself. Of what the core decodes, half is another thread's where two share it, and
-    /// a loop that does more than load and multiply then waits for that.
-    left: [*const f32; 2],
+    /// Of every third row: the two rows after each are addresses that a load computes by itself. Of
+    /// what the core decodes, half is another thread's where two share it, and a loop that does more
+    /// than load and multiply then waits for that. What a tile does not need is compiled away.
+    left: [*const f32; MOST_ROWS.div_ceil(ROWS_OF_ADDRESS)],
     right: *const f32,
     /// From a row to the next, from a panel to the next.
     strides: (usize, usize),
@@ -283,12 +290,18 @@ struct Cursor {
 impl Cursor {
     #[inline(always)]
     fn new(left: *const f32, right: *const f32, strides: (usize, usize)) -> Self {
-        Self { left: [left, left.wrapping_add(3 * strides.0)], right, strides }
+        let mut found = Self { left: [left; _], right, strides };
+        for (index, at) in found.left.iter_mut().enumerate() {
+            *at = at.wrapping_add(ROWS_OF_ADDRESS * index * strides.0);
+        }
+        found
     }
 
     #[inline(always)]
     fn advance(&mut self, step: usize) {
-        self.left = [self.left[0].wrapping_add(step), self.left[1].wrapping_add(step)];
+        for at in &mut self.left {
+            *at = at.wrapping_add(step);
+        }
         self.right = self.right.wrapping_add(LANES);
     }
 
@@ -308,7 +321,9 @@ impl Cursor {
         }
         for (m, sums) in sums.iter_mut().enumerate() {
             // SAFETY: the caller's promise.
-            let factor = simd.splat(unsafe { *self.left[m / 3].add(m % 3 * row) });
+            let left = unsafe { self.left[m / ROWS_OF_ADDRESS].add(m % ROWS_OF_ADDRESS * row) };
+            // SAFETY: as above.
+            let factor = simd.splat(unsafe { *left });
             for n in 0..N {
                 sums[n] = simd.mul_add(factor, columns[n], sums[n]);
             }

@@ -1,10 +1,10 @@
 //! Vectors of sixteen floats on whatever the CPU has. The loops above are written once, against
 //! [`Simd`], and compiled once per instruction set.
-//!
-//! AVX-512 is left out until a machine that has it runs the tests.
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
 mod portable;
 
 /// Floats of a vector: one cache line.
@@ -23,6 +23,8 @@ enum Kind {
     Portable(portable::Portable),
     #[cfg(target_arch = "x86_64")]
     Avx2(avx2::Avx2),
+    #[cfg(target_arch = "x86_64")]
+    Avx512(avx512::Avx512),
 }
 
 impl InstructionSet {
@@ -35,16 +37,21 @@ impl InstructionSet {
     pub fn available() -> Vec<Self> {
         let mut found = vec![Self(Kind::Portable(portable::Portable))];
         #[cfg(target_arch = "x86_64")]
-        found.extend(avx2::Avx2::detect().map(|set| Self(Kind::Avx2(set))));
+        {
+            found.extend(avx2::Avx2::detect().map(|set| Self(Kind::Avx2(set))));
+            found.extend(avx512::Avx512::detect().map(|set| Self(Kind::Avx512(set))));
+        }
         found
     }
 
-    /// `portable` or `avx2`.
+    /// `portable`, `avx2` or `avx512`.
     pub fn name(self) -> &'static str {
         match self.0 {
             Kind::Portable(_) => "portable",
             #[cfg(target_arch = "x86_64")]
             Kind::Avx2(_) => "avx2",
+            #[cfg(target_arch = "x86_64")]
+            Kind::Avx512(_) => "avx512",
         }
     }
 
@@ -54,6 +61,8 @@ impl InstructionSet {
             Kind::Portable(set) => program.run(set),
             #[cfg(target_arch = "x86_64")]
             Kind::Avx2(set) => program.run(set),
+            #[cfg(target_arch = "x86_64")]
+            Kind::Avx512(set) => program.run(set),
         }
     }
 }

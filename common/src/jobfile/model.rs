@@ -138,8 +138,8 @@ fn recurrent(section: &Section<'_>, context: &Context<'_>, data: data::Kind) -> 
 }
 
 /// What `auto` comes to; each rank decides, because only it knows its CPU.
-const LSTM_KERNEL: &str = "default: native in fp32 with one thread per rank on CPUs with AVX2 and \
-                           without AVX-512, else libtorch";
+const LSTM_KERNEL: &str = "default: native in fp32 with one thread per rank on CPUs with AVX2 or \
+                           AVX-512, else libtorch";
 const GRU_KERNEL: &str = "default: libtorch, as for every gru";
 
 fn kernel(section: &Section<'_>, default: &str) -> RecurrentKernel {

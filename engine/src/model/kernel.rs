@@ -3,7 +3,6 @@
 //! The choice follows from the job and the CPU alone, so that equal machines give equal bits (A12).
 
 use common::spec::{Model, RecurrentKernel};
-use kernels::InstructionSet;
 use tch::{Device, Kind, Tensor};
 
 use super::Error;
@@ -39,9 +38,8 @@ impl Kernel {
     }
 }
 
-/// `auto` is ours where it was measured to be faster: LSTM layers on one thread of a CPU whose best
-/// instructions are AVX2's. With AVX-512 libtorch has the wider ones, and with more threads it
-/// uses them all.
+/// `auto` is ours where it was measured to be faster: LSTM layers on one thread of a CPU with AVX2 or
+/// AVX-512. More threads libtorch uses all.
 pub(super) fn choose(asked: RecurrentKernel, cell: Cell) -> Result<Kernel, Error> {
     match (asked, cell) {
         (RecurrentKernel::Libtorch, _) | (RecurrentKernel::Auto, Cell::Gru) => Ok(Kernel::Libtorch),
@@ -50,9 +48,8 @@ pub(super) fn choose(asked: RecurrentKernel, cell: Cell) -> Result<Kernel, Error
             Error::setting("model.kernel", "native", "libtorch or auto: only an LSTM has our own")
         }
         (RecurrentKernel::Auto, Cell::Lstm) => {
-            let has_avx2 = InstructionSet::best().name() == "avx2";
-            let is_faster =
-                has_avx2 && native::cpu_capability()? == "AVX2" && tch::get_num_threads() == 1;
+            let has_vectors = native::kernel_instructions().name() != "portable";
+            let is_faster = has_vectors && tch::get_num_threads() == 1;
             Ok(if is_faster { Kernel::NativeIfFp32 } else { Kernel::Libtorch })
         }
     }
@@ -68,7 +65,7 @@ pub(crate) fn instruction_set(model: &Model, weights: Kind) -> Result<String, Er
     };
     let libtorchs = native::cpu_capability()?;
     Ok(if kernel.is_native_for_kind(weights) {
-        format!("{libtorchs}, lstm kernel {}", InstructionSet::best().name())
+        format!("{libtorchs}, lstm kernel {}", native::kernel_instructions().name())
     } else {
         libtorchs
     })

@@ -9,11 +9,11 @@ use std::cell::RefCell;
 use std::ffi::c_char;
 use std::slice;
 
+use kernels::Scratch;
 use kernels::lstm::{Direction, Gradients, Inputs, Kept, Lstm, Rows, Shape, Taped, Weights};
-use kernels::{InstructionSet, Scratch};
 use tch::{Device, Kind, Tensor};
 
-use super::{Error, check};
+use super::{Error, check, kernel_instructions};
 
 /// `[4h, f]`, `[4h, h]`, `[4h]`, `[4h]`.
 #[derive(Debug, Clone, Copy)]
@@ -77,7 +77,7 @@ fn plan(inputs: [&Tensor; 5], direction: Direction) -> Result<Lstm, Error> {
     // Sizes of tensors are not negative.
     let [time, batch, inputs, hidden] = [time, batch, features, hidden].map(|size| size as usize);
     let shape = Shape { time, batch, inputs, hidden };
-    Lstm::new(shape, direction, InstructionSet::best())
+    Lstm::new(shape, direction, kernel_instructions())
         .map_err(|error| Error { operation: OPERATION, message: error.to_string() })
 }
 
@@ -211,7 +211,7 @@ impl Call {
         let [time, batch, inputs, hidden] = [time, batch, inputs, hidden].map(|size| size as usize);
         let direction = if reverse == 0 { Direction::Forward } else { Direction::Reverse };
         let shape = Shape { time, batch, inputs, hidden };
-        Lstm::new(shape, direction, InstructionSet::best())
+        Lstm::new(shape, direction, kernel_instructions())
     }
 
     fn weight_lengths(&self) -> [usize; 3] {

@@ -25,7 +25,7 @@ fn sine_has_the_defaults_of_the_basic_lstm_example() {
             resources.threads-per-rank = 1  # default
             resources.transport = "auto"  # default
             model.kind = "lstm"  # default
-            model.kernel = "auto"  # default: native in fp32 with one thread per rank on CPUs with AVX2 and without AVX-512, else libtorch
+            model.kernel = "auto"  # default: native in fp32 with one thread per rank on CPUs with AVX2 or AVX-512, else libtorch
             model.hidden-size = 64  # default of sine
             model.num-layers = 2  # default of sine
             model.dropout = 0.2  # default of sine
@@ -127,7 +127,7 @@ fn synthetic_timeseries_has_the_defaults_of_the_forecasting_example() {
         "model",
         &expect![[r#"
             model.kind = "lstm"  # default
-            model.kernel = "auto"  # default: native in fp32 with one thread per rank on CPUs with AVX2 and without AVX-512, else libtorch
+            model.kernel = "auto"  # default: native in fp32 with one thread per rank on CPUs with AVX2 or AVX-512, else libtorch
             model.hidden-size = 128  # default of synthetic-timeseries
             model.num-layers = 2  # default of synthetic-timeseries
             model.dropout = 0.3  # job.toml:3
