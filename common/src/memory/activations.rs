@@ -1,9 +1,8 @@
 //! What a micro-step holds between its forward and the end of its backward: what each unit keeps,
 //! and what its backward needs on top while it runs.
 //!
-//! The numbers of libtorch's layers are those of version 2.11 on CPUs with AVX2, found by listing its
-//! allocations; `engine/src/tests/memory.rs` holds the whole to what is measured there. With AVX-512 they
-//! are not proven.
+//! The numbers of libtorch's layers are those of version 2.11 on CPUs with AVX2 and with AVX-512, found by
+//! listing its allocations; `engine/src/tests/memory.rs` holds the whole to what is measured.
 
 use crate::spec::{Cnn, JobSpec, Model, PrecisionKind, Recurrent, RecurrentKernel};
 
@@ -11,6 +10,8 @@ use super::{DIGIT_SIDE, FP32, Sizes, bytes_of, units};
 
 /// Floats of a vector of our kernel: hidden units come in blocks of so many.
 const LANES: u64 = 16;
+/// Numbers of bf16 in a cache line.
+const LINE_IN_BF16: u64 = 32;
 /// Rows (steps times batch) that our kernel's backward works on at once.
 const CHUNK_ROWS: u64 = 256;
 const LSTM_GATES: u64 = 4;
@@ -30,8 +31,10 @@ struct Footprint {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Code {
     Ours,
-    /// oneDNN, which keeps a workspace for backward.
+    /// oneDNN in fp32, which keeps a workspace for backward.
     OneDnn,
+    /// oneDNN in bf16: gradients in its workspace are fp32, as are those of weights in backward.
+    OneDnnInBf16,
     /// Operation by operation.
     Plain,
 }
@@ -138,6 +141,14 @@ impl Layer<'_> {
                 let weights = 3 * self.weights / directions;
                 (kept, input_gradient + scratch + weights + output - rows * hidden)
             }
+            Code::OneDnnInBf16 => {
+                let wide = self.inputs.max(hidden).next_multiple_of(LINE_IN_BF16);
+                let workspace = states(13.5 * hidden as f64 + 4.0 * wide as f64) as u64;
+                let scratch = 71 * rows * hidden / 20 + 8 * input_gradient / 10;
+                let kept = rows * (1 + LSTM_GATES) * hidden + workspace;
+                let weights = 5 * self.weights / directions;
+                (kept, input_gradient + scratch + weights + output - rows * hidden)
+            }
             Code::Plain => {
                 let gates = if matches!(spec.model, Model::Lstm(_)) { 3 } else { 2 };
                 let steps = (gates + directions - 1) * rows * hidden;
@@ -180,14 +191,17 @@ fn code(spec: &JobSpec, model: &Recurrent, gates: u64) -> Code {
     match (is_lstm, is_ours) {
         (false, _) => Code::Plain,
         (true, true) => Code::Ours,
-        (true, false) if has_one_dnn(spec.training.precision.effective) => Code::OneDnn,
+        (true, false) if has_one_dnn(spec.training.precision.effective) => match is_fp32 {
+            true => Code::OneDnn,
+            false => Code::OneDnnInBf16,
+        },
         (true, false) => Code::Plain,
     }
 }
 
 #[cfg(target_arch = "x86_64")]
 fn ours_is_faster(threads: u32) -> bool {
-    threads == 1 && is_x86_feature_detected!("avx2") && !is_x86_feature_detected!("avx512f")
+    threads == 1 && is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma")
 }
 
 #[cfg(not(target_arch = "x86_64"))]
