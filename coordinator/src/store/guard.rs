@@ -143,7 +143,8 @@ fn open_and_check(folder: &Path) -> Result<Outcome, Error> {
     Ok(Outcome::Whole { log, snapshot, events })
 }
 
-fn open_patiently(folder: &Path) -> Result<SledLog, Error> {
+/// The engine lets go of its lock a moment after it is dropped.
+pub(super) fn open_patiently(folder: &Path) -> Result<SledLog, Error> {
     let tries = LOCK_RETRY_FOR.as_millis() / LOCK_RETRY_EVERY.as_millis();
     for _ in 0..tries {
         match SledLog::open(folder) {

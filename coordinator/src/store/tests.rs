@@ -7,7 +7,7 @@ mod power_cut;
 
 use std::path::Path;
 
-use crate::store::sled_log::SledLog;
+use crate::store::guard::open_patiently;
 use crate::store::snapshot::{Place, Written};
 use crate::store::{Error, EventLog, Opened, frame, open};
 
@@ -120,7 +120,7 @@ fn pruning_that_a_crash_interrupted_is_taken_up_again() {
     let mut opened = open(folder.path()).unwrap();
     while opened.log.prune().unwrap() {}
     crash(opened);
-    let log = SledLog::open(folder.path()).unwrap();
+    let log = open_patiently(folder.path()).unwrap();
     assert_eq!(log.events().len(), 20, "what follows the oldest of three snapshots");
 }
 

@@ -1,7 +1,7 @@
 use std::io::Write;
 use std::path::Path;
 
-use crate::store::sled_log::SledLog;
+use crate::store::guard::open_patiently;
 use crate::store::tests::{append, check, crash, payload, put_snapshot, snapshots};
 use crate::store::watermark::Watermark;
 use crate::store::{Opened, open};
@@ -139,7 +139,7 @@ fn a_loss_in_what_the_snapshot_holds_is_told_where_an_older_one_is_needed() {
     put_snapshot(&mut opened.log, b"state of 20");
     append(&mut opened.log, 20..25);
     opened.log.close().unwrap();
-    let log = SledLog::open(folder.path()).unwrap();
+    let log = open_patiently(folder.path()).unwrap();
     assert!(log.events().remove(15_u64.to_be_bytes()).unwrap().is_some());
     drop(log);
 
