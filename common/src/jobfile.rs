@@ -305,7 +305,7 @@ fn deepspeed_tree(root: &Section<'_>, input: &Input<'_>, report: &Report) -> Opt
 fn sections(root: &Section<'_>, context: &Context<'_>) -> Option<JobSpec> {
     let (job, _) = job::read(root, context);
     let resources = job::read_resources(root);
-    let zero = training::read_zero(context);
+    let zero = training::read_zero(context, resources.device);
     let checkpoint = checkpoint::read(root, context);
     let monitor = checkpoint::read_monitor(root, context);
     let restart = restart::read(root, false);
@@ -359,6 +359,12 @@ fn cross_check(spec: &JobSpec, context: &Context<'_>) {
         let message = "\"native\" computes in fp32 only; set it to \"auto\", or \
                        training.precision to \"fp32\"";
         context.missing("model.kernel", message);
+    }
+    let is_packed = spec.training.gradient_compression == GradientCompression::Int8;
+    if is_packed && effective == PrecisionKind::Fp16 {
+        let message = "\"int8\" remembers what rounding took, and the loss scale of fp16 changes under \
+                       it; set it to \"none\", or training.precision to \"bf16\" or \"fp32\"";
+        context.missing("training.gradient-compression", message);
     }
     if spec.resources.device == Device::Cuda {
         check_for_gpus(context, spec, kernel);

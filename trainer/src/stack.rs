@@ -7,7 +7,7 @@
 
 use std::io;
 use std::ops::Range;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -30,6 +30,8 @@ const LINES: usize = 24;
 static ADDRESSES: [AtomicUsize; FRAMES] = [const { AtomicUsize::new(0) }; FRAMES];
 static LEN: AtomicUsize = AtomicUsize::new(0);
 static IS_DONE: AtomicBool = AtomicBool::new(false);
+/// Whose addresses are wanted: one that answers after its deadline must not answer for the next.
+static ASKED: AtomicI32 = AtomicI32::new(0);
 
 /// One thread at a time writes its addresses; held over the asking of one.
 static ASKING: Mutex<()> = Mutex::new(());
@@ -50,6 +52,10 @@ fn signal() -> nix::sys::signal::Signal {
 
 /// In the signal handler: only atomics, and the unwinder.
 extern "C" fn record(_: libc::c_int) {
+    // SAFETY: takes nothing and always succeeds.
+    if unsafe { libc::gettid() } != ASKED.load(Ordering::Acquire) {
+        return;
+    }
     let mut len = 0;
     // SAFETY: the crate's lock guards its symbols' cache, which is not touched by a trace.
     unsafe {
@@ -138,6 +144,7 @@ fn threads() -> io::Result<Vec<(i32, String)>> {
 fn addresses(tid: i32) -> Result<Vec<usize>, String> {
     let _one = ASKING.lock().map_err(|_| "another asking has failed".to_owned())?;
     IS_DONE.store(false, Ordering::Release);
+    ASKED.store(tid, Ordering::Release);
     // SAFETY: a signal with a handler of ours to a thread of this process; one that has ended
     // meanwhile gives an error.
     let sent = unsafe { libc::syscall(libc::SYS_tgkill, libc::getpid(), tid, signal() as i32) };

@@ -59,6 +59,8 @@ enum Stage {
 #[derive(Default)]
 struct Arrivals {
     memory: Option<Joined>,
+    /// Why shared memory could not be set up with it, last.
+    failure: Option<io::Error>,
     control: Option<TcpStream>,
     streams: Vec<Option<TcpStream>>,
 }
@@ -172,9 +174,12 @@ impl Door<'_> {
                 Ok(())
             }
             (Incoming::Local(stream), _) => {
-                // A failed exchange is a peer that died or dials again; its absence gets reported.
-                if let Ok(joined) = self.share_memory(stream) {
-                    self.arrivals[hello.from as usize].memory = Some(joined);
+                let joined = self.share_memory(stream);
+                let arrivals = &mut self.arrivals[hello.from as usize];
+                match joined {
+                    Ok(joined) => arrivals.memory = Some(joined),
+                    // It died or dials again; its absence gets reported, with this.
+                    Err(error) => arrivals.failure = Some(error),
                 }
                 Ok(())
             }
@@ -295,7 +300,10 @@ impl Arrivals {
         let streams = self.streams.iter().flatten().count();
         match self.control {
             Some(_) => format!("connected, but with {streams} of {} streams", self.streams.len()),
-            None => "did not connect".to_owned(),
+            None => match &self.failure {
+                Some(error) => format!("shared memory could not be set up: {error}"),
+                None => "did not connect".to_owned(),
+            },
         }
     }
 

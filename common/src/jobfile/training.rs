@@ -238,7 +238,7 @@ fn gradient_clipping(section: &Section<'_>, context: &Context<'_>) -> f64 {
 }
 
 /// ZeRO's settings come from the DeepSpeed configuration alone.
-pub(super) fn read_zero(context: &Context<'_>) -> Zero {
+pub(super) fn read_zero(context: &Context<'_>, device: Device) -> Zero {
     /// DeepSpeed's; the engine caps it to the model.
     const BUCKET: u64 = 500_000_000;
     let report = context.report;
@@ -254,15 +254,21 @@ pub(super) fn read_zero(context: &Context<'_>) -> Zero {
     let of = "DeepSpeed default, capped to the model";
     let (reduce, origin) = value_and_origin(zero.reduce_bucket_size.as_ref(), BUCKET, of);
     settle("reduce-bucket-size", reduce.to_string(), origin);
-    let offload_optimizer = zero.offload_optimizer.as_ref().map(|block| offload(context, block));
+    let offload_optimizer =
+        zero.offload_optimizer.as_ref().map(|block| offload(context, block, device));
     if offload_optimizer.is_none() {
         settle("offload-optimizer", "-".to_owned(), "default: stays with the model".to_owned());
     }
-    if let Some(device) = &zero.offload_param {
-        report.note(format!(
+    match &zero.offload_param {
+        Some(asked) if device == Device::Cuda => report.warn(format!(
+            "{}: not done on a GPU yet: parameters stay on it, at stage 3 as shards",
+            asked.origin
+        )),
+        Some(asked) => report.note(format!(
             "{}: no effect on a CPU: parameters are in host memory already",
-            device.origin
-        ));
+            asked.origin
+        )),
+        None => {}
     }
     Zero {
         stage,
@@ -273,13 +279,15 @@ pub(super) fn read_zero(context: &Context<'_>) -> Zero {
     }
 }
 
-fn offload(context: &Context<'_>, block: &OffloadBlock) -> Offload {
+fn offload(context: &Context<'_>, block: &OffloadBlock, on: Device) -> Offload {
     let OffloadBlock { device, pin_memory, ratio } = block;
     let report = context.report;
-    report.note(format!(
-        "{}: no effect on a CPU: masters and optimizer states are in host memory already",
-        device.origin
-    ));
+    if on != Device::Cuda {
+        report.note(format!(
+            "{}: no effect on a CPU: masters and optimizer states are in host memory already",
+            device.origin
+        ));
+    }
     let settle = |key: &str, shown: String, origin: String| {
         report.effective(&format!("zero.offload-optimizer.{key}"), shown, origin);
     };

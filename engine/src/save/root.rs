@@ -78,7 +78,10 @@ pub(crate) fn open(start: Start<'_>, communicator: &mut Communicator) -> Result<
         if rank == 0 { Some(prepare(&root, &fence, &spec.checkpoint.resume)?) } else { None };
     let token = ProbeToken(wire::broadcast(communicator, token.as_ref())?);
     let (reaches, problem) = match root.read_probe(token, rank) {
-        Ok(reaches) => (reaches, None),
+        // Another job that takes the same root sweeps probes away; rank 0's disk it is all the same.
+        Ok(reaches) => (reaches || rank == 0, None),
+        // Nor could it keep the shards of others.
+        Err(error) if rank == 0 => return Err(Error::checkpoint("write under the root")(error)),
         Err(error) => (false, Some(chain(&error))),
     };
     let mine = Sight { worker: start.worker.to_owned(), reaches, problem };

@@ -35,8 +35,10 @@ pub(crate) struct Compressor {
 
 impl Compressor {
     pub(crate) fn new(layout: &Layout, rank: usize) -> Self {
-        let residuals = layout.buckets.iter().map(|bucket| vec![0.0; bucket.len]).collect();
-        Self { rank, residuals, sum_residuals: vec![Vec::new(); layout.buckets.len()] }
+        // What is not trained is never summed.
+        let trained = layout.trained();
+        let residuals = trained.iter().map(|bucket| vec![0.0; bucket.len]).collect();
+        Self { rank, residuals, sum_residuals: vec![Vec::new(); trained.len()] }
     }
 
     /// Bytes of what it remembers.

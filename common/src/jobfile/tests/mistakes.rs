@@ -404,6 +404,11 @@ fn a_kernel_runs_what_it_was_written_for() {
         job.toml: model.kernel: "native" computes on CPUs only; set it to "auto", or resources.device to "cpu"
         job.toml: training.gradient-compression: "int8" packs gradients on the host, and on a GPU they stay there; set it to "none" or "bf16", or offload_optimizer in the DeepSpeed configuration
     "#]]);
+    job("[data]\nkind = \"sine\"\n[training]\nprecision = \"fp16\"\ncpu-fp16 = \"native\"\n\
+         gradient-compression = \"int8\"\n")
+    .check(&expect![[r#"
+        job.toml: training.gradient-compression: "int8" remembers what rounding took, and the loss scale of fp16 changes under it; set it to "none", or training.precision to "bf16" or "fp32"
+    "#]]);
     job("[model]\nhidden-size = 8\nkernel = \"native\"\n[data]\nkind = \"digits\"\npath = \"x\"\n")
         .check(&expect![[r#"
             job.toml:3: model.kernel: kind = "cnn" has no such key; it belongs to lstm and gru
