@@ -59,9 +59,12 @@ fn uploads_that_no_job_names_go_after_a_day() {
     let blobs = crate::blobs::Blobs::open(folder.path()).unwrap();
     let day = std::time::Duration::from_secs(25 * 3600);
     let mut named = std::collections::BTreeSet::new();
-    for (data, is_named, is_old) in
-        [("named", true, true), ("young", false, false), ("old", false, true)]
-    {
+    for (data, is_named, is_old) in [
+        ("named", true, true),
+        ("young", false, false),
+        ("old", false, true),
+        ("wanted again", false, true),
+    ] {
         let hash = blake3::hash(data.as_bytes()).to_hex().to_string();
         let mut upload = blobs.begin(crate::blobs::Hash::parse(&hash).unwrap()).unwrap();
         upload.write(data.as_bytes()).unwrap();
@@ -74,8 +77,12 @@ fn uploads_that_no_job_names_go_after_a_day() {
             named.insert(hash.as_str().to_owned());
         }
     }
+    let hash_of =
+        |data: &str| crate::blobs::Hash::parse(&blake3::hash(data.as_bytes()).to_hex()).unwrap();
+    assert!(blobs.hold(&hash_of("wanted again")), "a submit is about to name it");
     assert_eq!(blobs.collect(&named).unwrap(), 1);
-    assert_eq!(super::cluster::files_below(&folder.path().join("blobs")).len(), 2);
+    assert_eq!(super::cluster::files_below(&folder.path().join("blobs")).len(), 3);
+    assert!(!blobs.hold(&hash_of("old")) && blobs.contains(&hash_of("wanted again")));
 }
 
 /// A job that ran on worker `a` and has a checkpoint.
