@@ -211,6 +211,26 @@ async fn a_path_that_leads_out_never_reaches_the_caller() {
 }
 
 #[tokio::test]
+async fn a_worker_whose_files_nobody_wants_any_more_does_not_hold_its_stream() {
+    let cluster = Cluster::start().await;
+    let (mut a, job_id) = with_files(&cluster).await;
+    let request = v1::FetchRequest { job_id, what: "logs".to_owned(), tag: String::new() };
+    let client = cluster.client().await.fetch(request).await.unwrap();
+    let Order::Fetch(order) = a.next().await else { panic!("not a fetch") };
+    // It says whose files come, and then nothing.
+    let (sender, outgoing) = mpsc::channel(8);
+    let first = v1::PutFilesChunk { fetch_id: order.fetch_id, ..Default::default() };
+    sender.send(first).await.unwrap();
+    let mut worker = cluster.worker_client().await;
+    let put = worker.put_files(ReceiverStream::new(outgoing));
+    drop(client);
+    let status = soon("the worker is let go", put).await.unwrap_err();
+    assert!([Code::Cancelled, Code::NotFound].contains(&status.code()), "{status}");
+    drop(sender);
+    cluster.stop().await;
+}
+
+#[tokio::test]
 async fn a_fetch_that_cannot_be_says_why() {
     let cluster = Cluster::start().await;
     let (a, job_id) = with_files(&cluster).await;
