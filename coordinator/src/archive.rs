@@ -21,8 +21,9 @@ use std::sync::Arc;
 use std::thread;
 
 use prost::Message;
+use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, oneshot};
-use tracing::warn;
+use tracing::{info, warn};
 
 use common::ids::JobId;
 use proto::v1;
@@ -71,8 +72,13 @@ pub(crate) struct Archive {
 
 #[derive(Debug)]
 enum Request {
-    Keep { batch: v1::BulkBatch, reply: oneshot::Sender<io::Result<Kept>> },
+    Keep {
+        batch: v1::BulkBatch,
+        reply: oneshot::Sender<io::Result<Kept>>,
+    },
     Forget(JobId),
+    /// Forget all jobs but these.
+    Sweep(BTreeSet<JobId>),
 }
 
 /// What was new in a batch: one that is sent again adds nothing.
@@ -121,8 +127,23 @@ impl Archive {
 
     /// Removes what is kept about a job.
     pub(crate) fn forget(&self, job_id: &JobId) {
-        if self.requests.try_send(Request::Forget(job_id.clone())).is_err() {
-            warn!(%job_id, "archive is busy: the job's files stay");
+        self.order(Request::Forget(job_id.clone()));
+    }
+
+    /// Removes what is kept about jobs that nobody knows: an earlier life ended before it did so, or
+    /// something about them came after it.
+    pub(crate) fn sweep(&self, known: BTreeSet<JobId>) {
+        self.order(Request::Sweep(known));
+    }
+
+    /// Nobody waits for the end of it. Where the queue is full it waits for its place there.
+    fn order(&self, request: Request) {
+        if let Err(TrySendError::Full(request)) = self.requests.try_send(request) {
+            let requests = self.requests.clone();
+            service::tasks::spawn(service::tasks::Kind::Finish, "archive-order", async move {
+                // The archive's end is the process's; the next life sweeps.
+                let _ = requests.send(request).await;
+            });
         }
     }
 
@@ -197,6 +218,7 @@ impl Thread {
                     replies.push((reply, self.write(batch, &mut written)));
                 }
                 Request::Forget(job_id) => self.forget(&job_id),
+                Request::Sweep(known) => self.sweep(&known),
             }
         }
         let synced = self.sync(&written.folders);
@@ -222,7 +244,9 @@ impl Thread {
         used.sort_unstable();
         let middle = used.get(used.len() / 2).copied().unwrap_or(0);
         let now = self.group;
-        self.journals.retain(|_, open| open.used > middle || open.used == now);
+        // A torn one is the only one that knows what of it is not on disk.
+        let stays = |open: &Open| open.used > middle || open.used == now || open.journal.is_torn();
+        self.journals.retain(|_, open| stays(open));
     }
 
     fn write(&mut self, batch: v1::BulkBatch, written: &mut Written) -> io::Result<Kept> {
@@ -342,17 +366,35 @@ impl Thread {
             self.journals.insert(folder.to_owned(), Open { journal, used: self.group });
         }
         let open = self.journals.get_mut(folder).expect("it was inserted above");
+        if open.used != self.group {
+            // Not in the group in which its sync failed: batches of that one still rely on it.
+            open.journal.mend()?;
+        }
         open.used = self.group;
         Ok(&mut open.journal)
     }
 
+    /// Every one, also after an error: what stayed unsynced would be taken for synced once its
+    /// journal is opened again. The first error.
     fn sync(&mut self, touched: &BTreeSet<PathBuf>) -> io::Result<()> {
+        let mut synced = Ok(());
         for folder in touched {
             if let Some(open) = self.journals.get_mut(folder) {
-                open.journal.sync()?;
+                synced = synced.and(open.journal.sync());
             }
         }
-        Ok(())
+        synced
+    }
+
+    fn sweep(&mut self, known: &BTreeSet<JobId>) {
+        let kept = match places::jobs(&self.folder) {
+            Ok(kept) => kept,
+            Err(error) => return warn!(%error, "files of forgotten jobs stay"),
+        };
+        for job_id in kept.difference(known) {
+            info!(%job_id, "what was left of a forgotten job is removed");
+            self.forget(job_id);
+        }
     }
 
     fn forget(&mut self, job_id: &JobId) {

@@ -4,11 +4,12 @@
 use std::collections::BTreeSet;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime};
 
 use fs_err as fs;
+use tracing::warn;
 
 /// One upload.
 pub(crate) const MAX_BLOB_BYTES: u64 = 64 << 20;
@@ -54,6 +55,9 @@ impl Hash {
 pub(crate) struct Blobs {
     folder: Arc<Path>,
     uploads: Arc<AtomicU64>,
+    /// Held while one blob's age is looked at and, by it, the blob removed or made young: a look at a
+    /// file or two, never over an await.
+    ages: Arc<Mutex<()>>,
 }
 
 impl Blobs {
@@ -67,7 +71,7 @@ impl Blobs {
                 fs::remove_file(&path)?;
             }
         }
-        Ok(Self { folder: Arc::from(folder), uploads: Arc::default() })
+        Ok(Self { folder: Arc::from(folder), uploads: Arc::default(), ages: Arc::default() })
     }
 
     pub(crate) fn path(&self, hash: &Hash) -> PathBuf {
@@ -78,21 +82,53 @@ impl Blobs {
         self.path(hash).is_file()
     }
 
+    /// Whether it is there, and stays until a submit that is about to name it has been decided: it is
+    /// as young again as one that has just been uploaded.
+    pub(crate) fn hold(&self, hash: &Hash) -> bool {
+        let _ages = self.lock_ages();
+        let made_young = fs::File::open(self.path(hash))
+            .and_then(|file| file.file().set_modified(SystemTime::now()));
+        match made_young {
+            Ok(()) => true,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => false,
+            Err(error) => {
+                warn!(blob = hash.as_str(), %error, "cannot be held and is to be uploaded again");
+                false
+            }
+        }
+    }
+
+    fn lock_ages(&self) -> MutexGuard<'_, ()> {
+        self.ages.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Removes blobs that no job names and that are older than any submit under way. Blocking.
     pub(crate) fn collect(&self, named: &BTreeSet<String>) -> io::Result<usize> {
         let mut removed = 0;
         for entry in fs::read_dir(&*self.folder)? {
-            let entry = entry?;
-            let name = entry.file_name();
+            let name = entry?.file_name();
             let is_named = name.to_str().is_some_and(|name| named.contains(name));
-            // A clock that was set back makes everything young, which is safe.
-            let age = entry.metadata()?.modified()?.elapsed().unwrap_or_default();
-            if !is_named && age > KEEP_UNNAMED {
-                fs::remove_file(entry.path())?;
-                removed += 1;
+            if is_named {
+                continue;
+            }
+            match self.remove_if_old(&self.folder.join(name)) {
+                Ok(is_removed) => removed += usize::from(is_removed),
+                // An upload that has ended meanwhile.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(error),
             }
         }
         Ok(removed)
+    }
+
+    fn remove_if_old(&self, path: &Path) -> io::Result<bool> {
+        let _ages = self.lock_ages();
+        // A clock that was set back makes everything young, which is safe.
+        let age = fs::symlink_metadata(path)?.modified()?.elapsed().unwrap_or_default();
+        if age > KEEP_UNNAMED {
+            fs::remove_file(path)?;
+        }
+        Ok(age > KEEP_UNNAMED)
     }
 
     pub(crate) fn begin(&self, hash: Hash) -> Result<Upload, Error> {

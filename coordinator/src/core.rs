@@ -136,6 +136,7 @@ impl Core {
         self.publish_all();
         self.make_true(effects).await?;
         self.collect_blobs();
+        self.archive.sweep(self.machine.ledger().jobs.keys().cloned().collect());
         Ok(incarnation)
     }
 

@@ -111,14 +111,17 @@ fn read_all(order: &FetchOrder, chunks: &mpsc::Sender<PutFilesChunk>) -> Result<
 /// in them; an order without paths means the whole run folder.
 fn resolve(order: &FetchOrder) -> Result<Vec<(String, PathBuf)>, Error> {
     let root = PathBuf::from(&order.root);
-    let is_run_folder = || root.file_name().is_some_and(|name| name == order.job_id.as_str());
-    let is_of_job = || is_run_folder() || is_checkpoint_of(&root, &order.job_id);
     let is_job = proto::convert::job_id(&order.job_id).is_ok();
-    if !root.is_absolute() || !is_job || !is_of_job() {
+    if !root.is_absolute() || !is_job || !is_of_job(&root, &order.job_id) {
         return Err(Error::Root { root, job: order.job_id.clone() });
     }
-    let root = fs::canonicalize(&root)
+    let real = fs::canonicalize(&root)
         .map_err(|source| Error::NoRoot { root: order.root.clone().into(), source })?;
+    // Who may write to the output folder may have put a link of this name there.
+    if !is_of_job(&real, &order.job_id) {
+        return Err(Error::Root { root, job: order.job_id.clone() });
+    }
+    let root = real;
     let whole = [String::new()];
     let wanted: &[String] = if order.paths.is_empty() { &whole } else { &order.paths };
     let mut files = Vec::new();
@@ -130,6 +133,11 @@ fn resolve(order: &FetchOrder) -> Result<Vec<(String, PathBuf)>, Error> {
         collect(&root, relative, &mut files)?;
     }
     Ok(files)
+}
+
+/// Whether it is, by its name, the job's run folder, or else one of its checkpoints.
+fn is_of_job(root: &Path, job_id: &str) -> bool {
+    root.file_name().is_some_and(|name| name == job_id) || is_checkpoint_of(root, job_id)
 }
 
 /// A checkpoint names its job in its manifest.

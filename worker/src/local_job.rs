@@ -13,8 +13,12 @@ use tokio::time::Instant;
 use crate::spool::Key;
 use crate::trainer_process::Order;
 
-/// Commits that are told again after a reconnect; a job that makes more keeps few of them.
-const MAX_CHECKPOINTS: usize = 1024;
+/// Commits that are told again after a reconnect: more than are made while a coordinator is away. The
+/// ones before it has written down.
+const MAX_CHECKPOINTS: usize = 64;
+
+/// Names of removed checkpoints that are told again after a reconnect.
+const MAX_REMOVED: usize = 256;
 
 /// Sentences that are told again after a reconnect.
 const MAX_NOTES: usize = 256;
@@ -26,6 +30,8 @@ pub(crate) struct LocalJob {
     pub(crate) ranks: BTreeMap<u32, LocalRank>,
     notes: Vec<String>,
     checkpoints: Vec<CheckpointCommitted>,
+    /// What retention has removed, and nobody tells any more because it is gone, too.
+    removed: Vec<String>,
     progress: Option<Progress>,
 }
 
@@ -76,6 +82,7 @@ impl LocalJob {
             ranks,
             notes: Vec::new(),
             checkpoints: Vec::new(),
+            removed: Vec::new(),
             progress: None,
         }
     }
@@ -137,7 +144,7 @@ impl LocalJob {
         if !self.notes.is_empty() {
             retold.push(self.notes_message(self.notes.clone()));
         }
-        retold.extend(self.checkpoints.iter().cloned().map(Kind::Checkpoint));
+        retold.extend(self.retold_checkpoints().into_iter().map(Kind::Checkpoint));
         retold.extend(self.progress.map(|progress| self.progress_message(progress)));
         retold.into_iter().map(|kind| WorkerMessage { kind: Some(kind) }).collect()
     }
@@ -156,11 +163,35 @@ impl LocalJob {
     pub(crate) fn on_checkpoint(&mut self, checkpoint: proto::v1::Checkpoint) -> Kind {
         let (job_id, generation) = self.key.clone();
         let committed = CheckpointCommitted { job_id, generation, checkpoint: Some(checkpoint) };
-        if self.checkpoints.len() == MAX_CHECKPOINTS {
+        self.remember(committed.clone());
+        Kind::Checkpoint(committed)
+    }
+
+    /// Keeps what may have to be told again: of checkpoints that are gone their names alone.
+    fn remember(&mut self, committed: CheckpointCommitted) {
+        let newest = committed.checkpoint.as_ref();
+        let (tag, removed) = newest.map(|row| (&row.tag, &row.removed)).unzip();
+        let is_gone = |known: &mut CheckpointCommitted| {
+            let row = known.checkpoint.as_ref();
+            row.is_some_and(|row| removed.is_some_and(|removed| removed.contains(&row.tag)))
+        };
+        let gone: Vec<_> = self.checkpoints.extract_if(.., is_gone).collect();
+        let rows = gone.into_iter().filter_map(|gone| gone.checkpoint);
+        self.removed.extend(rows.flat_map(|row| row.removed));
+        self.removed.retain(|removed| Some(removed) != tag);
+        self.removed.drain(..self.removed.len().saturating_sub(MAX_REMOVED));
+        self.checkpoints.push(committed);
+        if self.checkpoints.len() > MAX_CHECKPOINTS {
             self.checkpoints.remove(0);
         }
-        self.checkpoints.push(committed.clone());
-        Kind::Checkpoint(committed)
+    }
+
+    fn retold_checkpoints(&self) -> Vec<CheckpointCommitted> {
+        let mut retold = self.checkpoints.clone();
+        if let Some(row) = retold.last_mut().and_then(|newest| newest.checkpoint.as_mut()) {
+            row.removed.extend(self.removed.iter().cloned());
+        }
+        retold
     }
 
     pub(crate) fn ready_message(&self, rank: &LocalRank) -> Kind {
@@ -217,5 +248,39 @@ mod tests {
             })
             .collect();
         assert_eq!(told, ["ready 10 of 4", "ready 11 of 4", "running 1"]);
+    }
+
+    /// What is told again after commits, each of which removed these: tags and what they removed.
+    fn retold_after(commits: impl IntoIterator<Item = (u64, Vec<u64>)>) -> Vec<(String, usize)> {
+        let mut job = LocalJob::preparing(&StartTrainers::default());
+        for (step, removed) in commits {
+            let (tag, removed) = (step.to_string(), removed.iter().map(u64::to_string).collect());
+            let row = proto::v1::Checkpoint { tag, step, removed, ..Default::default() };
+            job.on_checkpoint(row);
+        }
+        let kinds = job.retold().into_iter().filter_map(|message| message.kind);
+        let rows = kinds.map(|kind| match kind {
+            Kind::Checkpoint(committed) => committed.checkpoint.unwrap(),
+            other => panic!("{other:?}"),
+        });
+        rows.map(|row| (row.tag, row.removed.len())).collect()
+    }
+
+    #[test]
+    fn checkpoints_that_are_gone_are_told_again_by_name_alone() {
+        let keeps_two = (0..6_u64).map(|step| (step, step.checked_sub(2).into_iter().collect()));
+        let row = |tag: &str, removed| (tag.to_owned(), removed);
+        // The newest tells of all four that are gone.
+        assert_eq!(retold_after(keeps_two), [row("4", 1), row("5", 3)]);
+    }
+
+    #[test]
+    fn what_is_told_again_of_checkpoints_has_a_bound() {
+        let all = retold_after((0..1000).map(|step| (step, Vec::new())));
+        assert_eq!((all.len(), all.last().unwrap().0.as_str()), (MAX_CHECKPOINTS, "999"));
+        let few = retold_after(
+            (0..1000_u64).map(|step| (step, step.checked_sub(2).into_iter().collect())),
+        );
+        assert_eq!(few[1], ("999".to_owned(), MAX_REMOVED + 1));
     }
 }

@@ -5,10 +5,12 @@ mod commands;
 mod cores;
 mod lease;
 mod leave;
+mod link;
 mod orders;
 mod reports;
 
-use std::collections::BTreeMap;
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, VecDeque};
 use std::net::Ipv4Addr;
 use std::pin::pin;
 use std::sync::Arc;
@@ -17,7 +19,7 @@ use std::time::Duration;
 use common::exit::ExitCode;
 use common::ids::WorkerId;
 use common::status::Gpus;
-use proto::v1::{TrainerEnded, Withdrawing, WorkerHello, WorkerMessage, worker_message::Kind};
+use proto::v1::{TrainerEnded, Withdrawing, WorkerHello, worker_message::Kind};
 use service::exit::Failure;
 use service::lock::FolderLock;
 use service::shutdown::{Reason, Shutdown};
@@ -43,6 +45,7 @@ use crate::uplink::{self, LinkEvent};
 use crate::{gpus, identity, inventory};
 
 use self::lease::Lease;
+use self::link::Link;
 
 /// Events that wait for the loop; producers wait when it is full, and only trainers' metrics and
 /// progress are so many.
@@ -50,6 +53,9 @@ const EVENTS: usize = 256;
 
 /// Before the coordinator has said how often.
 const HEARTBEAT: Duration = Duration::from_secs(1);
+
+/// Bytes of last lines in one hello. As much again stays for all else in it.
+const HELLO_LINES: usize = service::transport::MAX_MESSAGE_BYTES / 2;
 
 /// News of one trainer.
 pub(crate) type Told = (Key, u32, News);
@@ -80,6 +86,8 @@ pub(crate) struct Node {
     ends: BTreeMap<(Key, u32), TrainerEnded>,
     /// The newest attempt of each job that this node knows.
     jobs: BTreeMap<String, LocalJob>,
+    /// Those that were refused, oldest first.
+    refusals: VecDeque<Key>,
     link: Option<Link>,
     told: mpsc::Sender<Told>,
     prepared: mpsc::Sender<PreparedJob>,
@@ -94,12 +102,6 @@ pub(crate) struct Node {
     refused: Option<String>,
     background: Vec<JoinHandle<()>>,
     _lock: FolderLock,
-}
-
-struct Link {
-    number: u64,
-    outbox: mpsc::Sender<WorkerMessage>,
-    is_welcome: bool,
 }
 
 struct Inputs {
@@ -148,6 +150,7 @@ impl Node {
             outcomes,
             ends,
             jobs: BTreeMap::new(),
+            refusals: VecDeque::new(),
             link: None,
             told,
             prepared,
@@ -184,6 +187,7 @@ impl Node {
                 }
                 Some((key, rank, news)) = inputs.told.recv() => self.on_news(&key, rank, news),
                 Some((order, result)) = inputs.prepared.recv() => self.on_prepared(order, result),
+                () = can_move_on(self.link.as_ref()) => self.move_link_on(),
                 _ = heartbeat.tick() => self.say_heartbeat(),
                 _ = watch.tick(), if !self.is_leaving => self.look_at_lease(),
             }
@@ -208,12 +212,24 @@ impl Node {
 
     /// Says it if there is a link; otherwise the next hello tells the same truth.
     fn say(&mut self, kind: Kind) {
-        if let Some(link) = self.link.as_ref().filter(|link| link.is_welcome) {
-            let message = WorkerMessage { kind: Some(kind) };
-            if link.outbox.try_send(message).is_err() {
-                warn!("the control connection does not move; a new one is made");
-                self.link = None;
-            }
+        if let Some(link) = self.link.as_mut().filter(|link| link.is_welcome) {
+            let said = link.say(kind);
+            self.keep_link(said);
+        }
+    }
+
+    fn keep_link(&mut self, moved: Result<(), link::Stuck>) {
+        if moved.is_err() {
+            warn!("the control connection does not move; a new one is made");
+            self.link = None;
+        }
+    }
+
+    /// There is room for more of what was to be told again.
+    fn move_link_on(&mut self) {
+        if let Some(link) = &mut self.link {
+            let moved = link.move_on();
+            self.keep_link(moved);
         }
     }
 
@@ -236,7 +252,7 @@ impl Node {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             hostname: inventory::hostname(),
             running: self.jobs.values().flat_map(LocalJob::running).collect(),
-            unacknowledged: self.ends.values().cloned().collect(),
+            unacknowledged: for_hello(self.ends.values().cloned().collect(), HELLO_LINES),
             withdrawing: self.withdrawing.clone(),
             libtorch: self.libtorch.clone(),
             gpus: Some(self.gpus.clone().into()),
@@ -247,6 +263,28 @@ impl Node {
                 .as_ref()
                 .map_or_else(String::new, ToString::to_string),
         }
+    }
+}
+
+/// The coordinator takes no larger message than 16 MiB: where the last lines of so many trainers
+/// would not go into one hello, only the newest ends have theirs. An end without lines is better than
+/// a worker that can never join again.
+fn for_hello(mut ends: Vec<TrainerEnded>, max_bytes: usize) -> Vec<TrainerEnded> {
+    ends.sort_by_key(|end| Reverse(end.time_ms));
+    let mut bytes = 0;
+    for end in &mut ends {
+        bytes += end.last_lines.iter().map(String::len).sum::<usize>();
+        if bytes > max_bytes {
+            end.last_lines.clear();
+        }
+    }
+    ends
+}
+
+async fn can_move_on(link: Option<&Link>) {
+    match link {
+        Some(link) => link.can_move_on().await,
+        None => std::future::pending().await,
     }
 }
 
@@ -274,4 +312,23 @@ fn ticker(interval: Duration) -> tokio::time::Interval {
     // After a stall one heartbeat says as much as ten.
     ticker.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     ticker
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_hello_with_many_ends_keeps_the_lines_of_the_newest() {
+        let end = |rank| TrainerEnded {
+            rank,
+            time_ms: u64::from(rank),
+            last_lines: vec!["x".repeat(50); 2],
+            ..Default::default()
+        };
+        let ends = for_hello((0..5).map(end).collect(), 250);
+        let with_lines = ends.iter().filter(|end| !end.last_lines.is_empty());
+        assert_eq!(with_lines.map(|end| end.rank).collect::<Vec<_>>(), [4, 3]);
+        assert_eq!(ends.len(), 5, "no end is left out");
+    }
 }

@@ -4,7 +4,8 @@
 use std::collections::{HashMap, VecDeque};
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::sync::mpsc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, mpsc};
 use std::thread;
 
 use fs_err as fs;
@@ -55,7 +56,10 @@ impl Tail {
 /// A handle on the writing thread.
 #[derive(Debug, Clone)]
 pub(crate) struct LogWriter {
-    orders: mpsc::SyncSender<Order>,
+    /// Without a bound of its own: lines have theirs, and there is one close for each log.
+    orders: mpsc::Sender<Order>,
+    /// Lines that wait.
+    waiting: Arc<AtomicUsize>,
 }
 
 enum Order {
@@ -65,31 +69,45 @@ enum Order {
 
 impl LogWriter {
     pub(crate) fn start() -> std::io::Result<Self> {
-        let (orders, inbox) = mpsc::sync_channel(QUEUE_LINES);
-        thread::Builder::new().name("rank-logs".to_owned()).spawn(move || write_all(&inbox))?;
-        Ok(Self { orders })
+        let (writer, inbox) = Self::new();
+        let waiting = Arc::clone(&writer.waiting);
+        let thread = thread::Builder::new().name("rank-logs".to_owned());
+        thread.spawn(move || write_all(&inbox, &waiting))?;
+        Ok(writer)
+    }
+
+    fn new() -> (Self, mpsc::Receiver<Order>) {
+        let (orders, inbox) = mpsc::channel();
+        (Self { orders, waiting: Arc::default() }, inbox)
     }
 
     /// False: the disk is too slow and the line is not in the file.
     pub(crate) fn write(&self, path: &Path, text: &str) -> bool {
-        self.orders.try_send(Order::Write { path: path.to_owned(), text: text.to_owned() }).is_ok()
+        // Callers at once may be a few lines over the bound; it is one of memory and not exact.
+        if self.waiting.load(Ordering::Relaxed) >= QUEUE_LINES {
+            return false;
+        }
+        self.waiting.fetch_add(1, Ordering::Relaxed);
+        self.orders.send(Order::Write { path: path.to_owned(), text: text.to_owned() }).is_ok()
     }
 
-    /// Resolves when everything written before is in the file; at once if that cannot be.
+    /// Resolves when everything written before is in the file; at once if that cannot be. The file
+    /// is closed in the end also where nobody waits for it any more, however slow the disk is.
     pub(crate) async fn close(&self, path: &Path) {
         let (done, closed) = oneshot::channel();
-        if self.orders.try_send(Order::Close { path: path.to_owned(), done }).is_ok() {
+        if self.orders.send(Order::Close { path: path.to_owned(), done }).is_ok() {
             // The thread ended: then nothing more will be written.
             let _ = closed.await;
         }
     }
 }
 
-fn write_all(inbox: &mpsc::Receiver<Order>) {
+fn write_all(inbox: &mpsc::Receiver<Order>, waiting: &AtomicUsize) {
     let mut open: HashMap<PathBuf, Option<LogFile>> = HashMap::new();
     for order in inbox {
         match order {
             Order::Write { path, text } => {
+                waiting.fetch_sub(1, Ordering::Relaxed);
                 let file = open.entry(path).or_insert_with_key(|path| {
                     LogFile::open(path)
                         .inspect_err(|error| warn!(%error, "rank log cannot be written"))
@@ -176,6 +194,31 @@ mod tests {
         let older = fs::read_to_string(folder.path().join("logs/rank-0.log.1")).unwrap();
         let newer = fs::read_to_string(&path).unwrap();
         assert_eq!(older + &newer, "0\n1\n2\n3\n4\n5\n");
+    }
+
+    #[tokio::test]
+    async fn a_log_is_closed_also_where_the_disk_is_behind() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("logs/rank-1.log");
+        let (writer, inbox) = LogWriter::new();
+        let mut lines = 0;
+        while writer.write(&path, "line") {
+            lines += 1;
+        }
+        assert_eq!(lines, QUEUE_LINES);
+        // Whoever closes it has no time to wait.
+        let wait = tokio::time::timeout(std::time::Duration::ZERO, writer.close(&path));
+        assert!(wait.await.is_err(), "its lines are not in the file");
+        let waiting = Arc::clone(&writer.waiting);
+        thread::spawn(move || write_all(&inbox, &waiting));
+        writer.close(&path).await;
+        let written = fs::read_to_string(&path).unwrap().lines().count();
+        assert_eq!(written, QUEUE_LINES);
+        let open = fs::read_dir("/proc/self/fd").unwrap().filter_map(|entry| {
+            fs::read_link(entry.unwrap().path()).ok().filter(|target| *target == path)
+        });
+        assert_eq!(open.count(), 0);
+        assert!(writer.write(&path, "there is room again"));
     }
 
     #[tokio::test]

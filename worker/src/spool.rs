@@ -196,16 +196,10 @@ impl Spool {
     pub(crate) fn persist(&self) {
         let mut inner = self.lock();
         inner.cut();
-        let Inner { batches, folder, .. } = &mut *inner;
-        for batch in batches {
-            if let Some(body) = batch.memory.take()
-                && let Err(error) =
-                    fs::write(batch_path(folder, batch.sequence), body.encode_to_vec())
-            {
-                warn!(%error, "metrics and log lines lost");
-                return;
-            }
-        }
+        inner.move_all_to_disk();
+        // What did not go there is told by one more batch, which is small.
+        inner.cut();
+        inner.move_all_to_disk();
     }
 
     /// The attempt is over and acknowledged: a count that nothing follows is of no more use.
@@ -259,12 +253,20 @@ impl Inner {
         self.batches.iter().filter(|b| b.memory.is_some()).map(|b| b.bytes).sum()
     }
 
+    fn move_all_to_disk(&mut self) {
+        let mut batches = std::mem::take(&mut self.batches);
+        batches.iter_mut().for_each(|batch| self.move_to_disk(batch));
+        self.batches = batches;
+    }
+
     fn move_to_disk(&mut self, batch: &mut Batch) {
         let Some(body) = batch.memory.take() else { return };
-        if let Err(error) =
-            fs::write(batch_path(&self.folder, batch.sequence), body.encode_to_vec())
-        {
+        let path = batch_path(&self.folder, batch.sequence);
+        if let Err(error) = fs::write(&path, body.encode_to_vec()) {
             warn!(%error, "metrics and log lines dropped");
+            // A part of it may be there and takes the room of others; where there is none, so much
+            // the better.
+            let _ = fs::remove_file(&path);
             self.count_lost(&body);
             batch.bytes = 0;
         }

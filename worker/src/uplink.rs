@@ -16,8 +16,8 @@ use service::backoff::Backoff;
 use tokio::sync::mpsc;
 use tracing::{info, warn};
 
-/// Messages that wait for the network; a connection that lets more pile up is given up, and the
-/// next one begins with the full truth.
+/// Messages that wait for the network, beside those that are told again after a welcome; a
+/// connection that lets more pile up is given up, and the next one begins with the full truth.
 pub(crate) const OUTBOX: usize = 1024;
 
 /// What the node learns from the control connection. `link` counts connections, so that news of

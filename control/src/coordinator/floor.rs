@@ -9,6 +9,7 @@ use uuid::Uuid;
 
 use common::ids::JobId;
 use common::slurm::allocation::AllocationName;
+use common::units::MAX_DURATION;
 
 use crate::coordinator::Machine;
 use crate::coordinator::board::Drained;
@@ -347,9 +348,10 @@ pub(super) fn time_left(live: &LiveAttempt, now: Now) -> Option<Duration> {
     [said(live, now), limit].into_iter().flatten().min()
 }
 
+/// A program says it, and may say anything: all that is far away is equally far.
 fn said(live: &LiveAttempt, now: Now) -> Option<Duration> {
     let (said_at, progress) = (live.progress_at?, live.progress.as_ref()?);
-    let eta = Duration::try_from_secs_f64(progress.eta_seconds?).ok()?;
+    let eta = Duration::try_from_secs_f64(progress.eta_seconds?).ok()?.min(MAX_DURATION);
     Some(eta.saturating_sub(now.uptime.saturating_sub(said_at)))
 }
 

@@ -78,6 +78,14 @@ impl Watch {
         self.due
     }
 
+    /// For so long nobody could tell that they moved, or where their threads are.
+    pub(super) fn forgive(&mut self, slept: Duration) {
+        self.moved_at += slept;
+        if let Some(due) = &mut self.due {
+            *due += slept;
+        }
+    }
+
     /// Takes in what a rank told. Anything that was got done ends a suspicion.
     fn take(&mut self, rank: Rank, told: (Position, Duration), job: &spec::Job, now: Duration) {
         let (position, age) = told;

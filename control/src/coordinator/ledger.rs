@@ -240,6 +240,11 @@ impl Attempt {
         (0..).zip(&self.ranks).filter(|(_, rank)| rank.end.is_none())
     }
 
+    /// Nobody has told yet where it goes on: what it saves is told from what it found.
+    fn may_save_early(&self) -> bool {
+        self.ready_at.is_none() && self.early_saves.len() < MAX_CHECKPOINTS
+    }
+
     fn break_off(&mut self, over: &Over, at: UnixMillis) {
         self.state = JobState::Failed;
         self.reason.clone_from(&over.failure.message);
@@ -602,20 +607,12 @@ impl Job {
         removed: &[String],
         found: Option<&[String]>,
     ) {
-        let is_early = |a: &&mut Attempt| {
-            found.is_none() && a.ready_at.is_none() && a.early_saves.len() < MAX_CHECKPOINTS
-        };
-        if let Some(attempt) = self.attempts.last_mut().filter(is_early) {
+        let is_early = found.is_none();
+        if let Some(attempt) = self.attempts.last_mut().filter(|a| is_early && a.may_save_early()) {
             attempt.early_saves.push(checkpoint.tag.clone());
         }
-        let all = found.unwrap_or_default();
-        let is_shared = checkpoint.worker.as_deref().is_some_and(|worker| self.is_new_at(worker));
-        let is_gone = |row: &CheckpointRow| {
-            !all.is_empty()
-                && row.step < checkpoint.step
-                && (is_shared || row.worker == checkpoint.worker)
-                && !all.contains(&row.tag)
-        };
+        let is_shared = self.is_shared(checkpoint);
+        let is_gone = |row: &CheckpointRow| is_gone(row, checkpoint, found, is_shared);
         self.checkpoints.retain(|row| {
             row.tag != checkpoint.tag && !removed.contains(&row.tag) && !is_gone(row)
         });
@@ -624,6 +621,30 @@ impl Job {
         if self.checkpoints.len() > MAX_CHECKPOINTS {
             self.checkpoints.remove(0);
         }
+    }
+
+    /// Whether a commit was told before and would change nothing.
+    pub(super) fn has_catalogued(
+        &self,
+        checkpoint: &CheckpointRow,
+        removed: &[String],
+        found: Option<&[String]>,
+    ) -> bool {
+        let is_early = |a: &&Attempt| found.is_none() && a.may_save_early();
+        let early = self.attempts.last().filter(is_early);
+        let is_shared = self.is_shared(checkpoint);
+        let is_gone = |row: &CheckpointRow| {
+            let is_other = row.tag != checkpoint.tag;
+            is_other && (removed.contains(&row.tag) || is_gone(row, checkpoint, found, is_shared))
+        };
+        early.is_none_or(|attempt| attempt.early_saves.contains(&checkpoint.tag))
+            && self.checkpoints.contains(checkpoint)
+            && !self.checkpoints.iter().any(is_gone)
+    }
+
+    /// Whether earlier attempts saved where this one lies.
+    fn is_shared(&self, checkpoint: &CheckpointRow) -> bool {
+        checkpoint.worker.as_deref().is_some_and(|worker| self.is_new_at(worker))
     }
 
     /// No earlier attempt had its rank 0 there: what the newest one finds there others have saved, so
@@ -636,6 +657,12 @@ impl Job {
         self.older.is_empty() && !earlier.into_iter().any(had_rank_0)
     }
 
+    /// Those that are not known yet, as far as there is room for them.
+    pub(super) fn new_notes(&self, notes: Vec<String>) -> Vec<String> {
+        let room = MAX_NOTES.saturating_sub(self.notes.len());
+        notes.into_iter().filter(|note| !self.notes.contains(note)).take(room).collect()
+    }
+
     fn note(&mut self, notes: &[String]) {
         for note in notes {
             if self.notes.len() < MAX_NOTES && !self.notes.contains(note) {
@@ -643,4 +670,18 @@ impl Job {
             }
         }
     }
+}
+
+/// Whether what an attempt `found` with this checkpoint leaves out a row of before it.
+fn is_gone(
+    row: &CheckpointRow,
+    checkpoint: &CheckpointRow,
+    found: Option<&[String]>,
+    is_shared: bool,
+) -> bool {
+    let all = found.unwrap_or_default();
+    !all.is_empty()
+        && row.step < checkpoint.step
+        && (is_shared || row.worker == checkpoint.worker)
+        && !all.contains(&row.tag)
 }

@@ -210,6 +210,17 @@ impl LiveAttempt {
         (progress.step > from).then_some(progress.step)
     }
 
+    /// For so long nobody could be heard: what is waited for may come so much later.
+    pub(super) fn forgive(&mut self, slept: Duration) {
+        if let Phase::Gathering { until } | Phase::Connecting { until } = &mut self.phase {
+            *until += slept;
+        }
+        if let Some(stop) = &mut self.stop {
+            stop.until += slept;
+        }
+        self.watch.forgive(slept);
+    }
+
     fn deadline(&self) -> Option<Duration> {
         if let Some(stop) = &self.stop {
             return Some(stop.until);

@@ -40,8 +40,9 @@ impl Machine {
         Some(if has_leases { next.min(now.uptime + self.config.heartbeat()) } else { next })
     }
 
-    /// Of a lease only the time counts in which this process was awake, and could hear. One that is
-    /// late all the time finds the dead, too, only later.
+    /// Of a lease, and of whatever else workers and trainers have to say by a deadline, only the time
+    /// counts in which this process was awake, and could hear. One that is late all the time finds the
+    /// dead, too, only later. A job's time limit is the user's and goes on.
     pub(super) fn forgive_own_sleep(&mut self, now: Now) {
         let Some(due) = self.live.wake_at else { return };
         let slept = now.uptime.saturating_sub(due);
@@ -50,6 +51,13 @@ impl Machine {
         }
         for worker in self.live.workers.values_mut() {
             worker.deadline += slept;
+        }
+        for attempt in self.live.attempts.values_mut() {
+            attempt.forgive(slept);
+            // Shorter than the time between two calls: nobody knows how much of it was slept.
+            if let Some(until) = &mut attempt.witness_until {
+                *until = now.uptime + self.config.witness_wait;
+            }
         }
     }
 

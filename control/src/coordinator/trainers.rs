@@ -159,7 +159,13 @@ impl Machine {
         checkpoint: CheckpointRow,
         (removed, found): (Vec<String>, Option<Vec<String>>),
     ) {
-        if self.takes_part(uuid, &job_id, generation) {
+        let is_news = self
+            .ledger
+            .jobs
+            .get(&job_id)
+            .is_some_and(|job| !job.has_catalogued(&checkpoint, &removed, found.as_deref()));
+        // A worker tells all again after each reconnect; what is known is no second event.
+        if is_news && self.takes_part(uuid, &job_id, generation) {
             let committed = job_id.clone();
             self.record(Record::CheckpointCommitted {
                 job_id: committed,
@@ -172,7 +178,9 @@ impl Machine {
     }
 
     fn on_notes(&mut self, uuid: &Uuid, job_id: JobId, generation: Generation, notes: Vec<String>) {
-        if self.takes_part(uuid, &job_id, generation) {
+        let Some(job) = self.ledger.jobs.get(&job_id) else { return };
+        let notes = job.new_notes(notes);
+        if !notes.is_empty() && self.takes_part(uuid, &job_id, generation) {
             self.record(Record::NotesAdded { job_id, notes });
         }
     }

@@ -40,9 +40,19 @@ pub(super) struct Journal {
     /// The newest batch of each life that is in here.
     marks: BTreeMap<Life, u64>,
     /// The segment that has unsynced bytes.
-    open: Option<fs::File>,
+    open: Option<Unsynced>,
+    /// A sync failed: of the current segment only so much is on disk for certain. Nothing is
+    /// appended, and nothing counts as synced, before [`Journal::mend`].
+    torn_at: Option<u64>,
     /// Length after the last rewrite.
     rewritten: u64,
+}
+
+#[derive(Debug)]
+struct Unsynced {
+    file: fs::File,
+    /// Length of what is on disk for certain.
+    synced: u64,
 }
 
 impl Journal {
@@ -55,6 +65,7 @@ impl Journal {
             next_line: 0,
             marks: BTreeMap::new(),
             open: None,
+            torn_at: None,
             rewritten: 0,
         };
         for index in indices(folder)? {
@@ -120,20 +131,21 @@ impl Journal {
     /// Appends an entry unless the journal has it; whether it was new. Durable after
     /// [`Journal::sync`].
     pub(super) fn append(&mut self, mark: &Mark, entry: &[u8]) -> io::Result<bool> {
+        self.check_whole()?;
         if self.marks.get(&mark.life).is_some_and(|newest| *newest >= mark.sequence) {
             return Ok(false);
         }
         let (index, len) = *self.current();
         let path = segment_path(&self.folder, index);
-        let file = match &mut self.open {
-            Some(file) => file,
+        let Unsynced { file, .. } = match &mut self.open {
+            Some(open) => open,
             None => {
                 let is_new = len == 0;
                 let file = fs::OpenOptions::new().append(true).create(true).open(path)?;
                 if is_new {
                     service::files::sync_folder(&self.folder)?;
                 }
-                self.open.insert(file)
+                self.open.insert(Unsynced { file, synced: len })
             }
         };
         let framed = framed(entry);
@@ -161,11 +173,35 @@ impl Journal {
         self.len() > bytes.max(self.rewritten + self.rewritten / 2)
     }
 
+    /// After an error nothing that was appended since the last sync counts: the system may have
+    /// dropped it and say of a second sync that all is well.
     pub(super) fn sync(&mut self) -> io::Result<()> {
-        match self.open.take() {
-            Some(file) => file.sync_data(),
+        self.check_whole()?;
+        let Some(Unsynced { file, synced }) = self.open.take() else { return Ok(()) };
+        file.sync_data().inspect_err(|_| self.torn_at = Some(synced))
+    }
+
+    pub(super) fn is_torn(&self) -> bool {
+        self.torn_at.is_some()
+    }
+
+    fn check_whole(&self) -> io::Result<()> {
+        match self.torn_at {
+            Some(_) => Err(io::Error::other("an earlier sync failed")),
             None => Ok(()),
         }
+    }
+
+    /// After a failed sync: cuts off what may not be on disk, and forgets its marks with it, so that
+    /// what is sent again is written again.
+    pub(super) fn mend(&mut self) -> io::Result<()> {
+        let Some(synced) = self.torn_at else { return Ok(()) };
+        let (index, _) = *self.current();
+        let file = fs::OpenOptions::new().write(true).open(segment_path(&self.folder, index))?;
+        file.set_len(synced)?;
+        file.sync_all()?;
+        *self = Self { rewritten: self.rewritten, ..Self::open(&self.folder)? };
+        Ok(())
     }
 
     /// Starts a new segment when the current one is full, and drops the oldest.

@@ -23,6 +23,20 @@ pub(super) fn logs_folder(data: &Path, job_id: &JobId) -> PathBuf {
     data.join("logs").join(job_id.as_str())
 }
 
+/// Jobs of which there is a folder. What is not named as a job is not ours.
+pub(super) fn jobs(data: &Path) -> io::Result<BTreeSet<JobId>> {
+    let mut jobs = BTreeSet::new();
+    for kind in ["metrics", "logs"] {
+        for entry in fs_err::read_dir(data.join(kind))? {
+            let entry = entry?;
+            let name = entry.file_name();
+            let job_id = name.to_str().and_then(|name| name.parse::<JobId>().ok());
+            jobs.extend(job_id.filter(|_| entry.file_type().is_ok_and(|kind| kind.is_dir())));
+        }
+    }
+    Ok(jobs)
+}
+
 fn generation_folder(data: &Path, job_id: &JobId, generation: u64) -> PathBuf {
     let logs = logs_folder(data, job_id);
     if generation <= 1 { logs } else { logs.join(format!("generation-{generation}")) }

@@ -135,6 +135,66 @@ async fn a_forgotten_job_leaves_no_files() {
     assert!(!folder.path().join("metrics/job-000000").exists());
 }
 
+#[tokio::test]
+async fn what_is_left_of_jobs_that_nobody_knows_goes_at_the_start() {
+    let folder = tempfile::tempdir().unwrap();
+    let names = ["metrics/gone-000000", "logs/lost-000000", "logs/job-000000", "logs/No job"];
+    for name in names {
+        fs_err::create_dir_all(folder.path().join(name)).unwrap();
+    }
+    let archive = Archive::start(folder.path()).unwrap();
+    archive.sweep(["job-000000".parse().unwrap()].into());
+    // Served in order: when this is kept, the sweep is done.
+    let mut batch = entry(1, 1..2);
+    batch.jobs[0].job_id = "other-000000".to_owned();
+    archive.keep(batch).await.unwrap();
+    let left: Vec<_> = names.iter().filter(|name| folder.path().join(name).exists()).collect();
+    assert_eq!(left, [&"logs/job-000000", &"logs/No job"]);
+}
+
+#[tokio::test]
+async fn a_job_that_is_forgotten_while_the_archive_is_busy_goes_too() {
+    let (requests, mut waiting) = tokio::sync::mpsc::channel(1);
+    let folder = std::sync::Arc::from(std::path::Path::new("/nowhere"));
+    let archive = Archive { requests, changes: Changes::default(), folder };
+    for job in ["a-000000", "b-000000", "c-000000"] {
+        archive.forget(&job.parse().unwrap());
+    }
+    for expected in ["a-000000", "b-000000", "c-000000"] {
+        match waiting.recv().await {
+            Some(super::Request::Forget(job_id)) => assert_eq!(job_id.as_str(), expected),
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_a_failed_sync_may_have_lost_is_not_acknowledged_when_it_is_sent_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let archive = Archive::start(folder.path()).unwrap();
+    let job_id: common::ids::JobId = "job-000000".parse().unwrap();
+    let batch_of = |sequence| {
+        let mut batch = entry(sequence, sequence..sequence + 1);
+        batch.jobs[0].job_id = job_id.to_string();
+        batch
+    };
+    // Takes every byte and cannot be synced, as a disk that fails.
+    let segment = folder.path().join("metrics/job-000000/00000001.bin");
+    fs_err::create_dir_all(segment.parent().unwrap()).unwrap();
+    std::os::unix::fs::symlink("/dev/null", &segment).unwrap();
+    for _ in 0..2 {
+        assert!(archive.keep(batch_of(1)).await.is_err(), "it is nowhere");
+    }
+    // The disk is back.
+    fs_err::remove_file(&segment).unwrap();
+    fs_err::write(&segment, "").unwrap();
+    for sequence in [1, 2] {
+        let kept = archive.keep(batch_of(sequence)).await.unwrap();
+        assert_eq!(kept, Kept { points: 1, lines: 0 });
+    }
+    assert_eq!(steps(&mut archive.metrics(&job_id)), [1, 2]);
+}
+
 #[test]
 fn steps_that_a_later_attempt_makes_again_are_told_once() {
     let of_attempt = |generation, points: std::ops::Range<u64>| {

@@ -206,7 +206,7 @@ impl Coordinator for Front {
         let mut missing = Vec::new();
         for text in request.into_inner().blake3 {
             let hash = Hash::parse(&text)?;
-            if !self.blobs.contains(&hash) {
+            if !self.blobs.hold(&hash) {
                 missing.push(text);
             }
         }
@@ -242,7 +242,7 @@ impl Front {
                 let text = format!("upload of `{path:.120}`: the path must be absolute");
                 return Err(Status::invalid_argument(text));
             }
-            if !self.blobs.contains(&Hash::parse(hash)?) {
+            if !self.blobs.hold(&Hash::parse(hash)?) {
                 let text = format!("`{path}` was not uploaded: there is no blob {hash}");
                 return Err(Status::failed_precondition(text));
             }

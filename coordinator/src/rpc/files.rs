@@ -21,7 +21,7 @@ use crate::rpc::{
 };
 
 /// Between two chunks of an upload or a fetch; a peer that is silent for longer is gone.
-const CHUNK_TIMEOUT: Duration = Duration::from_secs(30);
+pub(super) const CHUNK_TIMEOUT: Duration = Duration::from_secs(30);
 
 const BLOB_CHUNK: usize = 256 << 10;
 
@@ -126,6 +126,7 @@ impl Front {
             for (index, wanted) in wanted.into_iter().enumerate() {
                 let worker = wanted.worker.clone();
                 match front.fetch_from(&job_id, wanted, &sender).await {
+                    Ok(()) if sender.is_closed() => return,
                     Ok(()) => {}
                     Err(status) if index > 0 => {
                         // The first worker has what was asked for; others only add their logs.
@@ -236,7 +237,11 @@ impl Front {
             )));
         }
         loop {
-            let part = tokio::time::timeout(CHUNK_TIMEOUT, fetch.parts.recv()).await;
+            let part = tokio::select! {
+                part = tokio::time::timeout(CHUNK_TIMEOUT, fetch.parts.recv()) => part,
+                // The client left: dropping the fetch stops the worker.
+                () = sender.closed() => return Ok(()),
+            };
             match part {
                 Err(_) => {
                     let text = format!("worker `{worker}` sent nothing for 30 s");
@@ -250,7 +255,6 @@ impl Front {
                 Ok(Some(Part::Done)) => return Ok(()),
                 Ok(Some(Part::Chunk(mut chunk))) => {
                     chunk.path.insert_str(0, &under);
-                    // The client left: dropping the fetch stops the worker.
                     if sender.send(Ok(chunk)).await.is_err() {
                         return Ok(());
                     }

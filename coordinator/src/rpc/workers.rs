@@ -14,6 +14,7 @@ use proto::v1::worker_message::Kind;
 use crate::core::{Handle, Input, LINK_QUEUE};
 use crate::door;
 use crate::fetch::Part;
+use crate::rpc::files::CHUNK_TIMEOUT;
 use crate::rpc::{
     BoxStream, FIRST_MESSAGE_TIMEOUT, Front, STREAM_QUEUE, boxed, malformed, say_stopping,
 };
@@ -116,7 +117,7 @@ impl WorkerLink for Front {
                 Ok(None) => Part::Done,
                 // Says whose files come, before the first.
                 Ok(Some(message)) if message.chunk.is_none() && message.error.is_empty() => {
-                    next = chunks.message().await;
+                    next = next_chunk(&mut chunks, &to).await;
                     continue;
                 }
                 Ok(Some(message)) => part(message),
@@ -129,9 +130,22 @@ impl WorkerLink for Front {
             if is_last {
                 break;
             }
-            next = chunks.message().await;
+            next = next_chunk(&mut chunks, &to).await;
         }
         Ok(Response::new(v1::Empty {}))
+    }
+}
+
+/// Waits for more of a worker's files, as long as somebody wants them and not for ever: a worker that
+/// hangs would hold its stream, and what belongs to it.
+async fn next_chunk(
+    chunks: &mut Streaming<v1::PutFilesChunk>,
+    to: &mpsc::Sender<Part>,
+) -> Result<Option<v1::PutFilesChunk>, Status> {
+    let stalled = |_| Err(Status::deadline_exceeded("the worker stopped sending"));
+    tokio::select! {
+        next = tokio::time::timeout(CHUNK_TIMEOUT, chunks.message()) => next.unwrap_or_else(stalled),
+        () = to.closed() => Err(Status::cancelled("who asked for the files has left")),
     }
 }
 

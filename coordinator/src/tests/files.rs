@@ -59,9 +59,12 @@ fn uploads_that_no_job_names_go_after_a_day() {
     let blobs = crate::blobs::Blobs::open(folder.path()).unwrap();
     let day = std::time::Duration::from_secs(25 * 3600);
     let mut named = std::collections::BTreeSet::new();
-    for (data, is_named, is_old) in
-        [("named", true, true), ("young", false, false), ("old", false, true)]
-    {
+    for (data, is_named, is_old) in [
+        ("named", true, true),
+        ("young", false, false),
+        ("old", false, true),
+        ("wanted again", false, true),
+    ] {
         let hash = blake3::hash(data.as_bytes()).to_hex().to_string();
         let mut upload = blobs.begin(crate::blobs::Hash::parse(&hash).unwrap()).unwrap();
         upload.write(data.as_bytes()).unwrap();
@@ -74,8 +77,12 @@ fn uploads_that_no_job_names_go_after_a_day() {
             named.insert(hash.as_str().to_owned());
         }
     }
+    let hash_of =
+        |data: &str| crate::blobs::Hash::parse(&blake3::hash(data.as_bytes()).to_hex()).unwrap();
+    assert!(blobs.hold(&hash_of("wanted again")), "a submit is about to name it");
     assert_eq!(blobs.collect(&named).unwrap(), 1);
-    assert_eq!(super::cluster::files_below(&folder.path().join("blobs")).len(), 2);
+    assert_eq!(super::cluster::files_below(&folder.path().join("blobs")).len(), 3);
+    assert!(!blobs.hold(&hash_of("old")) && blobs.contains(&hash_of("wanted again")));
 }
 
 /// A job that ran on worker `a` and has a checkpoint.
@@ -200,6 +207,26 @@ async fn a_path_that_leads_out_never_reaches_the_caller() {
         );
         assert_eq!(fetched.unwrap_err().code(), Code::PermissionDenied);
     }
+    cluster.stop().await;
+}
+
+#[tokio::test]
+async fn a_worker_whose_files_nobody_wants_any_more_does_not_hold_its_stream() {
+    let cluster = Cluster::start().await;
+    let (mut a, job_id) = with_files(&cluster).await;
+    let request = v1::FetchRequest { job_id, what: "logs".to_owned(), tag: String::new() };
+    let client = cluster.client().await.fetch(request).await.unwrap();
+    let Order::Fetch(order) = a.next().await else { panic!("not a fetch") };
+    // It says whose files come, and then nothing.
+    let (sender, outgoing) = mpsc::channel(8);
+    let first = v1::PutFilesChunk { fetch_id: order.fetch_id, ..Default::default() };
+    sender.send(first).await.unwrap();
+    let mut worker = cluster.worker_client().await;
+    let put = worker.put_files(ReceiverStream::new(outgoing));
+    drop(client);
+    let status = soon("the worker is let go", put).await.unwrap_err();
+    assert!([Code::Cancelled, Code::NotFound].contains(&status.code()), "{status}");
+    drop(sender);
     cluster.stop().await;
 }
 

@@ -57,6 +57,20 @@ fn a_root_that_is_not_the_jobs_own_folder_is_refused() {
 }
 
 #[test]
+fn a_link_in_the_place_of_the_run_folder_leads_nowhere() {
+    let (folder, root) = run_folder();
+    let link = folder.path().join("out/a-1");
+    fs::create_dir_all(link.parent().unwrap()).unwrap();
+    std::os::unix::fs::symlink(root.join("logs"), &link).unwrap();
+    let error = resolve(&order(&link, &[])).unwrap_err();
+    assert!(matches!(error, Error::Root { .. }), "{error}");
+    // The folder above may be a link: where outputs go is the user's choice.
+    let above = folder.path().join("above");
+    std::os::unix::fs::symlink(folder.path(), &above).unwrap();
+    assert_eq!(names(&order(&above.join("a-1"), &["summary.json"])), ["summary.json"]);
+}
+
+#[test]
 fn a_checkpoint_outside_of_the_run_folder_is_served_to_its_job_alone() {
     let folder = tempfile::tempdir().unwrap();
     let root = folder.path().join("shared/step-00000007");

@@ -82,9 +82,9 @@ impl Node {
         self.say(Kind::Leaving(Leaving { reason: self.why_leaving() }));
         if let Some(link) = self.link.take().filter(|link| link.is_welcome) {
             let number = link.number;
-            // The stream ends after its last message; the coordinator then ends its own side.
-            drop(link.outbox);
             let goodbye = async {
+                // The stream ends after its last message; the coordinator then ends its own side.
+                link.finish().await;
                 while let Some(event) = inputs.links.recv().await {
                     match event {
                         LinkEvent::Down { link } if link == number => break,

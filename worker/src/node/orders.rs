@@ -29,6 +29,9 @@ pub(super) const ORDERS: usize = 16;
 const HEARTBEAT_MIN: Duration = Duration::from_millis(50);
 const HEARTBEAT_MAX: Duration = Duration::from_secs(60);
 
+/// Jobs that were refused and are told of again after a reconnect.
+const MAX_REFUSALS: usize = 64;
+
 impl Node {
     /// Returns the heartbeat interval when a welcome has set it.
     pub(super) fn on_link(&mut self, event: LinkEvent) -> Option<Duration> {
@@ -61,7 +64,7 @@ impl Node {
         let message = WorkerMessage { kind: Some(Kind::Hello(self.hello())) };
         // A closed outbox belongs to a connection that is gone already.
         if outbox.try_send(message).is_ok() {
-            self.link = Some(Link { number, outbox, is_welcome: false });
+            self.link = Some(Link::new(number, outbox));
         }
     }
 
@@ -101,16 +104,17 @@ impl Node {
     }
 
     fn on_welcome(&mut self, welcome: &Welcome) -> Duration {
+        info!(coordinator = welcome.coordinator_incarnation, "joined");
+        // What happened between the hello and now, and what a new coordinator cannot know. An end that
+        // came between the two is in neither, and to hear one twice changes nothing.
+        let retold = self.jobs.values().flat_map(LocalJob::retold);
+        let mut retold: Vec<Kind> = retold.filter_map(|message| message.kind).collect();
+        retold.extend(self.ends.values().cloned().map(Kind::TrainerEnded));
         if let Some(link) = &mut self.link {
             link.is_welcome = true;
+            let said = link.say_all(retold);
+            self.keep_link(said);
         }
-        info!(coordinator = welcome.coordinator_incarnation, "joined");
-        // What happened between the hello and now, and what a new coordinator cannot know.
-        let retold: Vec<_> = self.jobs.values().flat_map(LocalJob::retold).collect();
-        for kind in retold.into_iter().filter_map(|message| message.kind) {
-            self.say(kind);
-        }
-        self.retell_ends(|_| true);
         Duration::from_millis(welcome.heartbeat_ms).clamp(HEARTBEAT_MIN, HEARTBEAT_MAX)
     }
 
@@ -162,9 +166,24 @@ impl Node {
         // An older generation that is still alive stays the one to watch.
         if self.jobs.get(&order.job_id).is_none_or(|job| !job.is_alive()) {
             let refused = LocalJob::refused(order, failure.clone());
+            self.refusals.push_back(refused.key.clone());
             self.jobs.insert(order.job_id.clone(), refused);
+            self.forget_old_refusals();
         }
         self.say(Kind::PrepareFailed(failure));
+    }
+
+    /// Nothing acknowledges a refusal: it is told after each welcome until newer ones take its place.
+    fn forget_old_refusals(&mut self) {
+        while self.refusals.len() > MAX_REFUSALS
+            && let Some((job_id, generation)) = self.refusals.pop_front()
+        {
+            let is_still =
+                |job: &LocalJob| job.key.1 == generation && matches!(job.phase, Phase::Refused(_));
+            if self.jobs.get(&job_id).is_some_and(is_still) {
+                self.jobs.remove(&job_id);
+            }
+        }
     }
 
     pub(super) fn on_prepared(
@@ -270,13 +289,12 @@ impl Node {
         }
         // Who orders it again has not heard of those that have ended.
         let key = job.key.clone();
-        self.retell_ends(|ended| *ended == key);
+        self.retell_ends(&key);
     }
 
-    /// Tells ends that are not acknowledged: one that came between a hello and its welcome is in
-    /// neither, and to hear one twice changes nothing.
-    fn retell_ends(&mut self, is_meant: impl Fn(&Key) -> bool) {
-        let meant = self.ends.iter().filter(|((key, _), _)| is_meant(key));
+    /// Tells the ends of an attempt that are not acknowledged.
+    fn retell_ends(&mut self, key: &Key) {
+        let meant = self.ends.iter().filter(|((ended, _), _)| ended == key);
         for end in meant.map(|(_, end)| end.clone()).collect::<Vec<_>>() {
             self.say(Kind::TrainerEnded(end));
         }

@@ -110,6 +110,31 @@ fn what_one_life_left_the_next_one_sends_first() {
 }
 
 #[test]
+fn a_batch_that_cannot_be_kept_takes_no_other_one_with_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let spool = Spool::open(folder.path(), Bounds::default()).unwrap();
+    let mut at = 0;
+    for step in 1..=3 {
+        spool.push_metrics(&key(), point(step));
+        at = spool.next_after(at).unwrap().sequence;
+    }
+    // The second one's file cannot be written.
+    let path = batch_path(&folder.path().join(FOLDER), 2);
+    std::os::unix::fs::symlink("/dev/full", &path).unwrap();
+    spool.persist();
+    assert!(!path.is_symlink(), "nothing is left of it");
+    drop(spool);
+    let spool = Spool::open(folder.path(), Bounds::default()).unwrap();
+    let (mut at, mut seen, mut told) = (0, Vec::new(), 0);
+    while let Some(batch) = spool.next_after(at) {
+        at = batch.sequence;
+        seen.extend(steps(&batch));
+        told += batch.jobs[0].dropped;
+    }
+    assert_eq!((seen, told), (vec![1, 3], 1));
+}
+
+#[test]
 fn values_left_out_upstream_are_told_even_when_nothing_follows() {
     let folder = tempfile::tempdir().unwrap();
     let spool = Spool::open(folder.path(), Bounds::default()).unwrap();

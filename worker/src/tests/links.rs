@@ -2,7 +2,8 @@ use common::exit::ExitCode;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use proto::v1::coordinator_message::Kind as Say;
-use proto::v1::{Ping, Refused, StopJob};
+use proto::v1::worker_message::Kind as Heard;
+use proto::v1::{Ping, Refused, StartTrainers, StopJob};
 
 use super::coordinator::{Coordinator, eventually, welcome};
 use super::script::Script;
@@ -88,6 +89,34 @@ async fn an_end_between_a_hello_and_its_welcome_is_told_and_again_to_who_orders_
     coordinator.say(Say::Stop(stop));
     assert_eq!(coordinator.ended().await, end);
     acknowledge(&coordinator, &[end]);
+    worker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_many_refused_jobs_the_newest_are_told_again() {
+    let folders = Folders::new();
+    let mut coordinator = Coordinator::start().await;
+    let worker = Worker::start(folders.config(&coordinator.address));
+    coordinator.hello().await;
+    let refused = |heard| matches!(heard, Heard::PrepareFailed(_)).then_some(());
+    for number in 0..70 {
+        // Without ranks there is nothing to start.
+        let job_id = format!("job-{number:06}");
+        coordinator.say(Say::Start(StartTrainers { job_id, generation: 1, ..Default::default() }));
+        coordinator.wait("a refusal", refused).await;
+    }
+    let address = coordinator.die().await;
+    let mut coordinator = Coordinator::start_at(&address, []).await;
+    coordinator.hello().await;
+    coordinator
+        .wait("a heartbeat", |heard| matches!(heard, Heard::Heartbeat(_)).then_some(()))
+        .await;
+    let told = coordinator.history.iter().filter_map(|heard| match heard {
+        Heard::PrepareFailed(failure) => Some(failure.job_id.as_str()),
+        _ => None,
+    });
+    let told: Vec<&str> = told.collect();
+    assert_eq!((told.len(), told[0]), (64, "job-000006"));
     worker.stop().await;
 }
 

@@ -62,6 +62,20 @@ fn a_failed_collective_waits_for_the_real_cause() {
 }
 
 #[test]
+fn a_cause_that_was_told_while_the_coordinator_slept_is_heard() {
+    let mut w = training();
+    w.end("job", 0, failed(FailureKind::Communication, "rank 1 vanished"));
+    w.pass(Duration::from_secs(60));
+    w.step(crate::coordinator::Event::Tick);
+    w.end("job", 1, KILLED);
+    assert_eq!(
+        failure(&w),
+        (Some(1), "rank 1 on worker `b` was killed by signal 9 (SIGKILL)".to_owned())
+    );
+    assert!(!w.take().contains("-> b: stop"));
+}
+
+#[test]
 fn a_failed_collective_stops_the_attempt_when_no_cause_shows_up() {
     let mut w = training();
     w.end("job", 0, failed(FailureKind::Communication, "no answer from rank 1"));

@@ -132,6 +132,31 @@ fn a_stack_that_does_not_come_holds_nobody_up() {
 }
 
 #[test]
+fn stacks_that_come_after_a_sleep_of_the_coordinator_count() {
+    let mut w = training(2);
+    tell(&mut w, 31, &[inside(5, 10), after(5, 9)]);
+    w.pass(Duration::from_secs(60));
+    w.step(crate::coordinator::Event::Tick);
+    show(&mut w, 1);
+    let lines = failure(&mut w).last_lines;
+    assert_eq!(lines[0], "rank 1: thread `training`:");
+}
+
+#[test]
+fn a_sleep_of_the_coordinator_is_no_standstill() {
+    let mut w = training(1);
+    tell(&mut w, 20, &[after(5, 9)]);
+    w.pass(Duration::from_secs(60));
+    w.step(crate::coordinator::Event::Tick);
+    w.take();
+    // The same again, as it was sent before the sleep.
+    tell(&mut w, 8, &[after(5, 9)]);
+    assert!(!w.take().contains("show stacks"));
+    tell(&mut w, 4, &[after(5, 9)]);
+    assert!(w.take().contains("show stacks"), "one that hangs is still found");
+}
+
+#[test]
 fn what_hangs_is_told_from_where_the_ranks_are() {
     // One is inside an operation that the others have left: it was stopped there.
     verdict(

@@ -6,7 +6,7 @@ use common::ids::{Incarnation, WorkerId};
 use common::status::{JobState, TrainerEnd};
 
 use super::world::{World, check, key, spec, state_of, uuid_of};
-use crate::coordinator::{RunningTrainer, WorkerMessage};
+use crate::coordinator::{CancelMode, RunningTrainer, WorkerMessage};
 
 #[test]
 fn a_newer_life_supersedes_at_once_and_its_old_trainers_are_dead() {
@@ -233,6 +233,32 @@ fn a_coordinator_that_slept_does_not_blame_its_workers() {
         w.tick_after(Duration::from_secs(6));
         assert_eq!(w.state("job"), JobState::Failed, "the lease still works");
     }
+}
+
+/// Nobody can be heard for so long, longer than anything is waited for.
+fn sleep(w: &mut World) {
+    w.pass(Duration::from_secs(600));
+    w.step(crate::coordinator::Event::Tick);
+}
+
+#[test]
+fn a_coordinator_that_slept_still_waits_for_what_trainers_have_to_say() {
+    let mut w = World::new(&[("a", 1), ("b", 1)]);
+    w.submit(spec("job", Some(2)));
+    sleep(&mut w);
+    w.ready("job", 0);
+    w.ready("job", 1);
+    sleep(&mut w);
+    assert_eq!(w.state("job"), JobState::Starting, "{}", w.reason("job"));
+    w.running("job", 0);
+    w.running("job", 1);
+    assert_eq!(w.state("job"), JobState::Running);
+    w.cancel("job", CancelMode::Save);
+    sleep(&mut w);
+    w.end("job", 0, TrainerEnd::Stopped);
+    assert_eq!(w.state("job"), JobState::Cancelling, "the other end is waited for");
+    w.end("job", 1, TrainerEnd::Stopped);
+    assert_eq!(w.state("job"), JobState::Cancelled);
 }
 
 #[test]

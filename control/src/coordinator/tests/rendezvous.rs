@@ -264,6 +264,37 @@ fn checkpoints_are_catalogued_and_removed_ones_leave() {
 }
 
 #[test]
+fn what_is_told_again_after_a_reconnect_is_no_second_event() {
+    let mut w = World::new(&[("a", 1)]);
+    w.submit(spec("job", Some(1)));
+    let note = |w: &mut World, notes: &[&str]| {
+        let notes = notes.iter().map(|&note| note.to_owned()).collect();
+        let (job_id, generation) = (id("job"), Generation(1));
+        w.say("a", WorkerMessage::Notes { job_id, generation, notes });
+    };
+    // Saved before anybody said where the attempt goes on.
+    tell_checkpoint(&mut w, 5, &[], Some(&["step-00000005"]));
+    tell_checkpoint(&mut w, 10, &[], None);
+    w.train("job");
+    tell_checkpoint(&mut w, 20, &[], None);
+    tell_checkpoint(&mut w, 30, &["step-00000010"], None);
+    note(&mut w, &["one", "two"]);
+    let told = w.machine.ledger().clone();
+    w.take();
+    tell_checkpoint(&mut w, 5, &[], Some(&["step-00000005"]));
+    tell_checkpoint(&mut w, 20, &[], None);
+    tell_checkpoint(&mut w, 30, &["step-00000010"], None);
+    note(&mut w, &["one", "two"]);
+    assert_eq!(w.take(), "");
+    assert_eq!(*w.machine.ledger(), told);
+    // What is new among it still counts.
+    tell_checkpoint(&mut w, 30, &["step-00000020"], None);
+    note(&mut w, &["two", "three"]);
+    assert_eq!(w.take(), "persist checkpoint\npersist notes\n");
+    assert_eq!(w.machine.ledger().jobs[&id("job")].notes, ["one", "two", "three"]);
+}
+
+#[test]
 fn a_rank_that_is_behind_does_not_take_the_jobs_step_back() {
     let mut w = World::new(&[("a", 1), ("b", 1)]);
     w.submit(spec("job", Some(2)));

@@ -91,6 +91,26 @@ fn where_running_jobs_say_when_they_end_only_what_the_head_needs_is_kept() {
 }
 
 #[test]
+fn an_end_in_the_far_future_is_no_more_than_that() {
+    let mut w = World::new(&[("a", 2)]);
+    w.submit(spec("slow", Some(2)));
+    w.train("slow");
+    w.submit(spec("head", Some(2)));
+    w.live_on(Duration::from_secs(3000));
+    // The longest that a `Duration` holds; from now on it would be too long.
+    let longest = (u64::MAX as f64).next_down();
+    for (step, eta) in [(1, longest), (2, f64::MAX), (3, f64::NAN), (4, -1.0)] {
+        w.progress("slow", step, eta);
+        w.live_on(Duration::from_secs(6));
+        assert_eq!(w.state("head"), JobState::Queued);
+    }
+    w.progress("slow", 5, 100.0);
+    w.live_on(Duration::from_secs(6));
+    finish(&mut w, "slow");
+    assert_eq!(w.state("head"), JobState::Starting);
+}
+
+#[test]
 fn an_estimate_that_was_wrong_is_not_believed_again() {
     let mut w = World::new(&[("a", 2), ("b", 1)]);
     w.submit(spec("liar", Some(2)));
