@@ -1,6 +1,7 @@
 //! Claims about topologies that are described as the kernel describes them.
 
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use common::cores::CoreList;
 
@@ -52,6 +53,20 @@ fn wants(slots: &[usize]) -> Vec<Want> {
 fn cpus(claims: &[Claim]) -> Vec<String> {
     let shown = |claim: &Claim| claim.cpus().iter().copied().collect::<CoreList>().to_string();
     claims.iter().map(shown).collect()
+}
+
+/// What was claimed before comes free a moment later where another test has just forked a child, which
+/// has all descriptors until it becomes its program.
+fn comes_to(expected: &[&str], give: impl Fn() -> Result<Vec<Claim>, NoCores>) {
+    let until = Instant::now() + Duration::from_secs(10);
+    loop {
+        let given = give().map(|claims| cpus(&claims));
+        let is_as_expected = given.as_ref().is_ok_and(|given| given == expected);
+        if is_as_expected || Instant::now() > until {
+            return assert_eq!(given.unwrap(), expected);
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
 }
 
 #[test]
@@ -124,18 +139,19 @@ fn more_ranks_than_cores_are_told_with_the_numbers() {
 #[test]
 fn a_list_is_split_evenly_whatever_the_slots() {
     let folder = two_sockets();
-    let cores = cores(read(folder.path(), "0-7"), Given::Nothing, 8);
     for (text, each, expected) in [
         ("0-3", [2, 2], vec!["0,2", "1,3"]),
         ("0-7", [2, 2], vec!["0,2,4,6", "1,3,5,7"]),
         ("0,4,1", [1, 1], vec!["0,4", "1"]),
         ("0-2,4", [1, 1], vec!["1", "0,4"]),
     ] {
+        let cores = cores(read(folder.path(), "0-7"), Given::Nothing, 8);
         let claims = cores.bind(Some(&list(text)), &wants(&[1, 1])).unwrap();
         assert_eq!(cpus(&claims), expected, "{text}");
         let bound: Vec<usize> = claims.iter().filter_map(Claim::bound).collect();
         assert_eq!(bound, each, "{text}");
     }
+    let cores = cores(read(folder.path(), "0-7"), Given::Nothing, 8);
     assert!(cores.give(&wants(&[1])).unwrap()[0].cpus().is_empty(), "unasked they float");
 }
 
@@ -157,9 +173,9 @@ fn a_cpu_has_one_rank_at_a_time_over_all_workers() {
         "{error}"
     );
     drop(pinned);
-    assert_eq!(cpus(&one.give(&wants(&[2])).unwrap()), ["1,3,5,7"]);
+    comes_to(&["1,3,5,7"], || one.give(&wants(&[2])));
     drop(first);
-    assert_eq!(cpus(&one.give(&wants(&[1])).unwrap()), ["0,4"]);
+    comes_to(&["0,4"], || one.give(&wants(&[1])));
 }
 
 #[test]
@@ -171,9 +187,9 @@ fn pinned_ranks_have_physical_cores_before_second_threads() {
     drop(claims);
     // A slot that is a GPU has a CPU for each thread all the same, and near it.
     let of_gpu = Want { slots: 1, threads: 2, near: Some(1) };
-    assert_eq!(cpus(&cores.give(&[of_gpu]).unwrap()), ["1,3"]);
+    comes_to(&["1,3"], || cores.give(&[of_gpu]));
     // Two threads of one rank are on one node.
-    assert_eq!(cpus(&cores.give(&wants(&[1, 2, 1])).unwrap()), ["0", "1,3", "2"]);
+    comes_to(&["0", "1,3", "2"], || cores.give(&wants(&[1, 2, 1])));
 }
 
 #[test]
