@@ -130,20 +130,20 @@ fn a_machine_where_nothing_works_is_told_what_to_do_in_every_line() {
     check(
         &checks,
         expect![[r#"
-        FAIL  binaries       coordinator 0.1.0, worker 0.0.9, trainer 0.1.0, rsctl 0.1.0 in /opt  -> they must come from one build: install all four again
-        FAIL  libtorch       the trainer finds no libtorch_cpu.so  -> make setup, or worker join --libtorch DIR; see docs/troubleshooting.md#installation
-        warn  cpu            2 cores without AVX2  -> training works and is slow: use nodes of the last ten years
-        warn  memory         512.0 MiB  -> few ranks fit: raise the limit of the cgroup or container; `rsctl config explain job.toml --memory` tells what a job takes
-        ok    gpus           NVIDIA H100 (NVML, driver 570); docs/gpu.md
-        warn  nccl           none: no libnccl.so.2  -> make setup DEVICE=cuda, or RUSTSPEED_NCCL_LIB=/path/to/libnccl.so.2; no job uses it yet
-        warn  shm            64.0 MiB  -> NCCL needs more: docker run --shm-size 1g, or --ipc=host
-        warn  open-files     at most 1024  -> enough for a small cluster; for hundreds of workers raise the hard limit: ulimit -Hn, LimitNOFILE= of systemd
-        warn  network        loopback alone  -> ranks on other nodes cannot reach this one: give it a network (docker run --network host)
-        warn  disk           1.0 MiB free for /full/runs  -> a full disk fails saves: make room (`rsctl checkpoints prune`), or choose another folder with job.output-dir
-        FAIL  port-loopback  127.0.0.1: connect to 127.0.0.1:1: refused  -> ranks listen on ports that the system chooses: let this machine reach its own address (firewall, container's network)
-        warn  port-29500     listen on 0.0.0.0:29500: address in use  -> if a coordinator runs here: rsctl doctor --master 127.0.0.1; else coordinator serve --listen 0.0.0.0:OTHER
-        warn  hostname       gpu-node-01 is 127.0.1.1: loopback alone  -> other nodes cannot use this name: give them an address instead (worker join --master ADDRESS, rsctl slurm run --address), or mend /etc/hosts or DNS
-    "#]],
+            FAIL  binaries       coordinator 0.1.0, worker 0.0.9, trainer 0.1.0, rsctl 0.1.0 in /opt  -> they must come from one build: install all four again
+            FAIL  libtorch       the trainer finds no libtorch_cpu.so  -> make setup, or worker join --libtorch DIR; see docs/troubleshooting.md#installation
+            warn  cpu            2 cores without AVX2  -> training works and is slow: use nodes of the last ten years
+            warn  memory         512.0 MiB  -> few ranks fit: raise the limit of the cgroup or container; `rsctl config explain job.toml --memory` tells what a job takes
+            ok    gpus           NVIDIA H100 (NVML, driver 570); docs/gpu.md
+            warn  nccl           none: no libnccl.so.2  -> make setup DEVICE=cuda, or RUSTSPEED_NCCL_LIB=/path/to/libnccl.so.2; jobs of several ranks on GPUs need it
+            warn  shm            64.0 MiB  -> NCCL needs more: docker run --shm-size 1g, or --ipc=host
+            warn  open-files     at most 1024  -> enough for a small cluster; for hundreds of workers raise the hard limit: ulimit -Hn, LimitNOFILE= of systemd
+            warn  network        loopback alone  -> ranks on other nodes cannot reach this one: give it a network (docker run --network host)
+            warn  disk           1.0 MiB free for /full/runs  -> a full disk fails saves: make room (`rsctl checkpoints prune`), or choose another folder with job.output-dir
+            FAIL  port-loopback  127.0.0.1: connect to 127.0.0.1:1: refused  -> ranks listen on ports that the system chooses: let this machine reach its own address (firewall, container's network)
+            warn  port-29500     listen on 0.0.0.0:29500: address in use  -> if a coordinator runs here: rsctl doctor --master 127.0.0.1; else coordinator serve --listen 0.0.0.0:OTHER
+            warn  hostname       gpu-node-01 is 127.0.1.1: loopback alone  -> other nodes cannot use this name: give them an address instead (worker join --master ADDRESS, rsctl slurm run --address), or mend /etc/hosts or DNS
+        "#]],
     );
 }
 
