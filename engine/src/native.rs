@@ -161,7 +161,7 @@ pub(crate) fn cpu_capability() -> Result<String, Error> {
 }
 
 /// What our kernels compute with: the best of this CPU that libtorch uses, too. So libtorch's variable
-/// `ATEN_CPU_CAPABILITY=avx2` makes a node with AVX-512 give the bits of one without (A12).
+/// `ATEN_CPU_CAPABILITY=avx2` gives a node with AVX-512 our layers' bits of one without (A12).
 pub(crate) fn kernel_instructions() -> InstructionSet {
     static FOUND: OnceLock<InstructionSet> = OnceLock::new();
     *FOUND.get_or_init(|| {
