@@ -13,9 +13,9 @@ use tokio::time::Instant;
 use crate::spool::Key;
 use crate::trainer_process::Order;
 
-/// Commits that are told again after a reconnect: more than are made while a coordinator is away. The
-/// ones before it has written down.
-const MAX_CHECKPOINTS: usize = 64;
+/// Commits that are told again after a reconnect. Of those that retention removes only names stay, so
+/// that a day without a coordinator fits unless a job keeps more.
+const MAX_CHECKPOINTS: usize = 1024;
 
 /// Names of removed checkpoints that are told again after a reconnect.
 const MAX_REMOVED: usize = 256;
@@ -276,8 +276,8 @@ mod tests {
 
     #[test]
     fn what_is_told_again_of_checkpoints_has_a_bound() {
-        let all = retold_after((0..1000).map(|step| (step, Vec::new())));
-        assert_eq!((all.len(), all.last().unwrap().0.as_str()), (MAX_CHECKPOINTS, "999"));
+        let all = retold_after((0..2000).map(|step| (step, Vec::new())));
+        assert_eq!((all.len(), all.last().unwrap().0.as_str()), (MAX_CHECKPOINTS, "1999"));
         let few = retold_after(
             (0..1000_u64).map(|step| (step, step.checked_sub(2).into_iter().collect())),
         );
