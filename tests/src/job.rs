@@ -5,6 +5,7 @@
 pub struct TinyJob {
     pub world: u32,
     pub stage: u32,
+    /// They alone end it: its epochs are 20 steps each, and more than any test waits for.
     pub max_steps: u64,
     /// Lines for `[training]`.
     pub training: String,
@@ -47,7 +48,7 @@ samples = 640
 validation-samples = 64
 window = 20
 [training]
-epochs = 1000
+epochs = 1000000
 early-stopping = 0
 batch-size = 32
 max-steps = {max_steps}

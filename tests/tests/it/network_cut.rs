@@ -22,7 +22,7 @@ const EVERY: u64 = 20;
 
 fn job() -> TinyJob {
     let checkpoint = format!("every-steps = {EVERY}");
-    TinyJob { max_steps: 600, checkpoint, ..TinyJob::default() }
+    TinyJob { max_steps: 1500, checkpoint, ..TinyJob::default() }
 }
 
 /// A coordinator at the near end of cable 0; no workers yet.
